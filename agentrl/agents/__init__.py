@@ -1,0 +1,1 @@
+"""What a researcher brings, and what we have ready for it."""

@@ -1,0 +1,176 @@
+"""The contract between a researcher and us: a workflow, and perhaps a judge.
+
+    async def solve(task, model, auxiliary_models) -> WorkflowOutput | float
+    async def judge(task, response, auxiliary_models, episode) -> JudgeOutput | float
+
+The first two parameters are required; the others are passed only to functions that declare them.
+One episode runs here, and its failures end here: whatever a workflow or a judge does wrong becomes a
+status and a cause, never an exception in the training loop and never a silent reward of 0.
+"""
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+from agentrl.types import Call, Episode, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowOutput:
+    """What a workflow may return besides a bare reward."""
+
+    reward: float | None = None
+    """None where a judge decides."""
+    response: Any = None
+    """Handed to the judge."""
+    success: bool | None = None
+    """What evaluation counts; by default ``reward >= 1``."""
+    metadata: dict[str, Any] | None = None
+    metrics: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOutput:
+    """What a judge may return besides a bare reward."""
+
+    reward: float
+    success: bool | None = None
+    metrics: dict[str, float] | None = None
+
+
+@runtime_checkable
+class Door(Protocol):
+    """What this module needs of the model that an episode talks to."""
+
+    calls: tuple[Call, ...]
+    truncated: bool
+
+    def close(self) -> None: ...
+
+
+def check_signatures(workflow: Callable, judge: Callable | None) -> None:
+    """Raise ValueError, in one sentence, where a function does not follow the contract."""
+    _check_signature("workflow", workflow, ["task", "model", "auxiliary_models"])
+    if judge is not None:
+        _check_signature("judge", judge, ["task", "response", "auxiliary_models", "episode"])
+
+
+def run_episode(
+    task: Task,
+    index: int,
+    *,
+    workflow: Callable,
+    judge: Callable | None,
+    model: Door,
+    seconds: float,
+    auxiliary_models: dict[str, Any] | None = None,
+) -> Episode:
+    """Run one episode to its end in this thread, on an event loop of its own; never raises."""
+    started = time.monotonic()
+    offered = {"auxiliary_models": auxiliary_models or {}}
+
+    async def attempt() -> Episode:
+        output = WorkflowOutput()
+        try:
+            output = _as_output(await _call(workflow, task, model, **offered))
+        except Exception:
+            # A context that is full ends the episode; it does not spoil it.
+            if not model.truncated:
+                raise
+        status = "truncated" if model.truncated else "ok"
+        episode = Episode(
+            task=task,
+            index=index,
+            calls=model.calls,
+            status=status,
+            response=output.response,
+            metadata=output.metadata or {},
+        )
+        verdict = output
+        if judge is not None:
+            verdict = _as_verdict(
+                await _call(judge, task, output.response, episode=episode, **offered)
+            )
+        return _score(episode, output, verdict)
+
+    async def attempt_in_time() -> Episode:
+        async with asyncio.timeout(seconds):
+            return await attempt()
+
+    try:
+        episode = asyncio.run(attempt_in_time())
+    except TimeoutError as error:
+        cause = str(error) or f"the episode ran longer than {seconds:g} s"
+        status = "timeout" if time.monotonic() - started >= seconds else "error"
+        episode = failed(task, index, model.calls, status, cause)
+    # SystemExit and CancelledError too: a thread that ends without a word would be waited for.
+    except BaseException as error:
+        episode = failed(task, index, model.calls, "error", f"{type(error).__name__}: {error}")
+    finally:
+        model.close()
+    return replace(episode, seconds=time.monotonic() - started)
+
+
+def failed(task: Task, index: int, calls: tuple[Call, ...], status: str, cause: str) -> Episode:
+    return Episode(task=task, index=index, calls=calls, status=status, error=cause)
+
+
+def _check_signature(kind: str, function: Callable, names: list[str]) -> None:
+    where = f"the {kind} {getattr(function, '__qualname__', function)}"
+    if not inspect.iscoroutinefunction(function):
+        raise ValueError(f"{where} is not async: define it with `async def`")
+    parameters = list(inspect.signature(function).parameters)
+    if len(parameters) < 2:
+        raise ValueError(
+            f"{where} takes ({', '.join(parameters)}): it needs {', '.join(names[:2])}"
+        )
+    unknown = [name for name in parameters if name not in names]
+    if unknown or parameters[:2] != names[:2]:
+        raise ValueError(
+            f"{where} takes ({', '.join(parameters)}): "
+            f"its parameters must be {', '.join(names[:2])}, then any of {', '.join(names[2:])}"
+        )
+
+
+async def _call(function: Callable, *required: Any, **offered: Any) -> Any:
+    declared = inspect.signature(function).parameters
+    return await function(*required, **{k: v for k, v in offered.items() if k in declared})
+
+
+def _as_output(value: Any) -> WorkflowOutput:
+    if isinstance(value, WorkflowOutput):
+        return value
+    if isinstance(value, (int, float)):
+        return WorkflowOutput(reward=float(value))
+    raise TypeError(
+        f"the workflow returned {type(value).__name__}, not a WorkflowOutput or a number"
+    )
+
+
+def _as_verdict(value: Any) -> JudgeOutput:
+    if isinstance(value, JudgeOutput):
+        return value
+    if isinstance(value, (int, float)):
+        return JudgeOutput(reward=float(value))
+    raise TypeError(f"the judge returned {type(value).__name__}, not a JudgeOutput or a number")
+
+
+def _score(
+    episode: Episode, output: WorkflowOutput, verdict: WorkflowOutput | JudgeOutput
+) -> Episode:
+    reward = verdict.reward
+    if reward is None:
+        raise ValueError("the workflow returned no reward and the experiment has no judge")
+    if not math.isfinite(reward):
+        raise ValueError(f"the reward is {reward}, not a finite number")
+    success = verdict.success if verdict.success is not None else output.success
+    return replace(
+        episode,
+        reward=float(reward),
+        success=bool(reward >= 1 if success is None else success),
+        metrics={**(output.metrics or {}), **(verdict.metrics or {})},
+    )

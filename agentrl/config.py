@@ -1,0 +1,270 @@
+"""What a run is made of. Two levels of frozen dataclasses; an experiment is one instance of Config.
+
+``parse(argv)`` takes ``--exp`` first, uses that experiment's ``config`` as the defaults, and lets the
+other flags override it. Callables are ordinary fields: on the command line they are written
+``package.module:function`` or ``path/file.py:function``.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from agentrl.learning.advantages import samples
+from agentrl.types import Group, Report, Sample, Task
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def load_callable(spec: str) -> Callable:
+    """Return the function that ``package.module:function`` or ``path/file.py:function`` names."""
+    module_name, colon, name = spec.rpartition(":")
+    if not colon:
+        raise ValueError(f"{spec!r} names no function: write package.module:function")
+    module = load_module(module_name)
+    if not callable(getattr(module, name, None)):
+        raise ValueError(f"{module_name} has no function {name!r}")
+    return getattr(module, name)
+
+
+def load_module(name: str) -> ModuleType:
+    """Import ``package.module``, or the file at ``path/file.py``."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    if not path.is_file():
+        raise ValueError(f"there is no file {name}")
+    # A file may import its neighbours, as a script may.
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def callable_name(function: Callable | None) -> str:
+    return f"{function.__module__}:{function.__qualname__}" if function else "None"
+
+
+_FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="MODULE:FUNCTION",
+    instance_from_str=lambda args: None if args == ["None"] else load_callable(args[0]),
+    is_instance=lambda value: value is None or callable(value),
+    str_from_instance=lambda function: [callable_name(function)],
+)
+
+
+def _check(condition: bool, field_name: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"{field_name} is {value}: {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    path: str | None = None
+    """A transformers folder or hub name. Absent: what the experiment's make_model makes."""
+    max_len: int = 4096
+    """Longest prompt + completion in tokens."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What both engines compute in; weights stay fp32 in the trainer. auto: bfloat16 on GPU."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass, layer by layer: less memory, 1/3 more work."""
+    tool_parser: str = "hermes"
+    """The vLLM tool parser that fits the model's way of writing tool calls."""
+
+    def __post_init__(self):
+        _check(self.max_len > 1, "model.max_len", self.max_len, "give at least 2 tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    path: str | None = None
+    """A local folder with train.jsonl and test.jsonl, instead of the experiment's own source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    temperature: float = 1.0
+    """Of every training and evaluation call; what an agent asks for is overridden."""
+    max_tokens: int = 1024
+    """Longest completion of one call; an agent may ask for less."""
+
+    def __post_init__(self):
+        _check(
+            self.temperature > 0,
+            "sampling.temperature",
+            self.temperature,
+            "it must be above 0, because greedy episodes of a group are all the same",
+        )
+        _check(self.max_tokens > 0, "sampling.max_tokens", self.max_tokens, "give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    lr: float = 1e-6
+    """AdamW's learning rate after warm-up."""
+    warmup_steps: int = 0
+    """The rate rises linearly over this many steps."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        _check(self.lr >= 0, "optim.lr", self.lr, "a learning rate cannot be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    clip_low: float = 0.2
+    """A token's ratio stops counting below 1 - clip_low."""
+    clip_high: float = 0.2
+    """A token's ratio stops counting above 1 + clip_high."""
+    correction_cap: float = 2.0
+    """Largest importance weight of the trainer's distribution over the sampler's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    every: int | None = 20
+    """Evaluate at step 0, every so many steps, and at the end. None: never."""
+    num_tasks: int = 200
+    """Held-out tasks, the first ones, one episode each, at the training temperature."""
+
+    def __post_init__(self):
+        _check(self.every is None or self.every > 0, "eval.every", self.every, "give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    memory_share: float = 0.4
+    """Share of the GPU's memory for vLLM's weights and KV cache."""
+    cpu_cache_gib: int = 1
+    """KV cache where there is no GPU."""
+    max_num_seqs: int = 256
+    """Calls that decode together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    workflow: Annotated[Callable, _FROM_COMMAND_LINE]
+    """The agent: async (task, model[, auxiliary_models]) -> WorkflowOutput | float."""
+    judge: Annotated[Callable | None, _FROM_COMMAND_LINE] = None
+    """Scores what the workflow returns. Absent: the workflow's own reward counts."""
+    tasks: Annotated[Callable[[DataConfig], tuple[list[Task], list[Task]]], _FROM_COMMAND_LINE]
+    """Reads the train and the held-out tasks."""
+    make_model: Annotated[Callable[[Report], Path] | None, _FROM_COMMAND_LINE] = None
+    """Makes, or finds in the cache, the model folder to start from where model.path is absent."""
+    advantages: Annotated[Callable[[Sequence[Group]], list[Sample]], _FROM_COMMAND_LINE] = samples
+    """Rewards -> the advantage of every call."""
+
+    steps: int | None = None
+    """Optimizer steps at most. Absent: the epochs decide."""
+    epochs: int = 1
+    """Passes over the train tasks at most."""
+    tasks_per_step: int = 16
+    group_size: int = 8
+    """Episodes per task, which are compared with each other."""
+    seed: int = 0
+    episode_seconds: float = 300.0
+    """An episode that runs longer is given up."""
+    concurrent_episodes: int = 256
+    """Episodes that run at once."""
+    micro_batch_tokens: int = 16384
+    """Tree tokens that go through the policy at once: memory against speed, never the gradient."""
+    save_every: int | None = None
+    """Save a checkpoint every so many steps, besides the one at the end."""
+    runs: Path = Path("runs")
+    """Where runs/<experiment>/<time>/ is made."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self):
+        for name in ("epochs", "tasks_per_step", "micro_batch_tokens", "concurrent_episodes"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "give at least 1")
+        _check(self.steps is None or self.steps > 0, "steps", self.steps, "give at least 1")
+        _check(
+            self.group_size > 1,
+            "group_size",
+            self.group_size,
+            "give at least 2, because episodes of a group are compared with each other",
+        )
+        _check(
+            self.model.path is not None or self.make_model is not None,
+            "model.path",
+            self.model.path,
+            "name a transformers folder or a hub model with --model.path",
+        )
+
+
+def experiment_names() -> list[str]:
+    found = [*EXPERIMENTS.glob("*.py"), *(p.parent for p in EXPERIMENTS.glob("*/__init__.py"))]
+    return sorted(path.stem for path in found if not path.stem.startswith("_"))
+
+
+def load_experiment(name: str) -> Config:
+    """Return ``config`` of experiments/NAME, or of the file at path/to/file.py."""
+    if not name.endswith(".py") and name not in experiment_names():
+        raise ValueError(
+            f"there is no experiment {name!r}: choose one of {', '.join(experiment_names())}, "
+            "or give the path of a .py file"
+        )
+    module = load_module(name if name.endswith(".py") else f"experiments.{name}")
+    if not isinstance(getattr(module, "config", None), Config):
+        raise ValueError(f"{name} defines no `config` of type agentrl.config.Config")
+    return module.config
+
+
+def parse(
+    argv: Sequence[str],
+    description: str,
+    add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> tuple[str, Config, argparse.Namespace]:
+    """Return the experiment's name, its config with the flags in argv applied, and other flags.
+
+    ``add_flags`` declares flags of the command that are not of the config. Prints help or one
+    sentence, and exits, where argv asks for help or cannot be used.
+    """
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    own.add_argument("--exp", metavar="NAME")
+    add_flags(own)
+    flags, rest = own.parse_known_args(argv)
+    description = (
+        f"{description}\n{own.format_help()}\n"
+        f"experiments: {', '.join(experiment_names())}, or a path to a .py file\n"
+        "--exp NAME --help shows that experiment's settings, which are flags, too"
+    )
+    if flags.exp is None:
+        asked = any(flag in argv for flag in ("-h", "--help"))
+        print(description, file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
+    try:
+        experiment = load_experiment(flags.exp)
+        config = tyro.cli(Config, args=rest, default=experiment, description=description)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    return Path(flags.exp).stem, config, flags
+
+
+def to_json(config: Config) -> str:
+    """The resolved config as JSON; callables become their names."""
+
+    def plain(value: Any) -> Any:
+        return callable_name(value) if callable(value) else str(value)
+
+    return json.dumps(dataclasses.asdict(config), indent=2, default=plain)

@@ -1,0 +1,1 @@
+"""How episodes become a gradient."""

@@ -1,0 +1,68 @@
+"""The policy as one module: token tree in, log-probabilities and entropies out.
+
+It is a transformers causal LM whose attention is ``kernels.tree_attention`` and whose head is
+``kernels.logprob``. It does not generate: vLLM does. It is one module with one forward, so that
+sharding hooks on its root see every use of every weight.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+
+from agentrl.learning.packing import MicroBatch
+from kernels.logprob import linear_logprob
+from kernels.tree_attention import tree_attention
+
+
+def _attend(module, query, key, value, attention_mask, *, scaling, tree_end, **_):
+    """What transformers calls in every layer; heads come first there, tokens first here."""
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H or K, D)
+    return tree_attention(q, k, v, tree_end, scaling)[None], None
+
+
+AttentionInterface.register("agentrl_tree", _attend)
+
+
+class Policy(nn.Module):
+    """A causal LM that scores token trees."""
+
+    def __init__(self, lm: PreTrainedModel):
+        super().__init__()
+        lm.set_attn_implementation("agentrl_tree")
+        self.lm = lm.train()
+
+    @classmethod
+    def load(cls, folder: str | Path, *, checkpointing: bool = False) -> "Policy":
+        """Load a transformers folder or hub name with fp32 weights."""
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if checkpointing:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+        return cls(lm)
+
+    def forward(
+        self, batch: MicroBatch, temperature: float = 1.0
+    ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+        """Return the log-probability of each trained token, and the entropy where it was drawn."""
+        hidden = self.lm.base_model(
+            input_ids=batch.ids[None],
+            position_ids=batch.depth[None],
+            use_cache=False,
+            tree_end=batch.end,
+        ).last_hidden_state[0]  # (T, C)
+        # A token was drawn from the state of the token before it.
+        drawn_from = hidden[batch.parent[batch.trained]]  # (M, C)
+        weight = self.lm.get_output_embeddings().weight
+        return linear_logprob(drawn_from, weight, batch.ids[batch.trained], temperature)
+
+    def tie_weights(self) -> None:
+        """Accelerate looks for this when it shards; without it tied embeddings come apart."""
+        self.lm.tie_weights()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its name in a transformers checkpoint, tied ones once."""
+        for name, weight in self.lm.named_parameters():
+            yield name, weight.detach()

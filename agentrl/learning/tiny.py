@@ -1,0 +1,229 @@
+"""A tiny real model, made on the spot: Qwen3's architecture, about a million weights.
+
+Its tokenizer is a byte-level BPE trained on the transcripts, lossless on any text, with every digit a
+token. Its chat template is ChatML with tools. It is warm-started on the transcripts through the same
+packing, policy and loss as reinforcement learning, with advantage 1: then the policy gradient is that
+of the likelihood. The folder is cached by a hash of everything that went into it, and loads in
+transformers and vLLM like any other.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import platformdirs
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from agentrl.learning.loss import policy_loss
+from agentrl.learning.model import Policy
+from agentrl.learning.muon import Muon
+from agentrl.learning.packing import pack
+from agentrl.types import Call, Message, Report, Sample
+
+SPECIAL_TOKENS = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<tool_call>", "</tool_call>", "<tools>", "</tools>"),
+]
+
+CHAT_TEMPLATE = r"""
+{%- macro turn(role, content) -%}
+{{ "<|im_start|>" ~ role ~ "\n" ~ content ~ "<|im_end|>\n" }}
+{%- endmacro -%}
+{%- if tools and messages[0].role != "system" -%}
+{{ turn("system", "<tools>" ~ (tools | map("tojson") | join("\n")) ~ "</tools>") }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- set said = namespace(text=message.content or "") -%}
+{%- if loop.first and tools and message.role == "system" -%}
+{%- set said.text = said.text ~ "\n<tools>" ~ (tools | map("tojson") | join("\n")) ~ "</tools>" -%}
+{%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+{%- set said.text = said.text ~ "<tool_call>" ~ (call.function | tojson) ~ "</tool_call>" -%}
+{%- endfor -%}
+{{ turn(message.role, said.text) }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ "<|im_start|>assistant\n" }}
+{%- endif -%}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a tiny model is made; a change of anything here makes another model."""
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 32
+    vocabulary: int = 800
+    max_len: int = 2048
+    transcripts: int = 7000
+    steps: int = 220
+    batch: int = 32
+    """Transcripts a step."""
+    matrix_lr: float = 0.01
+    """Muon's rate, for the matrices of the layers."""
+    lr: float = 5e-3
+    """AdamW's rate, for embeddings and norms."""
+    warmup_steps: int = 20
+    prompt_weight: float = 0.1
+    """Advantage of the first prompt's own tokens: what reads well also answers well."""
+    micro_batch_tokens: int = 2048
+    seed: int = 0
+
+
+def make_tiny_model(
+    recipe: Recipe, transcripts: Sequence[list[Message]], tools: list[dict], report: Report
+) -> Path:
+    """Return the folder of the model that the recipe and the transcripts make, from the cache if
+    it was made before."""
+    folder = platformdirs.user_cache_path("agentrl") / f"tiny-{_fingerprint(recipe, transcripts)}"
+    if folder.is_dir():
+        return folder
+    report(0.0, "tokenizer")
+    tokenizer = _make_tokenizer(recipe, transcripts, tools)
+    lm = _make_model(recipe, tokenizer)
+    _warm_start(recipe, lm, _samples(recipe, transcripts, tools, tokenizer), report)
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+    lm.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    # Another process may have made the same model meanwhile.
+    shutil.rmtree(unfinished) if folder.is_dir() else unfinished.rename(folder)
+    return folder
+
+
+def _fingerprint(recipe: Recipe, transcripts: Sequence[list[Message]]) -> str:
+    ingredients = [asdict(recipe), transcripts, Path(__file__).read_text(encoding="utf-8")]
+    return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:12]
+
+
+def _make_tokenizer(
+    recipe: Recipe, transcripts: Sequence[list[Message]], tools: list[dict]
+) -> PreTrainedTokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    words = Regex(r"\d| ?[^\s\d]+|\s")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((json.dumps([tools, t]) for t in transcripts[:2000]), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    torch.manual_seed(recipe.seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=recipe.vocabulary,
+            hidden_size=recipe.hidden,
+            intermediate_size=3 * recipe.hidden,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.kv_heads,
+            head_dim=recipe.head_dim,
+            max_position_embeddings=recipe.max_len,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _samples(
+    recipe: Recipe,
+    transcripts: Sequence[list[Message]],
+    tools: list[dict],
+    tokenizer: PreTrainedTokenizerFast,
+) -> list[list[Sample]]:
+    """Each transcript as the calls that would have produced it, and its first prompt as reading."""
+    texts = tokenizer.apply_chat_template(list(transcripts), tools=tools, tokenize=False)
+    opening = tokenizer.encode("<|im_start|>assistant\n")
+    return [
+        _calls(recipe, ids, opening, tokenizer.eos_token_id)
+        for ids in tokenizer(texts)["input_ids"]
+    ]
+
+
+def _calls(recipe: Recipe, ids: list[int], opening: list[int], end: int) -> list[Sample]:
+    samples = []
+    for i in range(len(ids)):
+        start = i + len(opening)
+        if ids[i:start] == opening:
+            stop = ids.index(end, start) + 1
+            samples.append(Sample(_call(ids[:start], ids[start:stop]), 1.0))
+    prompt = samples[0].call.prompt_ids
+    return [*samples, Sample(_call(prompt[:1], prompt[1:]), recipe.prompt_weight)]
+
+
+def _call(prompt_ids: list[int], completion_ids: list[int]) -> Call:
+    # No sampler drew these tokens; the warm start puts the policy's own log-probs in its place.
+    unknown = [0.0] * len(completion_ids)
+    return Call(prompt_ids=prompt_ids, completion_ids=completion_ids, logprobs=unknown)
+
+
+def _warm_start(
+    recipe: Recipe, lm: Qwen3ForCausalLM, transcripts: list[list[Sample]], report: Report
+) -> None:
+    policy = Policy(lm)
+    matrices = [weight for weight in lm.model.layers.parameters() if weight.ndim == 2]
+    others = [weight for weight in lm.parameters() if all(weight is not m for m in matrices)]
+    optimizers = [
+        Muon(matrices, recipe.matrix_lr),
+        torch.optim.AdamW(others, recipe.lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    schedules = [LambdaLR(optimizer, partial(_schedule, recipe)) for optimizer in optimizers]
+    rng = random.Random(recipe.seed)
+    for step in range(recipe.steps):
+        batch = [sample for samples in rng.sample(transcripts, recipe.batch) for sample in samples]
+        total = sum(sample.advantage * len(sample.call.completion_ids) for sample in batch)
+        loss = 0.0
+        for micro in pack(batch, recipe.micro_batch_tokens):
+            logprobs = policy(micro)[0][micro.term]
+            # The transcripts' tokens count as the policy's own: ratio and weight are 1, and the
+            # gradient is that of the negative log-likelihood.
+            terms = policy_loss(
+                logprobs,
+                logprobs.detach(),
+                micro.advantages,
+                clip_low=0.2,
+                clip_high=0.2,
+                correction_cap=1.0,
+            )
+            (terms.loss.sum() / total).backward()
+            loss -= (logprobs.detach() * micro.advantages).sum().item() / total
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        report((step + 1) / recipe.steps, f"negative log-likelihood {loss:.2f}")
+
+
+def _schedule(recipe: Recipe, step: int) -> float:
+    return min(1.0, (step + 1) / recipe.warmup_steps) * max(0.05, 1 - step / recipe.steps)

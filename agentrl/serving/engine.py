@@ -1,0 +1,262 @@
+"""vLLM in this process, stepped by a thread of its own.
+
+Hundreds of episodes await ``generate`` from their own event loops; their calls are batched together
+continuously. Only the stepper thread touches vLLM: whatever else happens to the engine (abort, sync,
+sleep) is a command that is queued to it.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agentrl.config import EngineConfig
+
+# vLLM reads these when it is imported.
+for _name, _value in {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+PROBE_TOKENS = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How one completion is drawn: from the model's own distribution at this temperature."""
+
+    temperature: float
+    max_tokens: int
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the engine drew: its exact tokens and the log-probability of each when it was drawn."""
+
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    text: str | None
+    """Only where a stop string was asked for: the text before it."""
+
+
+class Engine:
+    """A colocated vLLM engine."""
+
+    def __init__(self, folder: str | Path, *, max_len: int, dtype: str, config: EngineConfig):
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
+        # Slow to import, and only needed where an engine is.
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._on_gpu = torch.cuda.is_available()
+        args = EngineArgs(
+            model=str(folder),
+            dtype=dtype,
+            max_model_len=max_len,
+            max_num_seqs=config.max_num_seqs,
+            gpu_memory_utilization=config.memory_share,
+            enforce_eager=not self._on_gpu,
+            enable_sleep_mode=self._on_gpu,
+            enable_prefix_caching=True,
+            # Log-probs of the distribution that was drawn from, temperature included.
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            **({} if self._on_gpu else _whole_prompts(max_len, config.max_num_seqs)),
+        )
+        self._llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
+        vocabulary = self._llm.model_config.get_vocab_size()
+        self._probe = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).tolist()
+        self._numbers = itertools.count()
+        self._waiting: dict[str, Future] = {}
+        self._commands: queue.SimpleQueue[tuple[Future, Callable] | None] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+        self._stepper = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._stepper.start()
+
+    @property
+    def probe(self) -> list[int]:
+        """The fixed token ids that ``sync`` scores."""
+        return self._probe
+
+    async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
+        """Draw a completion. Cancelling the awaiting task aborts the request in the engine."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            stop=list(sampling.stop),
+            detokenize=bool(sampling.stop),
+            skip_special_tokens=False,
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        drawn = (await asyncio.wrap_future(self._submit(prompt_ids, params))).outputs[0]
+        return Completion(
+            list(drawn.token_ids),
+            list(drawn.logprobs.logprobs),
+            drawn.finish_reason,
+            drawn.text if sampling.stop else None,
+        )
+
+    def score(self, ids: list[int]) -> list[float]:
+        """Log-probabilities at temperature 1 of ``ids[1:]``, each given all before it."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        output = self._submit(ids, params).result()
+        return [scores[i].logprob for scores, i in zip(output.prompt_logprobs[1:], ids[1:])]
+
+    def sync(self, weights: Iterable[tuple[str, Tensor]]) -> list[float]:
+        """Replace the weights, forget what was cached under the old ones, and score the probe.
+
+        weights: transformers names, whole tensors. Raises RuntimeError while calls are running.
+        """
+        self._call(self._load, list(weights))
+        return self.score(self._probe)
+
+    def sleep(self) -> None:
+        """Give the GPU's memory to the trainer, keeping the weights in the host's."""
+        if self._on_gpu:
+            self._call(self._llm.sleep, 1)
+
+    def wake(self) -> None:
+        if self._on_gpu:
+            self._call(self._llm.wake_up)
+
+    def close(self) -> None:
+        """Stop stepping and shut vLLM down; calls that still wait fail."""
+        self._commands.put(None)
+        self._stepper.join()
+        self._llm.engine_core.shutdown()
+
+    def raise_if_stopped(self) -> None:
+        """Raise RuntimeError where the stepper thread has ended: nothing can be drawn any more."""
+        if self._failure is not None:
+            raise RuntimeError(f"the engine has stopped: {self._failure!r}")
+
+    # Below: how work gets onto the stepper thread, and what it does there. A command comes with the
+    # future that it resolves, so that nobody waits for a thread that has ended.
+
+    def _call(self, function: Callable, *args: Any) -> Any:
+        done: Future = Future()
+        self._commands.put((done, lambda: done.set_result(function(*args))))
+        self._fail_if_stopped()
+        return done.result()
+
+    def _submit(self, prompt_ids: list[int], params: Any) -> Future:
+        """Queue a request; its future resolves to vLLM's RequestOutput."""
+        from vllm.inputs.engine import tokens_input
+
+        number, done = str(next(self._numbers)), Future()
+
+        def add() -> None:
+            request_id = self._llm.add_request(number, tokens_input(prompt_ids), params)
+            self._waiting[number] = done
+            done.add_done_callback(
+                lambda _: self._commands.put((Future(), lambda: self._abort(number, request_id)))
+            )
+
+        self._commands.put((done, add))
+        self._fail_if_stopped()
+        return done
+
+    def _abort(self, number: str, request_id: str) -> None:
+        # A request that finished is no longer waiting; one that still is was cancelled.
+        if self._waiting.pop(number, None) is not None:
+            self._llm.abort_request([request_id], internal=True)
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                for output in self._llm.step():
+                    done = self._waiting.pop(output.request_id)
+                    if not done.cancelled():
+                        done.set_result(output)
+            self._failure = RuntimeError("it was closed")
+        except BaseException as error:
+            self._failure = error
+            log.exception("vLLM failed")
+        self._fail_if_stopped()
+
+    def _obey(self) -> bool:
+        """Carry out queued commands, waiting for one if there is nothing to step; False: stop."""
+        while True:
+            try:
+                entry = self._commands.get(block=not self._llm.has_unfinished_requests())
+            except queue.Empty:
+                return True
+            if entry is None:
+                return False
+            done, command = entry
+            if not done.cancelled():
+                try:
+                    command()
+                except Exception as error:
+                    done.set_exception(error)
+
+    def _fail_if_stopped(self) -> None:
+        """Fail whatever waits for a stepper that has ended. Whoever queues comes by here after."""
+        if self._failure is None:
+            return
+        entries = []
+        with suppress(queue.Empty):
+            while True:
+                entries.append(self._commands.get_nowait())
+        waiting = [*self._waiting.values(), *(entry[0] for entry in entries if entry)]
+        for done in waiting:
+            with suppress(InvalidStateError):
+                done.set_exception(RuntimeError(f"the engine has stopped: {self._failure!r}"))
+
+    def _load(self, weights: list[tuple[str, Tensor]]) -> None:
+        if self._llm.has_unfinished_requests():
+            raise RuntimeError("weights cannot change while calls are running")
+        self._llm.collective_rpc(
+            "reload_weights",
+            kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
+        )
+        self._llm.apply_model(_refresh_head)
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache, which belongs to the old weights")
+
+
+def _whole_prompts(max_len: int, max_num_seqs: int) -> dict[str, Any]:
+    """vLLM rewinds a seeded generator when it splits a prompt, which a CPU's cannot do."""
+    return {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_len, 4096, 8 * max_num_seqs),
+    }
+
+
+def _refresh_head(model: torch.nn.Module) -> None:
+    """vLLM's CPU build packs the head; a tied one would keep its old copy without a word."""
+    head = getattr(model, "lm_head", None)
+    if head is None or torch.cuda.is_available():
+        return
+    if getattr(model.config, "tie_word_embeddings", False):
+        head.weight = model.model.embed_tokens.weight
+    head.quant_method.process_weights_after_loading(head)

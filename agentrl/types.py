@@ -1,0 +1,94 @@
+"""What an episode is, and the legend of axes used everywhere.
+
+    P  tasks per step              G  episodes per task
+    T  tokens of a packed tree     M  trained tokens of that tree      N  loss terms (M <= N)
+    V  vocabulary    C  model width    H  query heads    K  key/value heads    D  head dim
+
+Names end in an axis (``rewards_G``) only where they are ragged Python lists. ``logprobs[t]`` is the
+log-probability OF token t, given everything before it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Task = dict[str, Any]
+"""One row of the dataset. Always has a stable ``"id"``."""
+
+Message = dict[str, Any]
+"""A chat message in OpenAI's form."""
+
+Report = Callable[[float, str], None]
+"""How long work tells a progress display where it is: a share from 0 to 1, and a few words."""
+
+Status = Literal["ok", "truncated", "error", "timeout"]
+"""``ok`` and ``truncated`` episodes are judged and trained; the others are counted by cause."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request to the model: exactly what the engine was given and what it returned.
+
+    >>> call = Call(prompt_ids=[1, 2], completion_ids=[3, 4], logprobs=[-0.5, -0.1])
+    >>> call.ids
+    [1, 2, 3, 4]
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    logprobs: list[float]
+    """Log-probability of each completion token under the distribution that it was drawn from."""
+    finish_reason: str = "stop"
+    agent: str = "agent"
+    messages: tuple[Message, ...] = ()
+    """The request's messages."""
+    reply: Message = field(default_factory=dict)
+    """The message that the agent got back."""
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt_ids + self.completion_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One attempt at a task: its calls in order, and how it ended."""
+
+    task: Task
+    index: int
+    """Which of the task's G episodes this is."""
+    calls: tuple[Call, ...] = ()
+    status: Status = "ok"
+    error: str | None = None
+    """The cause, in one sentence, where the status is ``error`` or ``timeout``."""
+    reward: float | None = None
+    """None exactly where the episode could not be scored."""
+    success: bool | None = None
+    response: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def scored(self) -> bool:
+        return self.reward is not None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The G episodes of one task, which are compared with each other."""
+
+    task: Task
+    episodes: tuple[Episode, ...]
+
+    @property
+    def scored(self) -> tuple[Episode, ...]:
+        return tuple(episode for episode in self.episodes if episode.scored)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A call and the advantage of every token that was sampled in it."""
+
+    call: Call
+    advantage: float

@@ -1,0 +1,99 @@
+"""What a step is measured by. Episodes and token counts here; ``Tally`` for the trained tokens."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from agentrl.learning.loss import LossTerms
+from agentrl.types import Group, Sample
+from kernels.tree import count_distinct_prefixes
+
+STATUSES = ("ok", "truncated", "error", "timeout")
+
+
+def episode_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards and the experiment's own metrics over the scored episodes; counts over all."""
+    scored = [episode for group in groups for episode in group.scored]
+    statuses = Counter(episode.status for group in groups for episode in group.episodes)
+    own = sorted({name for episode in scored for name in episode.metrics})
+    return {
+        "reward/mean": _mean([episode.reward for episode in scored]),
+        "success": _mean([float(episode.success) for episode in scored]),
+        **{name: _mean([e.metrics[name] for e in scored if name in e.metrics]) for name in own},
+        **{f"episodes/{status}": statuses[status] for status in STATUSES},
+        "episodes/calls": _mean([float(len(episode.calls)) for episode in scored]),
+    }
+
+
+def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: int) -> dict:
+    """How many tokens the calls hold, how many are distinct within a group, how many were run."""
+    return {
+        "tokens/logical": sum(len(sample.call.ids) for sample in samples),
+        "tokens/unique": sum(
+            count_distinct_prefixes([call.ids for e in group.scored for call in e.calls])
+            for group in groups
+        ),
+        "tokens/computed": computed,
+        "tokens/trained": sum(len(sample.call.completion_ids) for sample in samples),
+    }
+
+
+def commonest_failure(groups: Sequence[Group]) -> str | None:
+    causes = Counter(e.error for group in groups for e in group.episodes if e.error)
+    return causes.most_common(1)[0][0] if causes else None
+
+
+class Tally:
+    """Sums over the loss terms of a step, micro-batch by micro-batch."""
+
+    def __init__(self, num_terms: int):
+        self._num_terms = num_terms
+        self._sums: Counter[str] = Counter()
+        self._max_gap = 0.0
+
+    def add(
+        self, terms: LossTerms, trainer_logprobs: Tensor, sampler_logprobs: Tensor, entropy: Tensor
+    ) -> None:
+        """All of shape [N]; the gap is between what drew a token and what trains it."""
+        with torch.no_grad():
+            gap = (trainer_logprobs - sampler_logprobs).abs()
+            prob_gap = (trainer_logprobs.exp() - sampler_logprobs.exp()).abs()
+            self._max_gap = max(self._max_gap, gap.max().item())
+            self._sums.update(
+                {
+                    "loss": terms.loss.sum().item(),
+                    "clipped": terms.clipped.sum().item(),
+                    "entropy": entropy.sum().item(),
+                    "gap/mean_abs_prob": prob_gap.sum().item(),
+                }
+            )
+
+    def metrics(self) -> dict[str, float]:
+        means = {name: total / self._num_terms for name, total in self._sums.items()}
+        return {**means, "gap/max_abs_logprob": self._max_gap}
+
+
+class Clock:
+    """Seconds of the parts of a step: ``with clock("rollout"): ...``"""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._seconds[part] = time.monotonic() - started
+
+    def metrics(self) -> dict[str, float]:
+        parts = {f"time/{part}_seconds": seconds for part, seconds in self._seconds.items()}
+        return {**parts, "time/step_seconds": time.monotonic() - self._started}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

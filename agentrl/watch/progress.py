@@ -1,0 +1,72 @@
+"""The terminal: a bar while something runs, a line when it is done.
+
+Where the output is no terminal, bars become a plain line now and then.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from agentrl.types import Report
+
+PLAIN_SECONDS = 10.0
+"""How often a phase says where it is, where there is no terminal."""
+
+
+class Display:
+    def __init__(self) -> None:
+        # A log file has no width: lines are not to be broken.
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._started = time.monotonic()
+
+    def line(self, text: str) -> None:
+        self.console.print(text)
+
+    @contextmanager
+    def phase(self, title: str) -> Iterator[Report]:
+        """Show how far some work is; yields a function that takes its share done and a note."""
+        if not self.console.is_terminal:
+            yield self._plain_report(title)
+            return
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            bar = progress.add_task(title, total=1.0, note="")
+            yield lambda share, note: progress.update(bar, completed=share, note=note)
+
+    def table(self, title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        table = Table(title=title, title_justify="left")
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i else "left")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    def _plain_report(self, title: str) -> Report:
+        last = time.monotonic()
+
+        def report(share: float, note: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PLAIN_SECONDS:
+                last = time.monotonic()
+                self.line(f"{title}: {share:.0%} {note}")
+
+        return report
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(7.2), duration(125)
+    ('7s', '2m05s')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

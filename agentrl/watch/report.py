@@ -1,0 +1,66 @@
+"""What a run says of itself: a line after every step, and a summary at the end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentrl.watch.progress import Display, duration
+from agentrl.watch.run import Run
+
+PHASES = ("rollout", "train", "sync", "eval", "save")
+
+
+def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
+    """The last row in a line, with the time that is left at the median pace so far.
+
+    >>> step_line([{"step": 0, "eval/success": 0.5, "time/step_seconds": 2.0}], 10)
+    'step  0/10  held-out 0.500  2.0s'
+    """
+    row = rows[-1]
+    width = len(str(num_steps))
+    parts = [f"step {row['step']:>{width}}/{num_steps}"]
+    for name, label, form in (
+        ("reward/mean", "reward", ".3f"),
+        ("grad_norm", "grad", ".2f"),
+        ("gap/max_abs_logprob", "gap", ".0e"),
+        ("eval/success", "held-out", ".3f"),
+    ):
+        if name in row:
+            parts.append(f"{label} {row[name]:{form}}")
+    failed = row.get("episodes/error", 0) + row.get("episodes/timeout", 0)
+    if failed:
+        parts.append(f"{failed} failed")
+    parts.append(f"{row['time/step_seconds']:.1f}s")
+    trained = [r["time/step_seconds"] for r in rows if r["step"] > 0]
+    left = num_steps - row["step"]
+    if trained and left:
+        parts.append(f"ETA {duration(sum(trained) / len(trained) * left)}")
+    return "  ".join(parts)
+
+
+def summary(display: Display, experiment: str, run: Run, seconds: float) -> None:
+    """Held-out measures before and after, where the time went, and what to do next."""
+    evaluated = [row for row in run.rows if "eval/success" in row]
+    if evaluated:
+        before, after = evaluated[0], evaluated[-1]
+        shown = ["eval/success", *sorted(name for name in before if name.startswith("eval/habit/"))]
+        display.table(
+            "held-out tasks",
+            ("", "before", "after"),
+            [(name, f"{before[name]:.3f}", f"{after[name]:.3f}") for name in shown],
+        )
+    spent = {
+        phase: sum(row.get(f"time/{phase}_seconds", 0.0) for row in run.rows) for phase in PHASES
+    }
+    spent["start"] = seconds - sum(spent.values())
+    display.table(
+        f"wall clock {duration(seconds)}",
+        ("phase", "seconds"),
+        [(phase, f"{value:.1f}") for phase, value in spent.items()],
+    )
+    checkpoints = sorted(run.checkpoints.iterdir())
+    display.line(f"run         {run.folder}")
+    display.line(f"curve       {run.folder / 'curve.png'}")
+    display.line(
+        f"talk to it  python rollout.py --exp {experiment} --num-tasks 3 "
+        f"--checkpoint {checkpoints[-1]}"
+    )

@@ -1,0 +1,1 @@
+"""One file an experiment: config, tasks, workflow, judge. A copy is a fork."""

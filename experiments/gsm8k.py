@@ -1,0 +1,87 @@
+r"""GSM8K with a Python tool: a ReAct agent, judged on the number in its last ``\boxed{}``.
+
+`accelerate launch train.py --exp gsm8k` trains Qwen2.5-1.5B-Instruct on the hub's rows;
+`--data.path FOLDER` reads train.jsonl and test.jsonl instead.
+"""
+
+from agentrl.agents.data import read_folder, read_hub
+from agentrl.agents.judges import boxed_equals, gold_number
+from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL, PythonTool
+from agentrl.agents.workflow import JudgeOutput, WorkflowOutput
+from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
+from agentrl.types import Episode, Task
+
+SYSTEM = (
+    "Solve the problem. Calculate with the python tool and print the result. "
+    "Then give the final answer in \\boxed{}."
+)
+MAX_TURNS = 6
+
+python = PythonTool()
+
+
+def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
+    train, test = (
+        read_folder(data.path, required=("question", "answer"))
+        if data.path
+        else read_hub("openai/gsm8k", "main")
+    )
+    for task in train + test:
+        gold_number(task["answer"])
+    return train, test
+
+
+async def solve(task, model) -> WorkflowOutput:
+    messages = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": task["question"]},
+    ]
+    for _ in range(MAX_TURNS):
+        completion = await model.openai.chat.completions.create(
+            model="policy", messages=messages, tools=[PYTHON_TOOL]
+        )
+        reply = completion.choices[0].message
+        messages.append(reply.model_dump(exclude_none=True))
+        if not reply.tool_calls:
+            break
+        for call in reply.tool_calls:
+            printed = await python(call.function.arguments)
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": printed})
+    return WorkflowOutput(response=reply.content)
+
+
+async def judge(task, response, episode: Episode) -> JudgeOutput:
+    return JudgeOutput(
+        reward=float(boxed_equals(response, task["answer"])),
+        metrics={
+            "habit/no_print": float(_printed_nothing(episode)),
+            "habit/impatient": float(_answered_before_the_tool(episode)),
+        },
+    )
+
+
+def _printed_nothing(episode: Episode) -> bool:
+    """Whether some code of the episode forgot to print."""
+    last = episode.calls[-1].messages if episode.calls else ()
+    return any(m["role"] == "tool" and m["content"] == NOTHING_PRINTED for m in last)
+
+
+def _answered_before_the_tool(episode: Episode) -> bool:
+    """Whether some call gave an answer when the tool had not replied yet."""
+    return any(
+        "\\boxed" in (call.reply.get("content") or "")
+        and not any(message["role"] == "tool" for message in call.messages)
+        for call in episode.calls
+    )
+
+
+config = Config(
+    workflow=solve,
+    judge=judge,
+    tasks=tasks,
+    tasks_per_step=32,
+    group_size=8,
+    model=ModelConfig(path="Qwen/Qwen2.5-1.5B-Instruct", max_len=4096, checkpointing=True),
+    sampling=SamplingConfig(max_tokens=1024),
+    optim=OptimConfig(lr=1e-6, warmup_steps=5),
+)

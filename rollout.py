@@ -1,0 +1,211 @@
+"""How an episode is born: tasks -> episodes -> groups.
+
+As a command it runs an agent without training it:
+
+    python rollout.py --exp gsm8k_offline --num-tasks 3 [--checkpoint DIR]
+    python rollout.py --exp gsm8k_offline --evaluate [--checkpoint DIR]
+"""
+
+import argparse
+import dataclasses
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from agentrl.agents.workflow import check_signatures, failed, run_episode
+from agentrl.config import Config, parse
+from agentrl.types import Episode, Group, Report, Task
+from agentrl.watch.metrics import commonest_failure, episode_metrics
+from agentrl.watch.progress import Display
+from agentrl.watch.quiet import quiet
+
+EVALUATION = -1
+"""The step that seeds evaluation, so that every one draws with the same seeds."""
+GRACE_SECONDS = 5.0
+"""How much longer than its time an episode may take to notice that it is over."""
+
+
+def serve(config: Config, folder: str | Path):
+    """Start vLLM on a model folder, and the endpoint in front of it."""
+    # Slow to import, and not needed for --help.
+    from transformers import AutoTokenizer
+
+    from agentrl.serving.chat import Chat
+    from agentrl.serving.endpoint import Endpoint
+    from agentrl.serving.engine import Engine
+
+    chat = Chat(AutoTokenizer.from_pretrained(folder), config.model.tool_parser)
+    engine = Engine(
+        folder, max_len=config.model.max_len, dtype=compute_dtype(config), config=config.engine
+    )
+    return Endpoint(
+        engine,
+        chat,
+        temperature=config.sampling.temperature,
+        max_tokens=config.sampling.max_tokens,
+        max_len=config.model.max_len,
+        seed=config.seed,
+    )
+
+
+def compute_dtype(config: Config) -> str:
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def collect(
+    tasks: Sequence[Task], config: Config, endpoint, *, step: int, group_size: int, report: Report
+) -> list[Group]:
+    """Run group_size episodes of every task, each in a thread of its own, and group them by task.
+
+    Always returns an episode for each: those that fail or outlast their time carry their cause.
+    Exits where not one could be scored; raises RuntimeError where the engine has stopped.
+    """
+    finished: queue.SimpleQueue[tuple[tuple[int, int], Episode]] = queue.SimpleQueue()
+    todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
+    total, tokens_before, started = len(todo), endpoint.num_tokens, time.monotonic()
+    doors, deadlines, episodes = {}, {}, {}
+
+    def run(place: tuple[int, int]) -> None:
+        episode = run_episode(
+            tasks[place[0]],
+            place[1],
+            workflow=config.workflow,
+            judge=config.judge,
+            model=doors[place],
+            seconds=config.episode_seconds,
+        )
+        finished.put((place, episode))
+
+    while todo or deadlines:
+        endpoint.engine.raise_if_stopped()
+        while todo and len(deadlines) < config.concurrent_episodes:
+            place = todo.popleft()
+            doors[place] = endpoint.open(step=step, task_id=tasks[place[0]]["id"], episode=place[1])
+            deadlines[place] = time.monotonic() + config.episode_seconds + GRACE_SECONDS
+            threading.Thread(target=run, args=(place,), daemon=True).start()
+        try:
+            place, episode = finished.get(timeout=0.1)
+            if deadlines.pop(place, None) is not None:
+                episodes[place] = episode
+        except queue.Empty:
+            # A workflow that blocks its thread cannot be stopped, only left behind.
+            for place in [p for p, deadline in deadlines.items() if time.monotonic() > deadline]:
+                doors[place].close()
+                cause = f"the workflow blocked its thread for over {config.episode_seconds:g} s"
+                task, calls = tasks[place[0]], doors[place].calls
+                episodes[place] = failed(task, place[1], calls, "timeout", cause)
+                del deadlines[place]
+        num_failed = sum(not episode.scored for episode in episodes.values())
+        speed = (endpoint.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
+        report(
+            len(episodes) / total,
+            f"{len(episodes)} done, {len(deadlines)} running, {num_failed} failed, "
+            f"{speed:.0f} tokens/s",
+        )
+    groups = [
+        Group(task, tuple(episodes[row, index] for index in range(group_size)))
+        for row, task in enumerate(tasks)
+    ]
+    if not any(group.scored for group in groups):
+        sys.exit(f"error: no episode could be scored; most often: {commonest_failure(groups)}")
+    return groups
+
+
+def evaluate(tasks: Sequence[Task], config: Config, endpoint, report: Report) -> dict[str, float]:
+    """One episode of each held-out task, drawn with the same seeds each time."""
+    groups = collect(
+        tasks[: config.eval.num_tasks],
+        config,
+        endpoint,
+        step=EVALUATION,
+        group_size=1,
+        report=report,
+    )
+    return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
+
+
+def find_model(config: Config, display: Display) -> str | Path:
+    """The model folder or hub name that a run starts from; made now where it has to be."""
+    if config.model.path is not None:
+        return config.model.path
+    with display.phase("tiny model") as report, quiet():
+        return config.make_model(report)
+
+
+def print_episode(display: Display, episode: Episode) -> None:
+    """A transcript: what the agent told the model and what it answered, turn by turn."""
+    display.console.rule(f"task {episode.task['id']}, episode {episode.index}")
+    shown = 0
+    for call in episode.calls:
+        for message in (*call.messages[shown:], call.reply):
+            _print_message(display, message)
+        shown = len(call.messages) + 1
+    verdict = f"reward {episode.reward}" if episode.scored else f"{episode.status}: {episode.error}"
+    metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
+    display.console.print(f"{verdict}{metrics}", style="bold", markup=False)
+
+
+def _print_message(display: Display, message: dict) -> None:
+    display.console.print(f"{message['role']}:", style="cyan", end=" ")
+    display.console.print(message.get("content") or "", markup=False)
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        display.console.print(f"  {function['name']}({function['arguments']})", markup=False)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-tasks", type=int, default=1)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--evaluate", action="store_true")
+
+
+def main() -> None:
+    name, config, flags = parse(
+        sys.argv[1:],
+        "Run an agent without training: --num-tasks K [--checkpoint DIR], or --evaluate.",
+        add_flags,
+    )
+    display = Display()
+    try:
+        check_signatures(config.workflow, config.judge)
+        held_out = config.tasks(config.data)[1]
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    folder = flags.checkpoint or find_model(config, display)
+    with display.phase("loading"), quiet():
+        endpoint = serve(config, folder)
+    try:
+        with display.phase("episodes") as report:
+            if flags.evaluate:
+                metrics = evaluate(held_out, config, endpoint, report)
+            else:
+                config = dataclasses.replace(config)
+                groups = collect(
+                    held_out[: flags.num_tasks],
+                    config,
+                    endpoint,
+                    step=EVALUATION,
+                    group_size=1,
+                    report=report,
+                )
+                metrics = {}
+        if flags.evaluate:
+            rows = [(key, f"{value:.3f}") for key, value in metrics.items()]
+            display.table(f"{name}: {config.eval.num_tasks} held-out tasks", ("metric", ""), rows)
+        else:
+            for group in groups:
+                print_episode(display, group.episodes[0])
+    finally:
+        endpoint.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from agentrl.learning.tiny import Recipe, make_tiny_model
+
+# As many as a laptop has: results must not depend on the machine more than they have to.
+torch.set_num_threads(2)
+
+SMALL = Recipe(hidden=64, layers=2, head_dim=16, vocabulary=400, transcripts=64, steps=4, batch=8)
+"""Real in every part, and trained just enough not to be uniform."""
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """The folder of a small untrained model, made as the demo's is, in a cache of its own."""
+    import random
+
+    from agentrl.agents.tools import PYTHON_TOOL
+    from experiments import gsm8k_offline
+
+    rng = random.Random(0)
+    tasks = gsm8k_offline.problems(0, held_out=False)
+    transcripts = [gsm8k_offline.transcript(next(tasks), rng) for _ in range(SMALL.transcripts)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return make_tiny_model(SMALL, transcripts, [PYTHON_TOOL], lambda share, note: None)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_folder):
+    """One real vLLM for the whole test run; a test that changes its weights puts them back."""
+    from agentrl.config import EngineConfig
+    from agentrl.serving.engine import Engine
+
+    engine = Engine(tiny_folder, max_len=512, dtype="float32", config=EngineConfig())
+    yield engine
+    engine.close()

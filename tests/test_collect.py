@@ -1,0 +1,139 @@
+"""collect() with a scripted door: what matters here are threads, time and counting."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+import rollout
+from agentrl.config import Config, ModelConfig
+from agentrl.watch.metrics import episode_metrics
+from tests.test_workflow import ScriptedModel
+
+
+class ScriptedEndpoint:
+    def __init__(self):
+        self.num_tokens, self.doors, self.engine = 0, [], self
+
+    def raise_if_stopped(self):
+        pass
+
+    def open(self, *, step, task_id, episode):
+        self.doors.append(ScriptedModel())
+        return self.doors[-1]
+
+
+def tasks(count: int) -> list[dict]:
+    return [{"id": str(i), "number": i} for i in range(count)]
+
+
+def collect(workflow, num_tasks, group_size, **overrides):
+    config = Config(
+        workflow=workflow, tasks=lambda data: ([], []), model=ModelConfig(path="m"), **overrides
+    )
+    endpoint, reports = ScriptedEndpoint(), []
+    groups = rollout.collect(
+        tasks(num_tasks),
+        config,
+        endpoint,
+        step=0,
+        group_size=group_size,
+        report=lambda share, note: reports.append((share, note)),
+    )
+    assert all(door.closed for door in endpoint.doors)
+    assert reports[-1][0] == 1.0
+    return groups
+
+
+def test_groups_keep_tasks_and_episodes_in_order():
+    async def solve(task, model):
+        await asyncio.sleep(0.001 * (10 - task["number"]))
+        return float(task["number"])
+
+    groups = collect(solve, 10, 3)
+    assert [g.task["number"] for g in groups] == list(range(10))
+    assert [[e.reward for e in g.episodes] for g in groups] == [[float(i)] * 3 for i in range(10)]
+    assert [e.index for e in groups[4].episodes] == [0, 1, 2]
+
+
+def test_blocking_workflows_run_side_by_side():
+    async def solve(task, model):
+        time.sleep(0.2)
+        return 1.0
+
+    started = time.monotonic()
+    collect(solve, 20, 2)
+    assert time.monotonic() - started < 4
+
+
+def test_no_more_than_allowed_at_once():
+    running, most, lock = set(), [0], threading.Lock()
+
+    async def solve(task, model):
+        with lock:
+            running.add(threading.get_ident())
+            most[0] = max(most[0], len(running))
+        await asyncio.sleep(0.01)
+        with lock:
+            running.discard(threading.get_ident())
+        return 1.0
+
+    collect(solve, 15, 2, concurrent_episodes=5)
+    assert most[0] == 5
+
+
+def test_failures_are_counted_by_cause_and_left_out(monkeypatch):
+    monkeypatch.setattr(rollout, "GRACE_SECONDS", 0.2)
+    release = threading.Event()
+
+    async def solve(task, model):
+        if task["number"] == 1:
+            raise RuntimeError("broken")
+        if task["number"] == 2:
+            await asyncio.sleep(60)
+        if task["number"] == 3:
+            release.wait(60)
+        return 1.0
+
+    groups = collect(solve, 5, 2, episode_seconds=0.3)
+    release.set()
+    metrics = episode_metrics(groups)
+    assert {
+        k: v for k, v in metrics.items() if k.startswith("episodes/") and k != "episodes/calls"
+    } == {
+        "episodes/ok": 4,
+        "episodes/truncated": 0,
+        "episodes/error": 2,
+        "episodes/timeout": 4,
+    }
+    assert metrics["reward/mean"] == 1.0
+    assert [groups[i].episodes[0].error for i in (1, 2, 3)] == [
+        "RuntimeError: broken",
+        "the episode ran longer than 0.3 s",
+        "the workflow blocked its thread for over 0.3 s",
+    ]
+
+
+@pytest.mark.parametrize(("epochs", "steps", "expected"), [(1, None, 3), (2, None, 6), (2, 4, 4)])
+def test_batches(epochs, steps, expected):
+    from train import task_batches
+
+    async def solve(task, model):
+        return 1.0
+
+    config = Config(
+        workflow=solve,
+        tasks=lambda data: ([], []),
+        model=ModelConfig(path="m"),
+        tasks_per_step=3,
+        epochs=epochs,
+        steps=steps,
+    )
+    batches = task_batches(tasks(10), config)
+    assert [len(batch) for batch in batches] == [3] * expected
+    first_epoch = [task["number"] for batch in batches[:3] for task in batch]
+    assert len(set(first_epoch)) == 9
+    assert batches == task_batches(tasks(10), config)
+    with pytest.raises(ValueError, match="there are only 2 train tasks"):
+        task_batches(tasks(2), config)

@@ -1,0 +1,131 @@
+import dataclasses
+import json
+import textwrap
+
+import pytest
+
+from agentrl.config import Config, ModelConfig, OptimConfig, SamplingConfig, parse, to_json
+
+EXPERIMENT = """
+    from agentrl.config import Config, ModelConfig
+    from neighbour import REWARD
+
+    async def solve(task, model):
+        return REWARD
+
+    async def other(task, model):
+        return 0.0
+
+    def tasks(data):
+        return [{"id": "a"}] * 40, [{"id": "b"}]
+
+    config = Config(workflow=solve, tasks=tasks, group_size=4, model=ModelConfig(path="m"))
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    (tmp_path / "neighbour.py").write_text("REWARD = 1.0\n")
+    path = tmp_path / "mine.py"
+    path.write_text(textwrap.dedent(EXPERIMENT))
+    return str(path)
+
+
+def test_flags_override_the_experiment(experiment):
+    name, config, _ = parse(
+        f"--exp {experiment} --steps 7 --optim.lr 0.5 --model.max-len 99 --data.path x".split(),
+        "",
+        None,
+    )
+    assert name == "mine"
+    assert (config.group_size, config.steps, config.optim.lr) == (4, 7, 0.5)
+    assert (config.model.path, config.model.max_len, config.data.path) == ("m", 99, "x")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--steps",
+        "--epochs",
+        "--tasks-per-step",
+        "--group-size",
+        "--seed",
+        "--workflow",
+        "--model.path",
+        "--model.max-len",
+        "--data.path",
+        "--optim.lr",
+        "--sampling.temperature",
+        "--sampling.max-tokens",
+    ],
+)
+def test_names_that_a_person_will_guess(experiment, flag, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--exp", experiment, "--help"], "")
+    assert stopped.value.code == 0
+    assert flag in capsys.readouterr().out
+
+
+def test_a_workflow_by_name(experiment):
+    argv = ["--exp", experiment, "--workflow", f"{experiment}:other"]
+    assert parse(argv, "")[1].workflow.__name__ == "other"
+    argv = ["--exp", experiment, "--workflow", "experiments.gsm8k:solve"]
+    assert parse(argv, "")[1].workflow.__name__ == "solve"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--optim.lr -1", "optim.lr is -1.0: a learning rate cannot be negative"),
+        ("--group-size 1", "group_size is 1: give at least 2"),
+        ("--sampling.temperature 0", "sampling.temperature is 0.0: it must be above 0"),
+        ("--steps 0", "steps is 0: give at least 1"),
+        ("--stepz 3", "--steps"),
+        ("--workflow nothing", "'nothing' names no function: write package.module:function"),
+        ("--workflow json:nothing", "json has no function 'nothing'"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(experiment, flags, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--exp", experiment, *flags.split()], "")
+    said = capsys.readouterr()
+    text = " ".join((said.out + said.err + str(stopped.value.code)).replace("│", " ").split())
+    assert stopped.value.code != 0
+    assert sentence in text
+
+
+def test_an_unknown_experiment(capsys):
+    with pytest.raises(SystemExit, match="no experiment 'gsm9k': choose one of .*gsm8k_offline"):
+        parse(["--exp", "gsm9k"], "")
+
+
+def test_help_lists_the_experiments(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"], "")
+    assert stopped.value.code == 0
+    assert "gsm8k, gsm8k_offline" in capsys.readouterr().out
+
+
+def test_config_is_recorded_with_callables_by_name(experiment):
+    recorded = json.loads(to_json(parse(["--exp", experiment], "")[1]))
+    assert recorded["workflow"] == "mine:solve"
+    assert recorded["judge"] is None
+    assert recorded["optim"]["betas"] == [0.9, 0.95]
+
+
+def test_a_config_needs_a_model():
+    async def solve(task, model):
+        return 1.0
+
+    with pytest.raises(ValueError, match="model.path is None: name a transformers folder"):
+        Config(workflow=solve, tasks=lambda data: ([], []))
+    assert (
+        Config(workflow=solve, tasks=lambda data: ([], []), model=ModelConfig(path="m")).epochs == 1
+    )
+
+
+def test_everything_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        OptimConfig().lr = 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SamplingConfig().temperature = 3

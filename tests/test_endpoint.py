@@ -1,0 +1,161 @@
+"""The door of an episode: the real client and the real engine, and what is recorded of them."""
+
+import asyncio
+import logging
+
+import openai
+import pytest
+
+from agentrl.agents.tools import PYTHON_TOOL
+from agentrl.serving.chat import Chat
+from agentrl.serving.endpoint import Endpoint
+
+HELLO = [{"role": "user", "content": "Tom has 3 pens."}]
+
+
+@pytest.fixture
+def endpoint(engine, tokenizer):
+    chat = Chat(tokenizer, "hermes")
+    return Endpoint(engine, chat, temperature=1.0, max_tokens=16, max_len=512, seed=0)
+
+
+@pytest.fixture
+def model(endpoint):
+    model = endpoint.open(step=1, task_id="t", episode=0)
+    yield model
+    model.close()
+
+
+async def ask(model, messages=HELLO, **options):
+    return await model.openai.chat.completions.create(model="policy", messages=messages, **options)
+
+
+def test_what_the_engine_was_given_and_returned_is_recorded(endpoint, model, monkeypatch):
+    consumed = []
+    generate = endpoint.engine.generate
+
+    async def spy(prompt_ids, sampling):
+        completion = await generate(prompt_ids, sampling)
+        consumed.append((list(prompt_ids), list(completion.ids), list(completion.logprobs)))
+        return completion
+
+    monkeypatch.setattr(endpoint.engine, "generate", spy)
+
+    async def converse():
+        messages = list(HELLO)
+        for _ in range(4):
+            answer = await ask(model, messages, tools=[PYTHON_TOOL])
+            messages += [answer.choices[0].message.model_dump(), {"role": "user", "content": "?"}]
+
+    asyncio.run(converse())
+    recorded = [(c.prompt_ids, c.completion_ids, c.logprobs) for c in model.calls]
+    assert len(recorded) == 4
+    assert recorded == consumed
+    for before, after in zip(model.calls, model.calls[1:]):
+        assert after.prompt_ids[: len(before.ids)] == before.ids
+
+
+def test_usage_and_finish_reason(model):
+    answer = asyncio.run(ask(model, max_tokens=3))
+    (call,) = model.calls
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(call.prompt_ids), 3)
+    assert answer.choices[0].finish_reason == call.finish_reason == "length"
+    assert model.truncated
+
+
+def test_the_agent_may_ask_for_less_than_the_limit_but_not_for_more(model):
+    asyncio.run(ask(model, max_completion_tokens=5))
+    asyncio.run(ask(model, max_tokens=500))
+    assert [len(call.completion_ids) <= n for call, n in zip(model.calls, (5, 16))] == [True, True]
+
+
+def test_seeds_are_ours_and_differ_from_call_to_call(endpoint):
+    def draw(step, episode):
+        model = endpoint.open(step=step, task_id="t", episode=episode)
+        asyncio.run(ask(model, seed=1))
+        asyncio.run(ask(model, seed=1))
+        model.close()
+        return tuple(tuple(call.completion_ids) for call in model.calls)
+
+    assert draw(1, 0) == draw(1, 0)
+    drawn = [draw(step, episode) for step in range(3) for episode in range(3)]
+    assert len({call for calls in drawn for call in calls}) == 18
+
+
+def test_what_would_bias_training_is_overridden_and_said_once(endpoint, model, caplog):
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(ask(model, temperature=0.0, top_p=0.1))
+        asyncio.run(ask(model, temperature=0.0, top_p=0.1))
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "agentrl.serving.endpoint"]
+    assert "its own temperature, top_p" in warning
+    first, second = (call.completion_ids for call in model.calls)
+    assert first != second
+
+
+def test_a_stop_string_ends_the_answer_but_not_the_record(endpoint):
+    model = endpoint.open(step=5, task_id="t", episode=0)
+    whole = asyncio.run(ask(model)).choices[0].message.content
+    again = endpoint.open(step=5, task_id="t", episode=0)
+    stop = whole[len(whole) // 2]
+    cut = asyncio.run(ask(again, stop=stop)).choices[0].message.content
+    assert cut == whole[: whole.index(stop)]
+    (call,) = again.calls
+    assert call.completion_ids == model.calls[0].completion_ids[: len(call.completion_ids)]
+    assert stop in endpoint._chat.tokenizer.decode(call.completion_ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stream": True}, "not supported here: stream"),
+        ({"n": 2}, "not supported here: n"),
+        ({"tool_choice": "required", "tools": [PYTHON_TOOL]}, "not supported here: tool_choice"),
+        ({"logit_bias": {"1": 5}}, "not supported here: logit_bias"),
+        ({"messages": []}, "messages must not be empty"),
+    ],
+)
+def test_refusals_are_openais_errors(model, options, message):
+    with pytest.raises(openai.BadRequestError, match=message):
+        asyncio.run(ask(model, **options))
+    assert model.calls == ()
+
+
+def test_a_context_that_is_full(model):
+    with pytest.raises(openai.BadRequestError) as refused:
+        asyncio.run(ask(model, [{"role": "user", "content": "3" * 600}]))
+    assert refused.value.code == "context_length_exceeded"
+    assert model.truncated
+    assert model.calls == ()
+
+
+def test_a_key_opens_its_own_episode_while_that_lives(endpoint, model):
+    other = endpoint.open(step=1, task_id="t", episode=1)
+    assert model.api_key != other.api_key
+    asyncio.run(ask(model))
+    assert (len(model.calls), len(other.calls)) == (1, 0)
+    client = other.openai
+    other.close()
+    with pytest.raises(openai.AuthenticationError):
+        asyncio.run(client.chat.completions.create(model="policy", messages=HELLO))
+    assert other.calls == ()
+
+
+def test_an_answer_that_comes_after_the_end_is_not_recorded(endpoint):
+    model = endpoint.open(step=1, task_id="t", episode=2)
+
+    async def close_while_waiting():
+        waiting = asyncio.create_task(ask(model))
+        await asyncio.sleep(0)
+        while not endpoint.engine._waiting:
+            await asyncio.sleep(0.001)
+        model.close()
+        with pytest.raises(openai.AuthenticationError):
+            await waiting
+
+    asyncio.run(close_while_waiting())
+    assert model.calls == ()
+
+
+def test_no_other_path_is_served(model):
+    with pytest.raises(openai.NotFoundError, match="/v1/embeddings"):
+        asyncio.run(model.openai.embeddings.create(model="policy", input="x"))

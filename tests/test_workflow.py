@@ -1,0 +1,191 @@
+import asyncio
+import math
+import time
+
+import pytest
+
+from agentrl.agents.workflow import JudgeOutput, WorkflowOutput, check_signatures, run_episode
+from agentrl.types import Call
+
+TASK = {"id": "t", "question": "?"}
+CALL = Call(prompt_ids=[1], completion_ids=[2], logprobs=[-0.1])
+
+
+class ScriptedModel:
+    """A door behind which one call was made."""
+
+    def __init__(self, truncated: bool = False):
+        self.calls, self.truncated, self.closed = (CALL,), truncated, False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def run(workflow, judge=None, model=None, seconds=5.0):
+    model = model or ScriptedModel()
+    episode = run_episode(TASK, 3, workflow=workflow, judge=judge, model=model, seconds=seconds)
+    assert model.closed
+    assert (episode.task, episode.index, episode.calls) == (TASK, 3, (CALL,))
+    return episode
+
+
+def test_a_bare_reward():
+    async def solve(task, model):
+        return 1
+
+    episode = run(solve)
+    assert (episode.status, episode.reward, episode.success) == ("ok", 1.0, True)
+
+
+def test_the_judge_sees_the_response_and_the_episode():
+    async def solve(task, model):
+        return WorkflowOutput(response="42", metrics={"turns": 2.0})
+
+    async def judge(task, response, episode):
+        return JudgeOutput(
+            reward=0.5, success=response == "42", metrics={"calls": len(episode.calls)}
+        )
+
+    episode = run(solve, judge)
+    assert (episode.reward, episode.success) == (0.5, True)
+    assert episode.metrics == {"turns": 2.0, "calls": 1}
+
+
+def test_auxiliary_models_go_to_those_who_declare_them():
+    async def solve(task, model, auxiliary_models):
+        return float(len(auxiliary_models))
+
+    model = ScriptedModel()
+    episode = run_episode(
+        TASK,
+        0,
+        workflow=solve,
+        judge=None,
+        model=model,
+        seconds=5,
+        auxiliary_models={"a": 1, "b": 2},
+    )
+    assert episode.reward == 2.0
+
+
+async def raises(task, model):
+    raise KeyError("missing")
+
+
+async def returns_text(task, model):
+    return "fine"
+
+
+async def returns_nothing(task, model):
+    return None
+
+
+async def returns_nan(task, model):
+    return math.nan
+
+
+async def forgets_the_reward(task, model):
+    return WorkflowOutput(response="x")
+
+
+async def raises_a_timeout_of_its_own(task, model):
+    raise TimeoutError("the search service did not answer")
+
+
+async def exits(task, model):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "cause"),
+    [
+        (raises, "KeyError: 'missing'"),
+        (returns_text, "TypeError: the workflow returned str, not a WorkflowOutput or a number"),
+        (returns_nothing, "TypeError: the workflow returned NoneType"),
+        (returns_nan, "ValueError: the reward is nan"),
+        (forgets_the_reward, "ValueError: the workflow returned no reward and the experiment has"),
+        (raises_a_timeout_of_its_own, "the search service did not answer"),
+        (exits, "SystemExit: 3"),
+    ],
+)
+def test_a_failure_has_a_cause_and_no_reward(workflow, cause):
+    episode = run(workflow)
+    assert (episode.status, episode.reward, episode.success) == ("error", None, None)
+    assert episode.error.startswith(cause)
+
+
+def test_a_judge_that_raises():
+    async def solve(task, model):
+        return 1.0
+
+    async def judge(task, response):
+        raise RuntimeError("no verdict")
+
+    episode = run(solve, judge)
+    assert (episode.status, episode.error, episode.reward) == (
+        "error",
+        "RuntimeError: no verdict",
+        None,
+    )
+
+
+def test_an_episode_that_takes_too_long():
+    async def solve(task, model):
+        await asyncio.sleep(60)
+
+    started = time.monotonic()
+    episode = run(solve, seconds=0.1)
+    assert time.monotonic() - started < 5
+    assert (episode.status, episode.error) == ("timeout", "the episode ran longer than 0.1 s")
+
+
+def test_a_full_context_ends_an_episode_without_spoiling_it():
+    async def solve(task, model):
+        raise RuntimeError("400: context_length_exceeded")
+
+    async def judge(task, response):
+        return 0.0 if response is None else 1.0
+
+    episode = run(solve, judge, ScriptedModel(truncated=True))
+    assert (episode.status, episode.error, episode.reward) == ("truncated", None, 0.0)
+
+
+def not_async(task, model):
+    return 1.0
+
+
+async def misnamed(row, model):
+    return 1.0
+
+
+async def asks_for_more(task, model, tools):
+    return 1.0
+
+
+async def too_few(task):
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("workflow", "sentence"),
+    [
+        (not_async, "the workflow not_async is not async: define it with `async def`"),
+        (misnamed, r"misnamed takes \(row, model\): its parameters must be task, model, then any"),
+        (asks_for_more, r"asks_for_more takes \(task, model, tools\)"),
+        (too_few, r"too_few takes \(task\): it needs task, model"),
+    ],
+)
+def test_signatures_are_checked(workflow, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_signatures(workflow, None)
+
+
+def test_a_judge_has_parameters_of_its_own():
+    async def solve(task, model):
+        return 1.0
+
+    async def judge(task, model):
+        return 1.0
+
+    with pytest.raises(ValueError, match="the judge .*judge takes"):
+        check_signatures(solve, judge)
