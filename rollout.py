@@ -7,7 +7,7 @@ As a command it runs an agent without training it:
 """
 
 import argparse
-import dataclasses
+import atexit
 import queue
 import sys
 import threading
@@ -40,10 +40,12 @@ def serve(config: Config, folder: str | Path):
     from agentrl.serving.endpoint import Endpoint
     from agentrl.serving.engine import Engine
 
-    chat = Chat(AutoTokenizer.from_pretrained(folder), config.model.tool_parser)
     engine = Engine(
         folder, max_len=config.model.max_len, dtype=compute_dtype(config), config=config.engine
     )
+    # However the process ends, vLLM is shut down first.
+    atexit.register(engine.close)
+    chat = Chat(AutoTokenizer.from_pretrained(folder), config.model.tool_parser)
     return Endpoint(
         engine,
         chat,
@@ -168,7 +170,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    name, config, flags = parse(
+    _, config, flags = parse(
         sys.argv[1:],
         "Run an agent without training: --num-tasks K [--checkpoint DIR], or --evaluate.",
         add_flags,
@@ -182,29 +184,24 @@ def main() -> None:
     folder = flags.checkpoint or find_model(config, display)
     with display.phase("loading"), quiet():
         endpoint = serve(config, folder)
-    try:
-        with display.phase("episodes") as report:
-            if flags.evaluate:
-                metrics = evaluate(held_out, config, endpoint, report)
-            else:
-                config = dataclasses.replace(config)
-                groups = collect(
-                    held_out[: flags.num_tasks],
-                    config,
-                    endpoint,
-                    step=EVALUATION,
-                    group_size=1,
-                    report=report,
-                )
-                metrics = {}
+    with display.phase("episodes") as report:
         if flags.evaluate:
-            rows = [(key, f"{value:.3f}") for key, value in metrics.items()]
-            display.table(f"{name}: {config.eval.num_tasks} held-out tasks", ("metric", ""), rows)
+            metrics = evaluate(held_out, config, endpoint, report)
         else:
-            for group in groups:
-                print_episode(display, group.episodes[0])
-    finally:
-        endpoint.close()
+            groups = collect(
+                held_out[: flags.num_tasks],
+                config,
+                endpoint,
+                step=EVALUATION,
+                group_size=1,
+                report=report,
+            )
+    if flags.evaluate:
+        rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
+        display.table(f"{config.eval.num_tasks} held-out tasks", ("", "mean or count"), rows)
+    else:
+        for group in groups:
+            print_episode(display, group.episodes[0])
 
 
 if __name__ == "__main__":

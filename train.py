@@ -4,15 +4,14 @@
     accelerate launch train.py --exp gsm8k --steps 200 --optim.lr 2e-6
     python train.py --exp path/to/my_experiment.py
 
-Differences from GRPO as published (arXiv 2402.03300): no reference model and no KL term; the loss is
-the mean over all trained tokens of the batch, not of each episode; one optimizer step per batch, so
-that it is strictly on-policy; all calls of a batch are merged into token trees, and each token is
-computed once.
+Differences from GRPO as published (arXiv 2402.03300): no reference model and no KL term; the loss
+is the mean over all trained tokens of the batch, not of each episode; one optimizer step per batch,
+so that it is strictly on-policy; all calls of a batch are merged into token trees, and each token
+is computed once.
 """
 
 import random
 import sys
-import time
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +36,7 @@ from rollout import collect, compute_dtype, evaluate, find_model, serve
 
 def main() -> None:
     name, config, _ = parse(sys.argv[1:], "Train the model behind an agent.")
-    display, started = Display(), time.monotonic()
+    display, startup = Display(), Clock()
     try:
         check_signatures(config.workflow, config.judge)
         train_tasks, held_out = config.tasks(config.data)
@@ -46,10 +45,11 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
 
-    model_folder = find_model(config, display)
+    with startup("model"):
+        model_folder = find_model(config, display)
     run = Run(config.runs, name, to_json(config))
     display.line(f"run: {run.folder}")
-    with display.phase("loading"), quiet():
+    with startup("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
         policy = Policy.load(model_folder, checkpointing=config.model.checkpointing)
         optimizer = torch.optim.AdamW(
@@ -78,7 +78,8 @@ def main() -> None:
                 )
             engine.sleep()
 
-            # Gradient: every call of the batch, merged into trees, and one loss term a sampled token.
+            # Gradient: every call of the batch, merged into trees, and one loss term a sampled
+            # token.
             with clock("train"), display.phase("training") as progress:
                 samples = config.advantages(groups)
                 micro_batches = pack(samples, config.micro_batch_tokens)
@@ -105,10 +106,9 @@ def main() -> None:
                     policy.parameters(), config.optim.max_grad_norm
                 )
                 for group in optimizer.param_groups:
-                    group["lr"] = config.optim.lr * min(
-                        1.0, step / max(1, config.optim.warmup_steps)
-                    )
-                # Without a difference in rewards there is nothing to learn, and AdamW would still move.
+                    group["lr"] = config.optim.rate(step, len(batches))
+                # Without a difference in rewards there is nothing to learn, and AdamW would still
+                # move.
                 degenerate = all(sample.advantage == 0 for sample in samples)
                 if not degenerate:
                     optimizer.step()
@@ -116,7 +116,7 @@ def main() -> None:
             metrics |= episode_metrics(groups)
             metrics |= token_metrics(groups, samples, sum(len(m.ids) for m in micro_batches))
             metrics |= tally.metrics()
-            metrics |= {"grad_norm": grad_norm.item(), "degenerate": degenerate}
+            metrics |= {"grad_norm": grad_norm.item(), "lr": group["lr"], "degenerate": degenerate}
             rollouts.save(run.rollouts, step, groups, samples)
 
         # Push: the engine samples the next batch from exactly these weights.
@@ -138,8 +138,7 @@ def main() -> None:
         if "eval/success" in metrics:
             run.draw_curve()
         display.line(report.step_line(run.rows, len(batches)))
-    endpoint.close()
-    report.summary(display, name, run, time.monotonic() - started)
+    report.summary(display, name, run, startup)
 
 
 def task_batches(tasks: Sequence[Task], config: Config) -> list[list[Task]]:

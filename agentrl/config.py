@@ -1,7 +1,7 @@
 """What a run is made of. Two levels of frozen dataclasses; an experiment is one instance of Config.
 
-``parse(argv)`` takes ``--exp`` first, uses that experiment's ``config`` as the defaults, and lets the
-other flags override it. Callables are ordinary fields: on the command line they are written
+``parse(argv)`` takes ``--exp`` first, uses that experiment's ``config`` as the defaults, and lets
+the other flags override it. Callables are ordinary fields: on the command line they are written
 ``package.module:function`` or ``path/file.py:function``.
 """
 
@@ -115,12 +115,26 @@ class OptimConfig:
     """AdamW's learning rate after warm-up."""
     warmup_steps: int = 0
     """The rate rises linearly over this many steps."""
+    final_share: float = 1.0
+    """From there it falls linearly, to this share of lr at the last step."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
         _check(self.lr >= 0, "optim.lr", self.lr, "a learning rate cannot be negative")
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """The learning rate of a step, counted from 1.
+
+        >>> optim = OptimConfig(lr=1.0, warmup_steps=2, final_share=0.5)
+        >>> [optim.rate(step, num_steps=4) for step in (1, 2, 3, 4)]
+        [0.5, 1.0, 0.75, 0.5]
+        """
+        if step < self.warmup_steps:
+            return self.lr * step / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
+        return self.lr * (1 - done * (1 - self.final_share))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 r"""The gsm8k agent on two CPU cores, with nothing to download.
 
-Same workflow, tool and judge as ``gsm8k``; the word problems are generated in GSM8K's schema, and the
-model is a tiny one, made on the first run from generated transcripts. Half of those transcripts carry
-a bad habit known from real runs: code that forgets to print, or an answer guessed before the tool
-replied. Reinforcement learning has to remove both.
+Same workflow, tool and judge as ``gsm8k``; the word problems are generated in GSM8K's schema, and
+the model is a tiny one, made on the first run from generated transcripts. Half of those transcripts
+carry a bad habit known from real runs: code that forgets to print, or an answer guessed before the
+tool replied. Reinforcement learning has to remove both.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ TEMPLATES = [
         ["{a}*{c}", "_+{a}"],
     ),
     (
-        "A cup costs {c} coins and a hat costs {d} coins. What do {a} cups and {b} hats cost?",
+        "{n} buys {a} cups for {c} coins each and {b} hats for {d} coins each. How many coins is that?",
         ["{a}*{c}", "{b}*{d}", "{a}*{c}+{b}*{d}"],
     ),
     (
@@ -66,11 +66,11 @@ def problem(rng: random.Random) -> Task:
     """A word problem in GSM8K's schema, with the expression that solves it."""
     question, steps = rng.choice(TEMPLATES)
     n, m = rng.sample(NAMES, 2)
-    a, b = rng.randint(10, 60), rng.randint(2, 40)
+    a, b = rng.randint(3, 20), rng.randint(2, 12)
     c, d = rng.randint(2, 9), rng.randint(2, 9)
     values = {
         **{"n": n, "m": m, "t": rng.choice(THINGS), "a": a, "b": b, "c": c, "d": d},
-        **{"s": a + b, "u": a + b + c, "p": a * c},
+        **{"s": a + b, "u": a + b + c, "p": c * d},
     }
     lines, whole = [], ""
     result = 0
@@ -150,12 +150,12 @@ config = dataclasses.replace(
     gsm8k.config,
     tasks=tasks,
     make_model=make_model,
-    steps=40,
+    steps=30,
     tasks_per_step=16,
     group_size=8,
     micro_batch_tokens=1024,
     model=ModelConfig(max_len=512),
     sampling=SamplingConfig(max_tokens=64),
-    optim=OptimConfig(lr=3e-4, warmup_steps=5),
-    eval=EvalConfig(every=10, num_tasks=300),
+    optim=OptimConfig(lr=4e-4, warmup_steps=2, final_share=0.1),
+    eval=EvalConfig(every=10, num_tasks=200),
 )

@@ -6,7 +6,7 @@ from agentrl.learning.tiny import Recipe, make_tiny_model
 # As many as a laptop has: results must not depend on the machine more than they have to.
 torch.set_num_threads(2)
 
-SMALL = Recipe(hidden=64, layers=2, head_dim=16, vocabulary=400, transcripts=64, steps=4, batch=8)
+SMALL = Recipe(hidden=64, layers=2, heads=2, kv_heads=1, transcripts=64, steps=20, batch=8)
 """Real in every part, and trained just enough not to be uniform."""
 
 

@@ -33,9 +33,7 @@ def experiment(tmp_path):
 
 def test_flags_override_the_experiment(experiment):
     name, config, _ = parse(
-        f"--exp {experiment} --steps 7 --optim.lr 0.5 --model.max-len 99 --data.path x".split(),
-        "",
-        None,
+        f"--exp {experiment} --steps 7 --optim.lr 0.5 --model.max-len 99 --data.path x".split(), ""
     )
     assert name == "mine"
     assert (config.group_size, config.steps, config.optim.lr) == (4, 7, 0.5)

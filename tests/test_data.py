@@ -33,7 +33,7 @@ def test_rows_of_a_folder(folder):
     [
         ("{", r"train.jsonl:2 is not JSON"),
         ('{"question": "?"}', r"train.jsonl:2 has no 'answer'"),
-        ("{}", r"train.jsonl:2 has no question and no 'answer'"),
+        ("{}", r"train.jsonl:2 has no 'question' and no 'answer'"),
     ],
 )
 def test_bad_lines_are_named(folder, line, sentence):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from vllm.exceptions import VLLMValidationError
 
 from agentrl.learning.model import Policy
 from agentrl.learning.packing import pack
@@ -117,6 +118,6 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own_call(engine):
     async def too_long():
         await engine.generate([20] * 600, Sampling(temperature=1.0, max_tokens=4))
 
-    with pytest.raises(ValueError, match="512"):
+    with pytest.raises(VLLMValidationError, match="512"):
         asyncio.run(too_long())
     assert len(draw(engine, range(2))) == 2

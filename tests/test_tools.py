@@ -9,7 +9,7 @@ from agentrl.agents.tools import NOTHING_PRINTED, PythonTool
 
 @pytest.fixture(scope="module")
 def python():
-    return PythonTool(seconds=1.0, memory_mib=256, max_characters=50, workers=2)
+    return PythonTool(seconds=1.0, memory_mib=256, max_characters=70, workers=2)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def python():
         ("import os; os.kill(os.getpid(), 9)", "The code was ended by signal 9."),
         ("import os; os.kill(os.getppid(), 9)", "The code was ended by signal 9."),
         ("import os; os._exit(1)", NOTHING_PRINTED),
-        ("print('x' * 60)", f"{'x' * 50}\n[cut after 50 characters]"),
-        ("while True: print('x' * 1000)", f"{'x' * 50}\n[cut after 50 characters]"),
+        ("print('x' * 90)", f"{'x' * 70}\n[cut after 70 characters]"),
+        ("while True: print('x' * 1000)", f"{'x' * 70}\n[cut after 70 characters]"),
         ("print(1, flush=True)\nwhile True: pass", "1\nThe code ran longer than 1 s."),
         (
             "import os, time; os.close(1); os.close(2); time.sleep(9)",

@@ -43,12 +43,12 @@ def test_the_judge_sees_the_response_and_the_episode():
 
     async def judge(task, response, episode):
         return JudgeOutput(
-            reward=0.5, success=response == "42", metrics={"calls": len(episode.calls)}
+            reward=0.5, success=response == "42", metrics={"calls": float(len(episode.calls))}
         )
 
     episode = run(solve, judge)
     assert (episode.reward, episode.success) == (0.5, True)
-    assert episode.metrics == {"turns": 2.0, "calls": 1}
+    assert episode.metrics == {"turns": 2.0, "calls": 1.0}
 
 
 def test_auxiliary_models_go_to_those_who_declare_them():
@@ -62,7 +62,7 @@ def test_auxiliary_models_go_to_those_who_declare_them():
         workflow=solve,
         judge=None,
         model=model,
-        seconds=5,
+        seconds=5.0,
         auxiliary_models={"a": 1, "b": 2},
     )
     assert episode.reward == 2.0

@@ -26,7 +26,7 @@ def read_jsonl(path: Path, required: tuple[str, ...]) -> list[Task]:
             raise ValueError(f"{path}:{line_number} is not JSON ({error.msg})") from None
         missing = [name for name in required if name not in row]
         if missing:
-            raise ValueError(f"{path}:{line_number} has no {' and no '.join(missing)!r}")
+            raise ValueError(f"{path}:{line_number} has no {' and no '.join(map(repr, missing))}")
         tasks.append(with_id(row))
     if not tasks:
         raise ValueError(f"{path} holds no tasks")

@@ -1,7 +1,7 @@
 r"""Ready-made judging of answers: find the number, compare by value.
 
-The answer of a response is its last ``\boxed{...}``. It is compared as an exact fraction, so 0.1 + 0.2
-is 0.3 and 1/3 is not 0.333. No symbolic mathematics: what is not one number is not an answer.
+The answer of a response is its last ``\boxed{...}``. It is compared as an exact fraction, so 0.1 +
+0.2 is 0.3 and 1/3 is not 0.333. No symbolic mathematics: what is not one number is not an answer.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The other side of the Python tool: a small process that forks once for every piece of code.
 
-Forking a process that has imported next to nothing takes a millisecond; starting Python takes thirty.
-It is started by ``tools.py`` as a script with an empty environment and a scratch folder, and imports
-the standard library alone. One JSON line comes in on stdin, one goes out on stdout.
+Forking a process that has imported next to nothing takes a millisecond; starting Python takes
+thirty. It is started by ``tools.py`` as a script with an empty environment and a scratch folder,
+and imports the standard library alone. One JSON line comes in on stdin, one goes out on stdout.
 
 What it limits: wall-clock and CPU time, memory, output, open files, file size. What it does not:
 network, and reading files.
@@ -63,7 +63,8 @@ def collect(pipe: int, child: int, deadline: float, limit: int) -> tuple[bytes, 
                     output += piece
                 if not done and len(output) <= limit and pipe in ready:
                     # End of file: the code closed its output; wait for it to end.
-                    done = bool(select.select([exited], [], [], deadline - time.monotonic())[0])
+                    left = max(0.0, deadline - time.monotonic())
+                    done = bool(select.select([exited], [], [], left)[0])
     finally:
         os.close(exited)
     return output, done or len(output) > limit
@@ -84,7 +85,7 @@ def become_the_code(code: str, write_end: int, seconds: float, memory_bytes: int
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
-    sys.stdout = sys.stderr = open(1, "w", closefd=False)
+    sys.stdout = sys.stderr = os.fdopen(1, "w")
     try:
         exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
     except SystemExit:

@@ -4,8 +4,8 @@
     async def judge(task, response, auxiliary_models, episode) -> JudgeOutput | float
 
 The first two parameters are required; the others are passed only to functions that declare them.
-One episode runs here, and its failures end here: whatever a workflow or a judge does wrong becomes a
-status and a cause, never an exception in the training loop and never a silent reward of 0.
+One episode runs here, and its failures end here: whatever a workflow or a judge does wrong becomes
+a status and a cause, never an exception in the training loop and never a silent reward of 0.
 """
 
 import asyncio

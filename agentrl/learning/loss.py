@@ -6,8 +6,8 @@
 
 Clipping is per token (PPO, arXiv 1707.06347, eq. 7; unequal bounds as in DAPO, arXiv 2503.14476).
 ``weight`` corrects for a sampler whose numerics differ from the trainer's (truncated importance
-sampling). Strictly on-policy, ``proximal`` is the detached log-probability itself: the ratio is 1 and
-the gradient is that of ``-A * logprob``. There is no KL term and no length normalisation.
+sampling). Strictly on-policy, ``proximal`` is the detached log-probability itself: the ratio is 1
+and the gradient is that of ``-A * logprob``. There is no KL term and no length normalisation.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Samples -> token-tree micro-batches.
 
-All calls of a batch are merged into trees of at most ``budget`` tokens. A tree token that was sampled
-in several calls is computed once and has as many loss terms: terms are never merged, so clipping and
-weights stay exact however much is shared.
+All calls of a batch are merged into trees of at most ``budget`` tokens. A tree token that was
+sampled in several calls is computed once and has as many loss terms: terms are never merged, so
+clipping and weights stay exact however much is shared.
 """
 
 from collections.abc import Sequence

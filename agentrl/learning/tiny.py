@@ -1,10 +1,10 @@
 """A tiny real model, made on the spot: Qwen3's architecture, about a million weights.
 
-Its tokenizer is a byte-level BPE trained on the transcripts, lossless on any text, with every digit a
-token. Its chat template is ChatML with tools. It is warm-started on the transcripts through the same
-packing, policy and loss as reinforcement learning, with advantage 1: then the policy gradient is that
-of the likelihood. The folder is cached by a hash of everything that went into it, and loads in
-transformers and vLLM like any other.
+Its tokenizer is a byte-level BPE trained on the transcripts, lossless on any text, with every digit
+a token. Its chat template is ChatML with tools. It is warm-started on the transcripts through the
+same packing, policy and loss as reinforcement learning, with advantage 1: then the policy gradient
+is that of the likelihood. The folder is cached by a hash of everything that went into it, and loads
+in transformers and vLLM like any other.
 """
 
 import hashlib
@@ -68,13 +68,13 @@ class Recipe:
     head_dim: int = 32
     vocabulary: int = 800
     max_len: int = 2048
-    transcripts: int = 7000
-    steps: int = 220
+    transcripts: int = 7700
+    steps: int = 240
     batch: int = 32
     """Transcripts a step."""
     matrix_lr: float = 0.01
     """Muon's rate, for the matrices of the layers."""
-    lr: float = 5e-3
+    lr: float = 8e-3
     """AdamW's rate, for embeddings and norms."""
     warmup_steps: int = 20
     prompt_weight: float = 0.1

@@ -5,9 +5,9 @@ A conversation that only grows continues from the exact ids of its last call:
     new prompt = old prompt ids + sampled ids + ids of the text that was added
 
 Text decides only whether and where that is possible: the recorded text is put back in place of what
-the agent sent as the model's earlier turns, the whole list is rendered, and if the result begins with
-the text of the old prompt and completion, only the rest is tokenised. Else the prompt is rendered
-afresh. A sampled token is never tokenised again.
+the agent sent as the model's earlier turns, the whole list is rendered, and if the result begins
+with the text of the old prompt and completion, only the rest is tokenised. Else the prompt is
+rendered afresh. A sampled token is never tokenised again.
 """
 
 import json

@@ -1,8 +1,9 @@
 """The OpenAI-compatible front of the trained model: sessions, recording, errors.
 
-Every episode gets a door of its own (``Model``) with an unguessable key. A request that comes through
-it is rendered, drawn and recorded as one ``Call``: exactly the ids that the engine was given and
-returned. What would bias training (temperature, top_p, seed, penalties) is not the agent's to choose.
+Every episode gets a door of its own (``Model``) with an unguessable key. A request that comes
+through it is rendered, drawn and recorded as one ``Call``: exactly the ids that the engine was
+given and returned. What would bias training (temperature, top_p, seed, penalties) is not the
+agent's to choose.
 
 This module speaks chat completions to clients in this process, whole answers only.
 """
@@ -108,11 +109,6 @@ class Endpoint:
     def open(self, *, step: int, task_id: str, episode: int) -> Model:
         """A new episode's door."""
         return Model(self, Session((self._seed, step, task_id, episode)), "agent")
-
-    def close(self) -> None:
-        """No key opens anything any more, and the engine is gone."""
-        self.seats.clear()
-        self.engine.close()
 
     async def answer(self, path: str, key: str, body: dict[str, Any]) -> tuple[int, dict]:
         """Answer one request: an HTTP status and a body."""

@@ -1,8 +1,8 @@
 """vLLM in this process, stepped by a thread of its own.
 
 Hundreds of episodes await ``generate`` from their own event loops; their calls are batched together
-continuously. Only the stepper thread touches vLLM: whatever else happens to the engine (abort, sync,
-sleep) is a command that is queued to it.
+continuously. Only the stepper thread touches vLLM: whatever else happens to the engine (abort,
+sync, sleep) is a command that is queued to it.
 """
 
 import asyncio
@@ -145,7 +145,8 @@ class Engine:
             self._call(self._llm.sleep, 1)
 
     def wake(self) -> None:
-        if self._on_gpu:
+        """Take the memory back, where it was given."""
+        if self._on_gpu and self._call(self._llm.is_sleeping):
             self._call(self._llm.wake_up)
 
     def close(self) -> None:
@@ -194,9 +195,9 @@ class Engine:
         try:
             while self._obey():
                 for output in self._llm.step():
-                    done = self._waiting.pop(output.request_id)
-                    if not done.cancelled():
-                        done.set_result(output)
+                    # Whoever waited may have given up just now.
+                    with suppress(InvalidStateError):
+                        self._waiting.pop(output.request_id).set_result(output)
             self._failure = RuntimeError("it was closed")
         except BaseException as error:
             self._failure = error

@@ -65,7 +65,7 @@ class Display:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(7.2), duration(125)
+    >>> duration(7.2), duration(125.0)
     ('7s', '2m05s')
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from agentrl.watch.metrics import Clock
 from agentrl.watch.progress import Display, duration
 from agentrl.watch.run import Run
 
-PHASES = ("rollout", "train", "sync", "eval", "save")
+PHASES = ("model", "load", "rollout", "train", "sync", "eval", "save")
 
 
 def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
@@ -37,7 +38,7 @@ def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
     return "  ".join(parts)
 
 
-def summary(display: Display, experiment: str, run: Run, seconds: float) -> None:
+def summary(display: Display, experiment: str, run: Run, startup: Clock) -> None:
     """Held-out measures before and after, where the time went, and what to do next."""
     evaluated = [row for row in run.rows if "eval/success" in row]
     if evaluated:
@@ -48,14 +49,15 @@ def summary(display: Display, experiment: str, run: Run, seconds: float) -> None
             ("", "before", "after"),
             [(name, f"{before[name]:.3f}", f"{after[name]:.3f}") for name in shown],
         )
-    spent = {
-        phase: sum(row.get(f"time/{phase}_seconds", 0.0) for row in run.rows) for phase in PHASES
-    }
-    spent["start"] = seconds - sum(spent.values())
+    timed = [startup.metrics(), *run.rows]
+    spent = [
+        (phase, sum(row.get(f"time/{phase}_seconds", 0.0) for row in timed)) for phase in PHASES
+    ]
+    total = startup.metrics()["time/step_seconds"]
     display.table(
-        f"wall clock {duration(seconds)}",
+        f"wall clock {duration(total)}",
         ("phase", "seconds"),
-        [(phase, f"{value:.1f}") for phase, value in spent.items()],
+        [(phase, f"{seconds:.1f}") for phase, seconds in spent],
     )
     checkpoints = sorted(run.checkpoints.iterdir())
     display.line(f"run         {run.folder}")

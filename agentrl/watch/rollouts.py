@@ -28,8 +28,8 @@ from kernels.tree import build_tree
 class Step:
     """The episodes of one training step, each a dict.
 
-    Fields: task_id, episode, status, error, reward, success, advantage, metrics, seconds, and calls,
-    each with agent, prompt_ids, completion_ids, logprobs, finish_reason.
+    Fields: task_id, episode, status, error, reward, success, advantage, metrics, seconds, and
+    calls, each with agent, prompt_ids, completion_ids, logprobs, finish_reason.
     """
 
     step: int
@@ -96,7 +96,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
         arrays = {name: stored[name] for name in stored.files}
     ids, parent = arrays["ids"].tolist(), arrays["parent"].tolist()
     episodes = json.loads(arrays["episodes"].tobytes())
-    logprobs = np.split(arrays["logprobs"], np.cumsum(arrays["completion"])[:-1])
+    logprobs = np.split(arrays["logprobs"], np.cumsum(arrays["completion"]))[:-1]
     calls = [call for episode in episodes for call in episode["calls"]]
     for call, leaf, completion, scores in zip(
         calls, arrays["leaf"].tolist(), arrays["completion"].tolist(), logprobs, strict=True

@@ -96,7 +96,7 @@ def _as_arrays(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def _depth_first(arrays: list[np.ndarray]) -> Iterator[tuple[int, int]]:
-    """Yield each sequence's index, in depth-first order, with the prefix it shares with the last."""
+    """Yield sequences by index, depth-first, each with the prefix it shares with the one before."""
     # Big-endian bytes compare like the token ids that they hold.
     keys = [array.astype(">u4").tobytes() for array in arrays]
     previous = np.empty(0, np.int32)

@@ -20,4 +20,4 @@ def tree_attention(q: Tensor, k: Tensor, v: Tensor, end: Tensor, scale: float) -
     return blocked(q, k, v, end, scale)
 
 
-__all__ = ["tree_attention"]
+__all__ = ["blocked", "reference", "tree_attention"]

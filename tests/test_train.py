@@ -1,0 +1,118 @@
+"""Whole runs, as a person starts them: a process, a run's folder, real vLLM."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+
+from agentrl.watch import load
+
+ROOT = Path(__file__).parent.parent
+SHORT = (
+    *("--steps", "2", "--tasks-per-step", "4", "--group-size", "4"),
+    *("--eval.num-tasks", "8", "--eval.every", "2"),
+)
+EVERY_STEP = {
+    *("reward/mean", "habit/no_print", "habit/impatient", "loss", "grad_norm"),
+    *("episodes/ok", "episodes/truncated", "episodes/error", "episodes/timeout"),
+    *("tokens/logical", "tokens/unique", "tokens/computed"),
+    *("gap/mean_abs_prob", "gap/max_abs_logprob", "gap/probe"),
+    *("time/rollout_seconds", "time/train_seconds", "time/sync_seconds", "time/step_seconds"),
+}
+
+
+def run(*command: str, expect: int = 0) -> str:
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900
+    )
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def read_metrics(runs: Path) -> tuple[Path, list[dict]]:
+    (folder,) = runs.glob("*/*")
+    return folder, [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+@pytest.mark.slow
+def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
+    said = run(
+        *("train.py", "--exp", "gsm8k_offline", "--model.path", str(tiny_folder)),
+        *("--runs", str(tmp_path), *SHORT),
+    )
+    folder, rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [("eval/success" in row) for row in rows] == [True, False, True]
+    for row in rows[1:]:
+        assert set(row) >= EVERY_STEP
+        assert sum(row[f"episodes/{s}"] for s in ("ok", "truncated", "error", "timeout")) == 16
+        assert 0 < row["gap/max_abs_logprob"] < 1e-4
+        assert 0 < row["gap/probe"] < 1e-4
+        assert row["tokens/unique"] < row["tokens/logical"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["workflow"] == "experiments.gsm8k:solve"
+    assert config["libraries"]["torch"].startswith("2.")
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    steps = list(load(folder))
+    assert [step.step for step in steps] == [1, 2]
+    for step, row in zip(steps, rows[1:], strict=True):
+        scored = [episode for episode in step.episodes if episode["reward"] is not None]
+        assert len(step.episodes) == 16
+        assert np.mean([e["reward"] for e in scored]) == pytest.approx(row["reward/mean"])
+        calls = [call for episode in scored for call in episode["calls"]]
+        assert sum(len(c["completion_ids"]) for c in calls) == row["tokens/trained"]
+        assert row["tokens/logical"] == sum(
+            len(c["prompt_ids"]) + len(c["completion_ids"]) for c in calls
+        )
+
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    before, after = (AutoModelForCausalLM.from_pretrained(p) for p in (tiny_folder, checkpoint))
+    assert len(list(after.parameters())) == len(list(before.parameters()))
+    assert f"--checkpoint {checkpoint}" in said
+    assert "step 2/2" in said
+
+    # What the summary says next is a command that works.
+    said = run(
+        "rollout.py", "--exp", "gsm8k_offline", "--num-tasks", "2", "--checkpoint", str(checkpoint)
+    )
+    assert said.count("reward ") == 2
+    said = run(
+        *("rollout.py", "--exp", "gsm8k_offline", "--evaluate", "--eval.num-tasks", "8"),
+        *("--checkpoint", str(checkpoint)),
+    )
+    assert "eval/success" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GSM8K" not in os.environ, reason="GSM8K names no folder with the real rows")
+def test_two_steps_on_the_real_rows(tmp_path, tiny_folder):
+    run(
+        *("-m", "accelerate.commands.launch", "--num_processes", "1", "train.py", "--exp", "gsm8k"),
+        *("--data.path", os.environ["GSM8K"], "--model.path", str(tiny_folder)),
+        *(
+            "--model.max-len",
+            "1024",
+            "--sampling.max-tokens",
+            "64",
+            "--runs",
+            str(tmp_path),
+            *SHORT,
+        ),
+    )
+    _, rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all(0 < row["gap/max_abs_logprob"] < 1e-4 for row in rows[1:])
+    assert sum(row["episodes/ok"] + row["episodes/truncated"] for row in rows[1:]) == 32
+
+
+@pytest.mark.slow
+def test_bad_input_is_a_sentence_and_an_exit_code(tmp_path):
+    said = run("train.py", "--exp", "gsm8k", "--data.path", str(tmp_path), expect=1)
+    assert said.splitlines()[-1].startswith(f"error: there is no {tmp_path}/train.jsonl")
+    assert "Traceback" not in said
