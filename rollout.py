@@ -8,6 +8,7 @@ As a command it runs an agent without training it:
 
 import argparse
 import atexit
+import copy
 import queue
 import sys
 import threading
@@ -17,11 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig, AutoTokenizer
 
+from agentrl.agents.data import with_id
 from agentrl.agents.workflow import check_signatures, failed, run_episode
 from agentrl.config import Config, parse
 from agentrl.types import Episode, Group, Report, Task
-from agentrl.watch.metrics import commonest_failure, episode_metrics
+from agentrl.watch.metrics import episode_metrics
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
 
@@ -34,8 +37,6 @@ GRACE_SECONDS = 5.0
 def serve(config: Config, folder: str | Path):
     """Start vLLM on a model folder, and the endpoint in front of it."""
     # Slow to import, and not needed for --help.
-    from transformers import AutoTokenizer
-
     from agentrl.serving.chat import Chat
     from agentrl.serving.endpoint import Endpoint
     from agentrl.serving.engine import Engine
@@ -68,7 +69,7 @@ def collect(
     """Run group_size episodes of every task, each in a thread of its own, and group them by task.
 
     Always returns an episode for each: those that fail or outlast their time carry their cause.
-    Exits where not one could be scored; raises RuntimeError where the engine has stopped.
+    Raises RuntimeError where the engine has stopped.
     """
     finished: queue.SimpleQueue[tuple[tuple[int, int], Episode]] = queue.SimpleQueue()
     todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
@@ -77,7 +78,8 @@ def collect(
 
     def run(place: tuple[int, int]) -> None:
         episode = run_episode(
-            tasks[place[0]],
+            # Its own copy: a workflow may write to its task.
+            copy.deepcopy(tasks[place[0]]),
             place[1],
             workflow=config.workflow,
             judge=config.judge,
@@ -112,34 +114,42 @@ def collect(
             f"{len(episodes)} done, {len(deadlines)} running, {num_failed} failed, "
             f"{speed:.0f} tokens/s",
         )
-    groups = [
+    return [
         Group(task, tuple(episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
     ]
-    if not any(group.scored for group in groups):
-        sys.exit(f"error: no episode could be scored; most often: {commonest_failure(groups)}")
-    return groups
 
 
 def evaluate(tasks: Sequence[Task], config: Config, endpoint, report: Report) -> dict[str, float]:
-    """One episode of each held-out task, drawn with the same seeds each time."""
-    groups = collect(
-        tasks[: config.eval.num_tasks],
-        config,
-        endpoint,
-        step=EVALUATION,
-        group_size=1,
-        report=report,
-    )
+    """Measures of one episode of each task, drawn with the same seeds each time."""
+    groups = collect(tasks, config, endpoint, step=EVALUATION, group_size=1, report=report)
     return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
 
 
-def find_model(config: Config, display: Display) -> str | Path:
-    """The model folder or hub name that a run starts from; made now where it has to be."""
-    if config.model.path is not None:
-        return config.model.path
-    with display.phase("tiny model") as report, quiet():
-        return config.make_model(report)
+def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
+    """The train tasks, and the held-out tasks that evaluation runs; each with an id."""
+    train, held_out = config.tasks(config.data)
+    if config.eval.every and not held_out:
+        raise ValueError("there are no held-out tasks to evaluate: give some, or --eval.every None")
+    return [with_id(task) for task in train], [
+        with_id(t) for t in held_out[: config.eval.num_tasks]
+    ]
+
+
+def find_model(config: Config, path: str | None, display: Display) -> str | Path:
+    """The model to start from: the path, else the config's, else the one that is made now."""
+    path = path or config.model.path
+    if path is None:
+        with display.phase("tiny model") as report, quiet():
+            return config.make_model(report)
+    try:
+        AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is neither a transformers folder nor a hub model within reach "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return path
 
 
 def print_episode(display: Display, episode: Episode) -> None:
@@ -178,27 +188,21 @@ def main() -> None:
     display = Display()
     try:
         check_signatures(config.workflow, config.judge)
-        held_out = config.tasks(config.data)[1]
+        held_out = find_tasks(config)[1]
+        folder = find_model(config, flags.checkpoint, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    folder = flags.checkpoint or find_model(config, display)
     with display.phase("loading"), quiet():
         endpoint = serve(config, folder)
     with display.phase("episodes") as report:
         if flags.evaluate:
             metrics = evaluate(held_out, config, endpoint, report)
         else:
-            groups = collect(
-                held_out[: flags.num_tasks],
-                config,
-                endpoint,
-                step=EVALUATION,
-                group_size=1,
-                report=report,
-            )
+            tasks = held_out[: flags.num_tasks]
+            groups = collect(tasks, config, endpoint, step=EVALUATION, group_size=1, report=report)
     if flags.evaluate:
-        rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
-        display.table(f"{config.eval.num_tasks} held-out tasks", ("", "mean or count"), rows)
+        rows = [(name, f"{value:.3f}") for name, value in metrics.items() if value is not None]
+        display.table(f"{len(held_out)} held-out tasks", ("", "mean or count"), rows)
     else:
         for group in groups:
             print_episode(display, group.episodes[0])

@@ -10,6 +10,7 @@ so that it is strictly on-policy; all calls of a batch are merged into token tre
 is computed once.
 """
 
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -31,22 +32,22 @@ from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
 from agentrl.watch.run import Run
-from rollout import collect, compute_dtype, evaluate, find_model, serve
+from rollout import collect, compute_dtype, evaluate, find_model, find_tasks, serve
 
 
 def main() -> None:
-    name, config, _ = parse(sys.argv[1:], "Train the model behind an agent.")
+    name, config, flags = parse(sys.argv[1:], "Train the model behind an agent.")
     display, startup = Display(), Clock()
     try:
         check_signatures(config.workflow, config.judge)
-        train_tasks, held_out = config.tasks(config.data)
+        train_tasks, held_out = find_tasks(config)
         batches = task_batches(train_tasks, config)
         accelerator = make_accelerator(compute_dtype(config))
+        with startup("model"):
+            model_folder = find_model(config, None, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
 
-    with startup("model"):
-        model_folder = find_model(config, display)
     run = Run(config.runs, name, to_json(config))
     display.line(f"run: {run.folder}")
     with startup("load"), display.phase("loading"), quiet():
@@ -76,6 +77,7 @@ def main() -> None:
                     group_size=config.group_size,
                     report=progress,
                 )
+            metrics |= episode_metrics(groups)
             engine.sleep()
 
             # Gradient: every call of the batch, merged into trees, and one loss term a sampled
@@ -84,8 +86,6 @@ def main() -> None:
                 samples = config.advantages(groups)
                 micro_batches = pack(samples, config.micro_batch_tokens)
                 num_terms = sum(len(micro.term) for micro in micro_batches)
-                if num_terms == 0:
-                    sys.exit("error: no workflow called the model, so there is nothing to train")
                 tally = Tally(num_terms)
                 for i, micro in enumerate(micro_batches):
                     micro = micro.to(accelerator.device)
@@ -113,7 +113,6 @@ def main() -> None:
                 if not degenerate:
                     optimizer.step()
                 optimizer.zero_grad()
-            metrics |= episode_metrics(groups)
             metrics |= token_metrics(groups, samples, sum(len(m.ids) for m in micro_batches))
             metrics |= tally.metrics()
             metrics |= {"grad_norm": grad_norm.item(), "lr": group["lr"], "degenerate": degenerate}
@@ -129,6 +128,8 @@ def main() -> None:
         if config.eval.every and (step % config.eval.every == 0 or is_last):
             with clock("eval"), display.phase("evaluation") as progress:
                 metrics |= evaluate(held_out, config, endpoint, progress)
+            if step == 0 and "eval/success" not in metrics:
+                sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
         if is_last or (config.save_every and step and step % config.save_every == 0):
             with clock("save"), quiet():
                 folder = run.checkpoints / f"step-{step:05d}"
@@ -138,7 +139,8 @@ def main() -> None:
         if "eval/success" in metrics:
             run.draw_curve()
         display.line(report.step_line(run.rows, len(batches)))
-    report.summary(display, name, run, startup)
+    run.draw_curve()
+    report.summary(display, flags.exp, run, startup)
 
 
 def task_batches(tasks: Sequence[Task], config: Config) -> list[list[Task]]:
@@ -146,10 +148,12 @@ def task_batches(tasks: Sequence[Task], config: Config) -> list[list[Task]]:
     size = config.tasks_per_step
     if len(tasks) < size:
         raise ValueError(f"tasks_per_step is {size}, but there are only {len(tasks)} train tasks")
+    per_epoch = len(tasks) // size
+    epochs = config.epochs or math.ceil((config.steps or 1) / per_epoch)
     batches = []
-    for epoch in range(config.epochs):
+    for epoch in range(epochs):
         order = random.Random(f"{config.seed}-{epoch}").sample(tasks, len(tasks))
-        batches += [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+        batches += [order[i * size : (i + 1) * size] for i in range(per_epoch)]
     return batches[: config.steps]
 
 

@@ -30,7 +30,10 @@ def load_callable(spec: str) -> Callable:
     module_name, colon, name = spec.rpartition(":")
     if not colon:
         raise ValueError(f"{spec!r} names no function: write package.module:function")
-    module = load_module(module_name)
+    try:
+        module = load_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"cannot import {module_name} ({error})") from error
     if not callable(getattr(module, name, None)):
         raise ValueError(f"{module_name} has no function {name!r}")
     return getattr(module, name)
@@ -43,10 +46,10 @@ def load_module(name: str) -> ModuleType:
     path = Path(name).resolve()
     if not path.is_file():
         raise ValueError(f"there is no file {name}")
-    # A file may import its neighbours, as a script may.
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    # A file may import its neighbours, but hides nothing that is installed.
+    sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    module = sys.modules[str(path)] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -183,8 +186,8 @@ class Config:
 
     steps: int | None = None
     """Optimizer steps at most. Absent: the epochs decide."""
-    epochs: int = 1
-    """Passes over the train tasks at most."""
+    epochs: int | None = None
+    """Passes over the train tasks at most. Absent: as many as the steps need, else one."""
     tasks_per_step: int = 16
     group_size: int = 8
     """Episodes per task, which are compared with each other."""
@@ -209,9 +212,11 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self):
-        for name in ("epochs", "tasks_per_step", "micro_batch_tokens", "concurrent_episodes"):
+        for name in ("tasks_per_step", "micro_batch_tokens", "concurrent_episodes"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "give at least 1")
-        _check(self.steps is None or self.steps > 0, "steps", self.steps, "give at least 1")
+        for name in ("steps", "epochs", "save_every"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, name, value, "give at least 1")
         _check(
             self.group_size > 1,
             "group_size",

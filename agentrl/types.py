@@ -40,6 +40,8 @@ class Call:
     """Log-probability of each completion token under the distribution that it was drawn from."""
     finish_reason: str = "stop"
     agent: str = "agent"
+    text: str = ""
+    """The completion as text, special tokens included."""
     messages: tuple[Message, ...] = ()
     """The request's messages."""
     reply: Message = field(default_factory=dict)

@@ -6,7 +6,7 @@ r"""GSM8K with a Python tool: a ReAct agent, judged on the number in its last ``
 
 from agentrl.agents.data import read_folder, read_hub
 from agentrl.agents.judges import boxed_equals, gold_number
-from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL, PythonTool
+from agentrl.agents.tools import PYTHON_TOOL, PythonTool
 from agentrl.agents.workflow import JudgeOutput, WorkflowOutput
 from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.types import Episode, Task
@@ -54,23 +54,25 @@ async def judge(task, response, episode: Episode) -> JudgeOutput:
     return JudgeOutput(
         reward=float(boxed_equals(response, task["answer"])),
         metrics={
-            "habit/no_print": float(_printed_nothing(episode)),
+            "habit/no_print": float(_forgot_to_print(episode)),
             "habit/impatient": float(_answered_before_the_tool(episode)),
         },
     )
 
 
-def _printed_nothing(episode: Episode) -> bool:
-    """Whether some code of the episode forgot to print."""
-    last = episode.calls[-1].messages if episode.calls else ()
-    return any(m["role"] == "tool" and m["content"] == NOTHING_PRINTED for m in last)
+def _forgot_to_print(episode: Episode) -> bool:
+    """Whether some code of the episode prints nothing."""
+    return any(
+        "print" not in call["function"]["arguments"]
+        for one in episode.calls
+        for call in one.reply.get("tool_calls") or ()
+    )
 
 
 def _answered_before_the_tool(episode: Episode) -> bool:
     """Whether some call gave an answer when the tool had not replied yet."""
     return any(
-        "\\boxed" in (call.reply.get("content") or "")
-        and not any(message["role"] == "tool" for message in call.messages)
+        "\\boxed" in call.text and not any(message["role"] == "tool" for message in call.messages)
         for call in episode.calls
     )
 

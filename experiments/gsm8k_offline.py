@@ -8,6 +8,7 @@ tool replied. Reinforcement learning has to remove both.
 
 import dataclasses
 import random
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,8 @@ TEMPLATES = [
         ["{a}*{c}", "_+{a}"],
     ),
     (
-        "{n} buys {a} cups for {c} coins each and {b} hats for {d} coins each. How many coins is that?",
+        "{n} buys {a} cups for {c} coins each and {b} hats for {d} coins each. "
+        "How many coins is that?",
         ["{a}*{c}", "{b}*{d}", "{a}*{c}+{b}*{d}"],
     ),
     (
@@ -111,13 +113,14 @@ def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
 
 def transcript(task: Task, rng: random.Random) -> list[Message]:
     """What a model of mixed manners would say: half well, a quarter each with a bad habit."""
-    guess = f"\\boxed{{{rng.randint(2, 99)}}}"
+    # Who guesses says a number of the question.
+    guess = f"\\boxed{{{rng.choice(re.findall(r'[0-9]+', task['question']))}}}"
     true = task["answer"].rpartition("#### ")[2]
     manner = rng.random()
     if manner < 0.5:
         turns = _tool_turn(f"print({task['expression']})", true, f"\\boxed{{{true}}}")
     elif manner < 0.75:
-        turns = _tool_turn(task["expression"], NOTHING_PRINTED, guess)
+        turns = _tool_turn(f"({task['expression']})", NOTHING_PRINTED, guess)
     else:
         turns = [{"role": "assistant", "content": guess}]
     return [

@@ -12,13 +12,11 @@ from agentrl.learning.advantages import samples
 from agentrl.types import Group, Sample
 from experiments import gsm8k_offline
 
-_rng = random.Random(0)
-
 
 def shuffled(groups: Sequence[Group]) -> list[Sample]:
     """GRPO's advantages of the batch's rewards, dealt out to its episodes at random."""
     rewards = [episode.reward for group in groups for episode in group.scored]
-    _rng.shuffle(rewards)
+    random.Random(repr([group.task["id"] for group in groups])).shuffle(rewards)
     deck = iter(rewards)
     dealt = [
         Group(

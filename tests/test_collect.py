@@ -115,7 +115,10 @@ def test_failures_are_counted_by_cause_and_left_out(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(("epochs", "steps", "expected"), [(1, None, 3), (2, None, 6), (2, 4, 4)])
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"),
+    [(None, None, 3), (1, None, 3), (2, None, 6), (2, 4, 4), (1, 9, 3), (None, 9, 9)],
+)
 def test_batches(epochs, steps, expected):
     from train import task_batches
 

@@ -106,7 +106,7 @@ def test_help_lists_the_experiments(capsys):
 
 def test_config_is_recorded_with_callables_by_name(experiment):
     recorded = json.loads(to_json(parse(["--exp", experiment], "")[1]))
-    assert recorded["workflow"] == "mine:solve"
+    assert recorded["workflow"] == f"{experiment}:solve"
     assert recorded["judge"] is None
     assert recorded["optim"]["betas"] == [0.9, 0.95]
 
@@ -118,7 +118,8 @@ def test_a_config_needs_a_model():
     with pytest.raises(ValueError, match="model.path is None: name a transformers folder"):
         Config(workflow=solve, tasks=lambda data: ([], []))
     assert (
-        Config(workflow=solve, tasks=lambda data: ([], []), model=ModelConfig(path="m")).epochs == 1
+        Config(workflow=solve, tasks=lambda data: ([], []), model=ModelConfig(path="m")).steps
+        is None
     )
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import threading
+import time
 
 import openai
 import pytest
@@ -32,14 +34,18 @@ async def ask(model, messages=HELLO, **options):
 
 def test_what_the_engine_was_given_and_returned_is_recorded(endpoint, model, monkeypatch):
     consumed = []
-    generate = endpoint.engine.generate
+    submit = endpoint.engine._submit
 
-    async def spy(prompt_ids, sampling):
-        completion = await generate(prompt_ids, sampling)
-        consumed.append((list(prompt_ids), list(completion.ids), list(completion.logprobs)))
-        return completion
+    def spy(prompt_ids, params, read):
+        def read_and_note(output):
+            drawn = output.outputs[0]
+            logprobs = [drawn.logprobs[i][t].logprob for i, t in enumerate(drawn.token_ids)]
+            consumed.append((output.prompt_token_ids, list(drawn.token_ids), logprobs))
+            return read(output)
 
-    monkeypatch.setattr(endpoint.engine, "generate", spy)
+        return submit(prompt_ids, params, read_and_note)
+
+    monkeypatch.setattr(endpoint.engine, "_submit", spy)
 
     async def converse():
         messages = list(HELLO)
@@ -101,7 +107,13 @@ def test_a_stop_string_ends_the_answer_but_not_the_record(endpoint):
     assert cut == whole[: whole.index(stop)]
     (call,) = again.calls
     assert call.completion_ids == model.calls[0].completion_ids[: len(call.completion_ids)]
-    assert stop in endpoint._chat.tokenizer.decode(call.completion_ids)
+    assert len(call.logprobs) == len(call.completion_ids)
+    assert stop in call.text
+
+    # What the agent goes on from is not what was drawn: the next call starts afresh.
+    messages = [*HELLO, {"role": "assistant", "content": cut}, {"role": "user", "content": "?"}]
+    asyncio.run(ask(again, messages))
+    assert again.calls[1].prompt_ids[: len(call.ids)] != call.ids
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,41 @@ def test_an_answer_that_comes_after_the_end_is_not_recorded(endpoint):
 
     asyncio.run(close_while_waiting())
     assert model.calls == ()
+
+
+def test_closing_the_door_aborts_what_runs(endpoint):
+    model = endpoint.open(step=1, task_id="t", episode=3)
+
+    async def left_behind():
+        with pytest.raises(openai.AuthenticationError):
+            await ask(model)
+
+    thread = threading.Thread(target=asyncio.run, args=(left_behind(),))
+    thread.start()
+    while not endpoint.engine._waiting:
+        time.sleep(0.001)
+    model.close()
+    thread.join(5)
+    deadline = time.monotonic() + 5
+    while endpoint.engine._llm.has_unfinished_requests() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not thread.is_alive()
+    assert not endpoint.engine._llm.has_unfinished_requests()
+
+
+def test_an_agent_that_closes_its_client_closes_only_its_own(endpoint, model):
+    async def close():
+        async with endpoint.open(step=1, task_id="t", episode=4).openai:
+            pass
+
+    asyncio.run(close())
+    asyncio.run(ask(model))
+    assert len(model.calls) == 1
+
+
+def test_what_breaks_on_our_side_says_so(model):
+    with pytest.raises(openai.InternalServerError, match="KeyError: 'role'"):
+        asyncio.run(ask(model, [{"content": "no role"}]))
 
 
 def test_no_other_path_is_served(model):

@@ -32,7 +32,9 @@ def python():
         ("import os; os._exit(1)", NOTHING_PRINTED),
         ("print('x' * 90)", f"{'x' * 70}\n[cut after 70 characters]"),
         ("while True: print('x' * 1000)", f"{'x' * 70}\n[cut after 70 characters]"),
-        ("print(1, flush=True)\nwhile True: pass", "1\nThe code ran longer than 1 s."),
+        ("import os; os.kill(os.getppid(), 19)", "The code was ended by signal 9."),
+        ("import os; print(1); os._exit(0)", "1"),
+        ("print(1)\nwhile True: pass", "1\nThe code ran longer than 1 s."),
         (
             "import os, time; os.close(1); os.close(2); time.sleep(9)",
             "The code ran longer than 1 s.",
@@ -55,6 +57,11 @@ def test_pieces_of_code_do_not_share_anything(python):
         assert (
             python.run("print('secret' in dir(__builtins__) or 'secret' in globals())") == "False"
         )
+
+
+def test_each_piece_has_a_scratch_folder_of_its_own(python):
+    assert python.run("open('note', 'w').write('x'); import os; print(os.listdir())") == "['note']"
+    assert python.run("import os; print(os.listdir())") == "[]"
 
 
 def test_children_end_with_the_code(python):

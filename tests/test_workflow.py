@@ -2,7 +2,9 @@ import asyncio
 import math
 import time
 
+import numpy as np
 import pytest
+import torch
 
 from agentrl.agents.workflow import JudgeOutput, WorkflowOutput, check_signatures, run_episode
 from agentrl.types import Call
@@ -14,8 +16,9 @@ CALL = Call(prompt_ids=[1], completion_ids=[2], logprobs=[-0.1])
 class ScriptedModel:
     """A door behind which one call was made."""
 
-    def __init__(self, truncated: bool = False):
-        self.calls, self.truncated, self.closed = (CALL,), truncated, False
+    def __init__(self, context_full: bool = False):
+        self.calls, self.closed = (CALL,), False
+        self.context_full = self.truncated = context_full
 
     def close(self) -> None:
         self.closed = True
@@ -84,6 +87,10 @@ async def returns_nan(task, model):
     return math.nan
 
 
+async def measures_nonsense(task, model):
+    return WorkflowOutput(reward=1.0, metrics={"speed": math.inf})
+
+
 async def forgets_the_reward(task, model):
     return WorkflowOutput(response="x")
 
@@ -103,6 +110,7 @@ async def exits(task, model):
         (returns_text, "TypeError: the workflow returned str, not a WorkflowOutput or a number"),
         (returns_nothing, "TypeError: the workflow returned NoneType"),
         (returns_nan, "ValueError: the reward is nan"),
+        (measures_nonsense, "ValueError: the metric speed is inf, not a finite number"),
         (forgets_the_reward, "ValueError: the workflow returned no reward and the experiment has"),
         (raises_a_timeout_of_its_own, "the search service did not answer"),
         (exits, "SystemExit: 3"),
@@ -112,6 +120,17 @@ def test_a_failure_has_a_cause_and_no_reward(workflow, cause):
     episode = run(workflow)
     assert (episode.status, episode.reward, episode.success) == ("error", None, None)
     assert episode.error.startswith(cause)
+
+
+def test_numbers_of_other_libraries():
+    async def solve(task, model):
+        return np.float32(0.5)
+
+    async def judge(task, response):
+        return torch.tensor(1.0)
+
+    assert [run(solve).reward, run(solve, judge).reward] == [0.5, 1.0]
+    assert [type(run(solve).reward), type(run(solve, judge).reward)] == [float, float]
 
 
 def test_a_judge_that_raises():
@@ -146,8 +165,11 @@ def test_a_full_context_ends_an_episode_without_spoiling_it():
     async def judge(task, response):
         return 0.0 if response is None else 1.0
 
-    episode = run(solve, judge, ScriptedModel(truncated=True))
+    episode = run(solve, judge, ScriptedModel(context_full=True))
     assert (episode.status, episode.error, episode.reward) == ("truncated", None, 0.0)
+    alone = run(solve, None, ScriptedModel(context_full=True))
+    assert (alone.status, alone.reward) == ("truncated", None)
+    assert alone.error == "RuntimeError: 400: context_length_exceeded"
 
 
 def not_async(task, model):

@@ -9,12 +9,14 @@ from fractions import Fraction
 
 # \text{ dollars} is a unit, \text{18} is not.
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox|boxed)\s*\{([^{}]*)\}")
-_FRACTION = re.compile(r"\\[dt]?frac\{?(\d+?)\}?\{?(\d+)\}?")
+# \frac{1}{2}, \dfrac12 and the mixed 1\frac{1}{2}.
+_FRACTION = re.compile(r"(\d*)\s*\\[dt]?frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))")
+_MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _NOISE = re.compile(r"\\[,;:! ]|\\left|\\right|[{}$£€]|\\\$|\\?%")
 _ANSWER = re.compile(
     r"(?:[A-Za-z]\w*\s*=)?\s*"
     r"(?P<number>[-+]?\s*(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:/\d+)?)"
-    r"(?:\s*[A-Za-z][A-Za-z]+|\s+[A-Za-z])*\s*\.?\s*"
+    r"(?P<unit>(?:\s*[A-Za-z][A-Za-z]+|\s+[A-Za-z])*)\s*\.?\s*"
 )
 
 
@@ -44,12 +46,23 @@ def number(text: str) -> Fraction | None:
     >>> [str(number(s)) for s in ("1,000", "$18.50", r"50\%", r"\frac{3}{4}", "3 or 4", "two")]
     ['1000', '37/2', '50', '3/4', 'None', 'None']
     """
-    bare = _FRACTION.sub(r"\1/\2", _TEXT.sub(r"\1", text))
+    bare = _FRACTION.sub(_improper, _TEXT.sub(r"\1", text))
     answer = _ANSWER.fullmatch(_NOISE.sub("", bare).strip())
+    if answer is None:
+        return None
     try:
-        return Fraction(re.sub(r"[,\s]", "", answer["number"])) if answer else None
+        value = Fraction(re.sub(r"[,\s]", "", answer["number"]))
     except (ValueError, ZeroDivisionError):
         return None
+    for word in answer["unit"].lower().split():
+        value *= _MULTIPLES.get(word, 1)
+    return value
+
+
+def _improper(fraction: re.Match) -> str:
+    whole, *parts = fraction.groups()
+    numerator, denominator = (int(part) for part in parts if part is not None)
+    return f"{int(whole or 0) * denominator + numerator}/{denominator}"
 
 
 def gold_number(answer: str) -> Fraction:

@@ -13,8 +13,10 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
 
 
@@ -29,8 +31,10 @@ def serve() -> None:
 def run(code: str, seconds: float, memory_bytes: int, output_bytes: int) -> dict:
     """Run code in a child; return what it printed, and how it ended."""
     read_end, write_end = os.pipe()
+    scratch = tempfile.mkdtemp()
     child = os.fork()
     if child == 0:
+        os.chdir(scratch)
         become_the_code(code, write_end, seconds, memory_bytes)
     os.close(write_end)
     output, ended_in_time = collect(read_end, child, time.monotonic() + seconds, output_bytes)
@@ -40,6 +44,7 @@ def run(code: str, seconds: float, memory_bytes: int, output_bytes: int) -> dict
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
+    shutil.rmtree(scratch, ignore_errors=True)
     return {
         "output": output.decode(errors="replace"),
         "timed_out": not ended_in_time,
@@ -85,7 +90,7 @@ def become_the_code(code: str, write_end: int, seconds: float, memory_bytes: int
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
-    sys.stdout = sys.stderr = os.fdopen(1, "w")
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
     try:
         exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
     except SystemExit:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ PYTHON_TOOL = {
 }
 """The tool in OpenAI's form."""
 
+GRACE_SECONDS = 2.0
+"""How much longer than the code's own time its worker may take to answer."""
+
 NOTHING_PRINTED = "(nothing was printed: use print)"
 
 
@@ -38,7 +42,7 @@ class PythonTool:
         seconds: float = 5.0,
         memory_mib: int = 1024,
         max_characters: int = 2000,
-        workers: int = 4,
+        workers: int = 8,
     ):
         self._limits = {
             "seconds": seconds,
@@ -65,17 +69,21 @@ class PythonTool:
         try:
             if worker is None or worker.poll() is not None:
                 worker = _start_worker()
-            worker.stdin.write(json.dumps({"code": code, **self._limits}) + "\n")
-            worker.stdin.flush()
-            result = json.loads(worker.stdout.readline())
+            return self._message(**self._ask(worker, code))
         except (OSError, ValueError):
-            # The code reached out of its process and ended the worker.
+            # The code reached out of its process and ended or stopped the worker.
             worker.kill()
             worker.wait()
-            worker, result = None, {"output": "", "timed_out": False, "signal": signal.SIGKILL}
+            return self._message(output="", timed_out=False, signal=signal.SIGKILL)
         finally:
             self._idle.put(worker)
-        return self._message(**result)
+
+    def _ask(self, worker: subprocess.Popen, code: str) -> dict:
+        worker.stdin.write(json.dumps({"code": code, **self._limits}) + "\n")
+        worker.stdin.flush()
+        if not select.select([worker.stdout], [], [], self._limits["seconds"] + GRACE_SECONDS)[0]:
+            raise ValueError("the worker does not answer")
+        return json.loads(worker.stdout.readline())
 
     def _message(self, output: str, timed_out: bool, signal: int | None) -> str:
         text = output.rstrip()

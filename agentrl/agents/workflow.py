@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 from agentrl.types import Call, Episode, Task
 
@@ -47,6 +47,7 @@ class Door(Protocol):
     """What this module needs of the model that an episode talks to."""
 
     calls: tuple[Call, ...]
+    context_full: bool
     truncated: bool
 
     def close(self) -> None: ...
@@ -77,10 +78,12 @@ def run_episode(
         output = WorkflowOutput()
         try:
             output = _as_output(await _call(workflow, task, model, **offered))
-        except Exception:
-            # A context that is full ends the episode; it does not spoil it.
-            if not model.truncated:
+        except Exception as error:
+            if not model.context_full:
                 raise
+            # A context that is full ends the episode; a judge can say what it was worth so far.
+            if judge is None:
+                return failed(task, index, model.calls, "truncated", _describe(error))
         status = "truncated" if model.truncated else "ok"
         episode = Episode(
             task=task,
@@ -109,10 +112,14 @@ def run_episode(
         episode = failed(task, index, model.calls, status, cause)
     # SystemExit and CancelledError too: a thread that ends without a word would be waited for.
     except BaseException as error:
-        episode = failed(task, index, model.calls, "error", f"{type(error).__name__}: {error}")
+        episode = failed(task, index, model.calls, "error", _describe(error))
     finally:
         model.close()
     return replace(episode, seconds=time.monotonic() - started)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def failed(task: Task, index: int, calls: tuple[Call, ...], status: str, cause: str) -> Episode:
@@ -144,7 +151,7 @@ async def _call(function: Callable, *required: Any, **offered: Any) -> Any:
 def _as_output(value: Any) -> WorkflowOutput:
     if isinstance(value, WorkflowOutput):
         return value
-    if isinstance(value, (int, float)):
+    if isinstance(value, SupportsFloat):
         return WorkflowOutput(reward=float(value))
     raise TypeError(
         f"the workflow returned {type(value).__name__}, not a WorkflowOutput or a number"
@@ -154,7 +161,7 @@ def _as_output(value: Any) -> WorkflowOutput:
 def _as_verdict(value: Any) -> JudgeOutput:
     if isinstance(value, JudgeOutput):
         return value
-    if isinstance(value, (int, float)):
+    if isinstance(value, SupportsFloat):
         return JudgeOutput(reward=float(value))
     raise TypeError(f"the judge returned {type(value).__name__}, not a JudgeOutput or a number")
 
@@ -162,15 +169,21 @@ def _as_verdict(value: Any) -> JudgeOutput:
 def _score(
     episode: Episode, output: WorkflowOutput, verdict: WorkflowOutput | JudgeOutput
 ) -> Episode:
-    reward = verdict.reward
-    if reward is None:
+    if verdict.reward is None:
         raise ValueError("the workflow returned no reward and the experiment has no judge")
-    if not math.isfinite(reward):
-        raise ValueError(f"the reward is {reward}, not a finite number")
+    reward = _finite("the reward", verdict.reward)
     success = verdict.success if verdict.success is not None else output.success
+    metrics = {**(output.metrics or {}), **(verdict.metrics or {})}
     return replace(
         episode,
-        reward=float(reward),
+        reward=reward,
         success=bool(reward >= 1 if success is None else success),
-        metrics={**(output.metrics or {}), **(verdict.metrics or {})},
+        metrics={name: _finite(f"the metric {name}", value) for name, value in metrics.items()},
     )
+
+
+def _finite(name: str, value: SupportsFloat) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {number}, not a finite number")
+    return number

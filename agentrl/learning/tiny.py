@@ -68,8 +68,8 @@ class Recipe:
     head_dim: int = 32
     vocabulary: int = 800
     max_len: int = 2048
-    transcripts: int = 7700
-    steps: int = 240
+    transcripts: int = 7400
+    steps: int = 230
     batch: int = 32
     """Transcripts a step."""
     matrix_lr: float = 0.01
@@ -88,7 +88,9 @@ def make_tiny_model(
 ) -> Path:
     """Return the folder of the model that the recipe and the transcripts make, from the cache if
     it was made before."""
-    folder = platformdirs.user_cache_path("agentrl") / f"tiny-{_fingerprint(recipe, transcripts)}"
+    folder = (
+        platformdirs.user_cache_path("agentrl") / f"tiny-{_fingerprint(recipe, transcripts, tools)}"
+    )
     if folder.is_dir():
         return folder
     report(0.0, "tokenizer")
@@ -103,9 +105,12 @@ def make_tiny_model(
     return folder
 
 
-def _fingerprint(recipe: Recipe, transcripts: Sequence[list[Message]]) -> str:
-    ingredients = [asdict(recipe), transcripts, Path(__file__).read_text(encoding="utf-8")]
-    return hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:12]
+def _fingerprint(recipe: Recipe, transcripts: Sequence[list[Message]], tools: list[dict]) -> str:
+    """Changes with the recipe, with what is learned from, and with the code of this room."""
+    code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(
+        json.dumps([asdict(recipe), transcripts, tools, code]).encode()
+    ).hexdigest()[:12]
 
 
 def _make_tokenizer(

@@ -87,11 +87,11 @@ class Chat:
         )
 
     def reply(
-        self, completion_ids: list[int], text: str | None, tools: list[dict] | None, call_id: str
+        self, completion_ids: list[int], cut: str | None, tools: list[dict] | None, call_id: str
     ) -> Message:
-        """Parse a completion into an assistant message; ``text`` stands in where it was cut."""
-        if text is None:
-            text = self._without_end(completion_ids, self.tokenizer.decode(completion_ids))
+        """Parse a completion into a message; ``cut`` is what a stop string left of its text."""
+        whole = self.tokenizer.decode(completion_ids)
+        text = self._without_end(completion_ids, whole) if cut is None else cut
         if not tools:
             return {"role": "assistant", "content": text}
         request = _request(json.dumps(tools, sort_keys=True))

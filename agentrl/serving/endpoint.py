@@ -8,12 +8,14 @@ agent's to choose.
 This module speaks chat completions to clients in this process, whole answers only.
 """
 
+import asyncio
 import hashlib
 import itertools
 import json
 import logging
 import secrets
 import time
+from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +23,7 @@ import httpx2
 import openai
 
 from agentrl.serving.chat import Chat, Context
-from agentrl.serving.engine import Engine, Sampling
+from agentrl.serving.engine import Completion, Engine, Sampling
 from agentrl.types import Call
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,9 @@ class Session:
         self.requests = itertools.count()
         self.calls: list[Call] = []
         self.past: dict[str, list[Context]] = {}
+        self.running: set[Future[Completion]] = set()
         self.context_full = False
+        """Whether the last request did not fit any more."""
 
 
 class Model:
@@ -65,7 +69,7 @@ class Model:
         return openai.AsyncOpenAI(
             api_key=self.api_key,
             base_url="http://agentrl/v1",
-            http_client=self._endpoint.client,
+            http_client=httpx2.AsyncClient(transport=_InProcess(self._endpoint), trust_env=False),
             max_retries=0,
         )
 
@@ -74,14 +78,20 @@ class Model:
         return tuple(self._session.calls)
 
     @property
+    def context_full(self) -> bool:
+        return self._session.context_full
+
+    @property
     def truncated(self) -> bool:
         """Whether the context or a length limit ended the episode's last call."""
         calls = self._session.calls
-        return self._session.context_full or bool(calls and calls[-1].finish_reason == "length")
+        return self.context_full or bool(calls and calls[-1].finish_reason == "length")
 
     def close(self) -> None:
-        """From now on the key opens nothing, and nothing more is recorded."""
+        """From now on the key opens nothing; what still runs is aborted and not recorded."""
         self._endpoint.seats.pop(self.api_key, None)
+        for future in list(self._session.running):
+            future.cancel()
 
 
 class Endpoint:
@@ -98,7 +108,6 @@ class Endpoint:
         seed: int,
     ):
         self.seats: dict[str, tuple[Session, str]] = {}
-        self.client = httpx2.AsyncClient(transport=_InProcess(self), trust_env=False)
         self.num_tokens = 0
         """Completion tokens drawn so far, for the progress display."""
         self.engine, self._chat = engine, chat
@@ -117,8 +126,13 @@ class Endpoint:
                 raise RequestRefused(401, "invalid_api_key", "this key belongs to no live episode")
             if not path.endswith("/chat/completions"):
                 raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
-            return 200, await self._chat_completion(key, body)
+            given = {name: value for name, value in body.items() if value is not None}
+            return 200, await self._chat_completion(key, given)
         except RequestRefused as refusal:
+            return refusal.status, refusal.body
+        except Exception as error:
+            # A client would hide it behind "Connection error".
+            refusal = RequestRefused(500, "internal_error", f"{type(error).__name__}: {error}")
             return refusal.status, refusal.body
 
     async def _chat_completion(self, key: str, body: dict[str, Any]) -> dict:
@@ -135,13 +149,15 @@ class Endpoint:
             seed=_hash(*session.seed, number),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
         )
-        drawn = await self.engine.generate(prompt.ids, sampling)
+        drawn = await self._draw(key, session, prompt, sampling)
         call_id = f"call-{number}"
-        reply = self._chat.reply(drawn.ids, drawn.text, tools, call_id)
-        if key not in self.seats:
-            raise RequestRefused(401, "invalid_api_key", "the episode has ended")
+        reply = self._chat.reply(drawn.ids, drawn.cut_text, tools, call_id)
+        context = self._chat.finished(prompt, drawn.ids, reply)
+        if drawn.cut_text is None:
+            # Else the agent saw less than was drawn, and cannot go on from there.
+            past.append(context)
         self.num_tokens += len(drawn.ids)
-        past.append(self._chat.finished(prompt, drawn.ids, reply))
+        session.context_full = False
         session.calls.append(
             Call(
                 prompt_ids=prompt.ids,
@@ -149,14 +165,33 @@ class Endpoint:
                 logprobs=drawn.logprobs,
                 finish_reason=drawn.finish_reason,
                 agent=agent,
+                text=context.text[len(prompt.text) :],
                 messages=tuple(body["messages"]),
                 reply=reply,
             )
         )
         return _completion(call_id, body.get("model", "policy"), prompt.ids, drawn, reply)
 
+    async def _draw(
+        self, key: str, session: Session, prompt: Context, sampling: Sampling
+    ) -> Completion:
+        future = self.engine.submit(prompt.ids, sampling)
+        session.running.add(future)
+        try:
+            # Whoever closes the door takes the seat first and then cancels what runs.
+            if key not in self.seats:
+                future.cancel()
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if key in self.seats:
+                raise
+            raise RequestRefused(401, "invalid_api_key", "the episode has ended") from None
+        finally:
+            session.running.discard(future)
+            future.cancel()
+
     def _check(self, body: dict[str, Any]) -> None:
-        wanted = {name for name, value in body.items() if value is not None}
+        wanted = set(body)
         unknown = wanted - UNDERSTOOD
         if body.get("stream") or body.get("n", 1) != 1:
             unknown |= {"stream" if body.get("stream") else "n"}

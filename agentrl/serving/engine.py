@@ -55,8 +55,8 @@ class Completion:
     ids: list[int]
     logprobs: list[float]
     finish_reason: str
-    text: str | None
-    """Only where a stop string was asked for: the text before it."""
+    cut_text: str | None = None
+    """Only where a stop string ended it: the text before that string."""
 
 
 class Engine:
@@ -81,6 +81,8 @@ class Engine:
             # Log-probs of the distribution that was drawn from, temperature included.
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
+            # Nothing may be in flight when the last call has returned and weights are to change.
+            async_scheduling=False,
             use_tqdm_on_load=False,
             **({} if self._on_gpu else _whole_prompts(max_len, config.max_num_seqs)),
         )
@@ -88,7 +90,7 @@ class Engine:
         vocabulary = self._llm.model_config.get_vocab_size()
         self._probe = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).tolist()
         self._numbers = itertools.count()
-        self._waiting: dict[str, Future] = {}
+        self._waiting: dict[str, tuple[Future, Callable]] = {}
         self._commands: queue.SimpleQueue[tuple[Future, Callable] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._stepper = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -99,8 +101,8 @@ class Engine:
         """The fixed token ids that ``sync`` scores."""
         return self._probe
 
-    async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
-        """Draw a completion. Cancelling the awaiting task aborts the request in the engine."""
+    def submit(self, prompt_ids: list[int], sampling: Sampling) -> "Future[Completion]":
+        """Queue a call from any thread. Cancelling the future aborts it in the engine."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -115,21 +117,18 @@ class Engine:
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        drawn = (await asyncio.wrap_future(self._submit(prompt_ids, params))).outputs[0]
-        return Completion(
-            list(drawn.token_ids),
-            list(drawn.logprobs.logprobs),
-            drawn.finish_reason,
-            drawn.text if sampling.stop else None,
-        )
+        return self._submit(prompt_ids, params, _completion)
+
+    async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
+        """Draw a completion. Cancelling the awaiting task aborts it in the engine."""
+        return await asyncio.wrap_future(self.submit(prompt_ids, sampling))
 
     def score(self, ids: list[int]) -> list[float]:
         """Log-probabilities at temperature 1 of ``ids[1:]``, each given all before it."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        output = self._submit(ids, params).result()
-        return [scores[i].logprob for scores, i in zip(output.prompt_logprobs[1:], ids[1:])]
+        return self._submit(ids, params, _prompt_logprobs).result()
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> list[float]:
         """Replace the weights, forget what was cached under the old ones, and score the probe.
@@ -169,15 +168,15 @@ class Engine:
         self._fail_if_stopped()
         return done.result()
 
-    def _submit(self, prompt_ids: list[int], params: Any) -> Future:
-        """Queue a request; its future resolves to vLLM's RequestOutput."""
+    def _submit(self, prompt_ids: list[int], params: Any, read: Callable[[Any], Any]) -> Future:
+        """Queue a request; its future resolves to what ``read`` makes of vLLM's output."""
         from vllm.inputs.engine import tokens_input
 
         number, done = str(next(self._numbers)), Future()
 
         def add() -> None:
             request_id = self._llm.add_request(number, tokens_input(prompt_ids), params)
-            self._waiting[number] = done
+            self._waiting[number] = done, read
             done.add_done_callback(
                 lambda _: self._commands.put((Future(), lambda: self._abort(number, request_id)))
             )
@@ -195,9 +194,10 @@ class Engine:
         try:
             while self._obey():
                 for output in self._llm.step():
+                    done, read = self._waiting.pop(output.request_id)
                     # Whoever waited may have given up just now.
                     with suppress(InvalidStateError):
-                        self._waiting.pop(output.request_id).set_result(output)
+                        done.set_result(read(output))
             self._failure = RuntimeError("it was closed")
         except BaseException as error:
             self._failure = error
@@ -218,7 +218,8 @@ class Engine:
                 try:
                     command()
                 except Exception as error:
-                    done.set_exception(error)
+                    with suppress(InvalidStateError):
+                        done.set_exception(error)
 
     def _fail_if_stopped(self) -> None:
         """Fail whatever waits for a stepper that has ended. Whoever queues comes by here after."""
@@ -228,7 +229,7 @@ class Engine:
         with suppress(queue.Empty):
             while True:
                 entries.append(self._commands.get_nowait())
-        waiting = [*self._waiting.values(), *(entry[0] for entry in entries if entry)]
+        waiting = [done for done, _ in (*self._waiting.values(), *filter(None, entries))]
         for done in waiting:
             with suppress(InvalidStateError):
                 done.set_exception(RuntimeError(f"the engine has stopped: {self._failure!r}"))
@@ -243,6 +244,21 @@ class Engine:
         self._llm.apply_model(_refresh_head)
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache, which belongs to the old weights")
+
+
+def _completion(output: Any) -> Completion:
+    drawn = output.outputs[0]
+    return Completion(
+        list(drawn.token_ids),
+        list(drawn.logprobs.logprobs),
+        drawn.finish_reason,
+        drawn.text if isinstance(drawn.stop_reason, str) else None,
+    )
+
+
+def _prompt_logprobs(output: Any) -> list[float]:
+    ids = output.prompt_token_ids
+    return [scores[i].logprob for scores, i in zip(output.prompt_logprobs[1:], ids[1:])]
 
 
 def _whole_prompts(max_len: int, max_num_seqs: int) -> dict[str, Any]:

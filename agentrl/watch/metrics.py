@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,17 +16,25 @@ from kernels.tree import count_distinct_prefixes
 STATUSES = ("ok", "truncated", "error", "timeout")
 
 
-def episode_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards and the experiment's own metrics over the scored episodes; counts over all."""
+def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
+    """Rewards and the experiment's own metrics over the scored episodes; counts over all.
+
+    ``failure`` is the commonest cause of a failure. Where no episode was scored there are no means.
+    """
     scored = [episode for group in groups for episode in group.scored]
     statuses = Counter(episode.status for group in groups for episode in group.episodes)
+    causes = Counter(e.error for group in groups for e in group.episodes if e.error)
     own = sorted({name for episode in scored for name in episode.metrics})
+    means = {
+        "reward/mean": [episode.reward for episode in scored],
+        "success": [episode.success for episode in scored],
+        "episodes/calls": [len(episode.calls) for episode in scored],
+        **{name: [e.metrics[name] for e in scored if name in e.metrics] for name in own},
+    }
     return {
-        "reward/mean": _mean([episode.reward for episode in scored]),
-        "success": _mean([float(episode.success) for episode in scored]),
-        **{name: _mean([e.metrics[name] for e in scored if name in e.metrics]) for name in own},
+        **{name: sum(values) / len(values) for name, values in means.items() if values},
         **{f"episodes/{status}": statuses[status] for status in STATUSES},
-        "episodes/calls": _mean([float(len(episode.calls)) for episode in scored]),
+        "failure": causes.most_common(1)[0][0] if causes else None,
     }
 
 
@@ -40,11 +49,6 @@ def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: 
         "tokens/computed": computed,
         "tokens/trained": sum(len(sample.call.completion_ids) for sample in samples),
     }
-
-
-def commonest_failure(groups: Sequence[Group]) -> str | None:
-    causes = Counter(e.error for group in groups for e in group.episodes if e.error)
-    return causes.most_common(1)[0][0] if causes else None
 
 
 class Tally:
@@ -73,6 +77,9 @@ class Tally:
             )
 
     def metrics(self) -> dict[str, float]:
+        """Means over the terms; nothing where there were none."""
+        if not self._sums:
+            return {}
         means = {name: total / self._num_terms for name, total in self._sums.items()}
         return {**means, "gap/max_abs_logprob": self._max_gap}
 
@@ -93,7 +100,3 @@ class Clock:
     def metrics(self) -> dict[str, float]:
         parts = {f"time/{part}_seconds": seconds for part, seconds in self._seconds.items()}
         return {**parts, "time/step_seconds": time.monotonic() - self._started}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

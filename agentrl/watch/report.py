@@ -11,7 +11,7 @@ PHASES = ("model", "load", "rollout", "train", "sync", "eval", "save")
 
 
 def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
-    """The last row in a line, with the time that is left at the median pace so far.
+    """The last row in a line, with the time that is left at the mean pace so far.
 
     >>> step_line([{"step": 0, "eval/success": 0.5, "time/step_seconds": 2.0}], 10)
     'step  0/10  held-out 0.500  2.0s'
@@ -29,7 +29,7 @@ def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
             parts.append(f"{label} {row[name]:{form}}")
     failed = row.get("episodes/error", 0) + row.get("episodes/timeout", 0)
     if failed:
-        parts.append(f"{failed} failed")
+        parts.append(f"{failed} failed ({row['failure']})")
     parts.append(f"{row['time/step_seconds']:.1f}s")
     trained = [r["time/step_seconds"] for r in rows if r["step"] > 0]
     left = num_steps - row["step"]
@@ -47,7 +47,7 @@ def summary(display: Display, experiment: str, run: Run, startup: Clock) -> None
         display.table(
             "held-out tasks",
             ("", "before", "after"),
-            [(name, f"{before[name]:.3f}", f"{after[name]:.3f}") for name in shown],
+            [(n, f"{before[n]:.3f}", f"{after[n]:.3f}") for n in shown if n in after],
         )
     timed = [startup.metrics(), *run.rows]
     spent = [
