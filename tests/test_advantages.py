@@ -2,6 +2,7 @@ import pytest
 
 from agentrl.learning.advantages import group_advantages, samples
 from agentrl.types import Call, Episode, Group
+from experiments.gsm8k_offline_shuffled import shuffled
 
 
 def episode(index: int, reward: float | None, num_calls: int = 1) -> Episode:
@@ -27,6 +28,19 @@ def test_equal_rewards_are_exactly_zero(reward):
 def test_alone():
     assert group_advantages([1.0]) == [0.0]
     assert group_advantages([]) == []
+
+
+def test_the_control_deals_the_same_rewards_to_others():
+    groups = [
+        Group({"id": str(task)}, tuple(episode(i, float(task % 2)) for i in range(8)))
+        for task in range(16)
+    ]
+    assert {sample.advantage for sample in samples(groups)} == {0.0}
+    dealt = shuffled(groups)
+    assert [s.call for s in dealt] == [s.call for s in samples(groups)]
+    # Half of 128 rewards are 1: by chance no group keeps eight equal ones.
+    assert 0 not in {sample.advantage for sample in dealt}
+    assert dealt == shuffled(groups)
 
 
 def test_failed_episodes_are_left_out_of_their_group():

@@ -5,12 +5,14 @@ import time
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from vllm.exceptions import VLLMValidationError
 
+from agentrl.config import EngineConfig
 from agentrl.learning.model import Policy
 from agentrl.learning.packing import pack
 from agentrl.learning.probe import probe_gap
-from agentrl.serving.engine import Sampling
+from agentrl.serving.engine import Engine, Sampling
 from agentrl.types import Call, Sample
 
 TOLERANCE = 1e-4
@@ -74,6 +76,20 @@ def test_a_stale_head_is_caught_by_the_probe(engine, policy, monkeypatch):
     monkeypatch.setattr("agentrl.serving.engine._refresh_head", lambda model: None)
     perturb(policy)
     assert probe_gap(policy, engine.probe, engine.sync(policy.weights())) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_head_of_its_own_is_pushed_too(tmp_path, tiny_folder, tokenizer):
+    config = AutoConfig.from_pretrained(tiny_folder, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    untied = Policy.load(tmp_path)
+    engine = Engine(tmp_path, max_len=128, dtype="float32", config=EngineConfig())
+    perturb(untied)
+    assert probe_gap(untied, engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
+    assert probe_gap(untied, engine.probe, engine.sync(untied.weights())) < TOLERANCE
+    engine.close()
 
 
 def test_the_cache_of_the_old_weights_is_forgotten(engine, policy):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,19 @@ EVERY_STEP = {
 }
 
 
+RANDOM_REWARDS = """
+    import dataclasses, random
+    from experiments import gsm8k, gsm8k_offline
+
+    async def judge(task, response, episode):
+        verdict = await gsm8k.judge(task, response, episode)
+        return dataclasses.replace(verdict, reward=random.random())
+
+    config = dataclasses.replace(gsm8k_offline.config, judge=judge)
+"""
+"""So that a model which solves nothing yet has something to learn from."""
+
+
 def run(*command: str, expect: int = 0) -> str:
     result = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900
@@ -41,11 +55,13 @@ def read_metrics(runs: Path) -> tuple[Path, list[dict]]:
 
 @pytest.mark.slow
 def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
+    experiment = tmp_path / "random_rewards.py"
+    experiment.write_text(textwrap.dedent(RANDOM_REWARDS))
     said = run(
-        *("train.py", "--exp", "gsm8k_offline", "--model.path", str(tiny_folder)),
-        *("--runs", str(tmp_path), *SHORT),
+        *("train.py", "--exp", str(experiment), "--model.path", str(tiny_folder)),
+        *("--runs", str(tmp_path / "runs"), "--sampling.max-tokens", "24", *SHORT),
     )
-    folder, rows = read_metrics(tmp_path)
+    folder, rows = read_metrics(tmp_path / "runs")
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert [("eval/success" in row) for row in rows] == [True, False, True]
     for row in rows[1:]:
@@ -53,6 +69,8 @@ def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
         assert sum(row[f"episodes/{s}"] for s in ("ok", "truncated", "error", "timeout")) == 16
         assert 0 < row["gap/max_abs_logprob"] < 1e-4
         assert 0 < row["gap/probe"] < 1e-4
+        assert not row["degenerate"]
+        assert row["grad_norm"] > 0.01
         assert row["tokens/unique"] < row["tokens/logical"]
     config = json.loads((folder / "config.json").read_text())
     assert config["config"]["workflow"] == "experiments.gsm8k:solve"
@@ -73,7 +91,9 @@ def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
 
     (checkpoint,) = (folder / "checkpoints").iterdir()
     before, after = (AutoModelForCausalLM.from_pretrained(p) for p in (tiny_folder, checkpoint))
-    assert len(list(after.parameters())) == len(list(before.parameters()))
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        # Two steps of AdamW move a weight by about the learning rate each.
+        assert 1e-4 < (new - old).abs().max() < 1e-2
     assert f"--checkpoint {checkpoint}" in said
     assert "step 2/2" in said
 
@@ -112,7 +132,23 @@ def test_two_steps_on_the_real_rows(tmp_path, tiny_folder):
 
 
 @pytest.mark.slow
-def test_bad_input_is_a_sentence_and_an_exit_code(tmp_path):
-    said = run("train.py", "--exp", "gsm8k", "--data.path", str(tmp_path), expect=1)
-    assert said.splitlines()[-1].startswith(f"error: there is no {tmp_path}/train.jsonl")
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--exp gsm8k --data.path nowhere", "error: there is no nowhere/train.jsonl: --data.path"),
+        (
+            "--exp gsm8k_offline --model.path ./nowhere",
+            "error: ./nowhere is neither a transformers",
+        ),
+        ("--exp gsm8k_offline --workflow nowhere:f", "cannot import nowhere"),
+        ("--exp gsm8k_offline --tasks-per-step 5000", "there are only 4000 train tasks"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(flags, sentence):
+    result = subprocess.run(
+        [sys.executable, "train.py", *flags.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    said = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert sentence in " ".join(said.replace("│", " ").split())
     assert "Traceback" not in said
