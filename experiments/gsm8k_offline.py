@@ -153,12 +153,14 @@ config = dataclasses.replace(
     gsm8k.config,
     tasks=tasks,
     make_model=make_model,
-    steps=32,
+    steps=34,
     tasks_per_step=16,
     group_size=8,
     micro_batch_tokens=1024,
     model=ModelConfig(max_len=512),
     sampling=SamplingConfig(max_tokens=64),
-    optim=OptimConfig(lr=1e-3, warmup_steps=2, final_share=0.1),
-    eval=EvalConfig(every=16, num_tasks=200),
+    optim=OptimConfig(
+        lr=8e-4, warmup_steps=2, final_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
+    ),
+    eval=EvalConfig(every=17, num_tasks=200),
 )

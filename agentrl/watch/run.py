@@ -57,7 +57,10 @@ class Run:
         for name, label, style in [
             ("reward/mean", "training reward", {"color": "C0", "alpha": 0.5}),
             ("eval/success", "held-out success", {"color": "C0", "marker": "o", "linewidth": 2}),
-            *((name, name, {"linestyle": "--", "linewidth": 1}) for name in names),
+            *(
+                (name, name, {"color": f"C{i + 1}", "linestyle": "--", "linewidth": 1})
+                for i, name in enumerate(names)
+            ),
         ]:
             points = [(row["step"], row[name]) for row in self.rows if name in row]
             if points:
