@@ -74,7 +74,7 @@ def collect(
     finished: queue.SimpleQueue[tuple[tuple[int, int], Episode]] = queue.SimpleQueue()
     todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
     total, tokens_before, started = len(todo), endpoint.num_tokens, time.monotonic()
-    doors, deadlines, episodes = {}, {}, {}
+    doors, deadlines, episodes, num_failed = {}, {}, {}, 0
 
     def run(place: tuple[int, int]) -> None:
         episode = run_episode(
@@ -99,6 +99,7 @@ def collect(
             place, episode = finished.get(timeout=0.1)
             if deadlines.pop(place, None) is not None:
                 episodes[place] = episode
+                num_failed += not episode.scored
         except queue.Empty:
             # A workflow that blocks its thread cannot be stopped, only left behind.
             for place in [p for p, deadline in deadlines.items() if time.monotonic() > deadline]:
@@ -106,8 +107,8 @@ def collect(
                 cause = f"the workflow blocked its thread for over {config.episode_seconds:g} s"
                 task, calls = tasks[place[0]], doors[place].calls
                 episodes[place] = failed(task, place[1], calls, "timeout", cause)
+                num_failed += 1
                 del deadlines[place]
-        num_failed = sum(not episode.scored for episode in episodes.values())
         speed = (endpoint.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
         report(
             len(episodes) / total,

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -131,7 +132,16 @@ def _make_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator((json.dumps([tools, t]) for t in transcripts[:2000]), trainer)
+    # Rendering needs no vocabulary. What the special tokens separate is learned from apart.
+    texts = _with_template(bpe).apply_chat_template(
+        list(transcripts[:2000]), tools=tools, tokenize=False
+    )
+    special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+    bpe.train_from_iterator((part for text in texts for part in special.split(text)), trainer)
+    return _with_template(bpe)
+
+
+def _with_template(bpe: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
