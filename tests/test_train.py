@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -107,6 +108,26 @@ def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
         *("--checkpoint", str(checkpoint)),
     )
     assert "eval/success" in said
+
+
+@pytest.mark.slow
+def test_the_agent_of_the_readme(tmp_path, tiny_folder):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my_agent.py").write_text(example)
+    run(
+        *("train.py", "--exp", str(tmp_path / "my_agent.py"), "--model.path", str(tiny_folder)),
+        *(
+            "--model.max-len",
+            "256",
+            "--sampling.max-tokens",
+            "24",
+            "--runs",
+            str(tmp_path / "runs"),
+        ),
+        *SHORT,
+    )
+    _, rows = read_metrics(tmp_path / "runs")
+    assert sum(row["episodes/ok"] + row["episodes/truncated"] for row in rows[1:]) == 32
 
 
 @pytest.mark.slow
