@@ -153,7 +153,7 @@ config = dataclasses.replace(
     gsm8k.config,
     tasks=tasks,
     make_model=make_model,
-    steps=34,
+    steps=40,
     tasks_per_step=16,
     group_size=8,
     micro_batch_tokens=1024,
@@ -162,5 +162,5 @@ config = dataclasses.replace(
     optim=OptimConfig(
         lr=8e-4, warmup_steps=2, final_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
     ),
-    eval=EvalConfig(every=17, num_tasks=200),
+    eval=EvalConfig(every=20, num_tasks=200),
 )
