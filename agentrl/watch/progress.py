@@ -39,7 +39,9 @@ class Display:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with Progress(
+            *columns, console=self.console, transient=True, redirect_stderr=False
+        ) as progress:
             bar = progress.add_task(title, total=1.0, note="")
             yield lambda share, note: progress.update(bar, completed=share, note=note)
 
