@@ -23,7 +23,7 @@ def group_advantages(rewards_G: Sequence[float]) -> list[float]:
 
 
 def samples(groups: Sequence[Group]) -> list[Sample]:
-    """Every call of every scored episode, with its episode's advantage."""
+    """Every call of every scored episode, with its episode's advantage; none under a grammar."""
     return [
         Sample(call, advantage)
         for group in groups
@@ -31,4 +31,5 @@ def samples(groups: Sequence[Group]) -> list[Sample]:
             group.scored, group_advantages([e.reward for e in group.scored]), strict=True
         )
         for call in episode.calls
+        if not call.under_grammar
     ]
