@@ -55,6 +55,8 @@ class Context:
     ids: list[int]
     end: str | None
     """The special token that the model ended its turn with, or None where a length limit did."""
+    said: str
+    """The completion's text up to there."""
 
 
 Past = dict[int | None, list[Context]]
@@ -113,7 +115,15 @@ class Chat:
         ]
         if candidates:
             messages = _restore(messages, *candidates[0])
-        text = self._render(messages, tools, turn.template_arguments)
+        try:
+            text = self._render(messages, tools, turn.template_arguments)
+        except RequestRefused:
+            if not candidates:
+                raise
+            # Llama's template takes one call a turn. What the model said instead is text to it.
+            i, context = candidates[0]
+            messages[i] = {"role": "assistant", "content": context.said}
+            text = self._render(messages, tools, turn.template_arguments)
         for _, context in candidates:
             if (ids := self._continue(context, text)) is not None:
                 return Prompt(ids, text, messages, keys[-1])
@@ -134,8 +144,9 @@ class Chat:
 
     def context(self, prompt: Prompt, ids: list[int], reply: Message, ended: bool) -> Context:
         """Where the conversation can go on; ``ended``: the model ended its turn by itself."""
-        end = self.tokenizer.decode(ids[-1:]) if ended else None
-        return Context(prompt, reply, prompt.ids + ids, end)
+        end = self.decode(ids[-1:]) if ended else None
+        said = self.decode(ids[:-1] if ended else ids)
+        return Context(prompt, reply, prompt.ids + ids, end, said)
 
     @staticmethod
     def remember(context: Context, past: Past) -> None:

@@ -234,7 +234,7 @@ def _stop_reason(choice: Any) -> str:
     return reasons[choice.finish_reason]
 
 
-def _event(name: str, **data: Any) -> tuple[str, dict]:
+def _event(name: str, /, **data: Any) -> tuple[str, dict]:
     return name, {"type": name, **data}
 
 

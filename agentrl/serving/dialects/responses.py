@@ -151,7 +151,7 @@ def whole(answer: Answer, body: ResponsesBody, turn: Turn) -> dict:
 def events(answer: Answer, body: ResponsesBody, turn: Turn) -> Iterator[tuple[str, Any]]:
     numbers = count()
 
-    def event(name: str, **data: Any) -> tuple[str, dict]:
+    def event(name: str, /, **data: Any) -> tuple[str, dict]:
         return name, {"type": name, "sequence_number": next(numbers), **data}
 
     begun = _response(answer, body, turn, "in_progress")
