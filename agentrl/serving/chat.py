@@ -26,9 +26,10 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from agentrl.serving.turn import RequestRefused, Turn
+from agentrl.serving.turn import RequestRefused, Turn, invalid
 from agentrl.types import Message
 
 
@@ -298,13 +299,11 @@ def _request(
                 tokenizer, request.tools, chat_template_kwargs=json.loads(arguments)
             )
             request = parser.adjust_request(request)
+    except ValidationError as error:
+        raise invalid(error) from error
     except Exception as error:
-        raise RequestRefused(400, "invalid_request", _first_line(error)) from error
+        raise RequestRefused(400, "invalid_request", f"{type(error).__name__}: {error}") from error
     return request
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _keys(turn: Turn, messages: list[Message]) -> list[int]:

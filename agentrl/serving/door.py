@@ -172,25 +172,6 @@ class _InProcess(httpx2.AsyncBaseTransport):
         else:
             raw = await request.aread()
             reply = await self._endpoint.respond(path, raw, key, is_retry=is_retry)
-        if isinstance(reply.body, bytes):
-            headers = {"content-type": "application/json", **reply.headers}
-            return httpx2.Response(
-                reply.status, content=reply.body, headers=headers, request=request
-            )
         return httpx2.Response(
-            reply.status, stream=_Stream(reply.body), headers=reply.headers, request=request
+            reply.status, content=reply.body, headers=reply.headers, request=request
         )
-
-
-class _Stream(httpx2.AsyncByteStream):
-    """A streamed answer; closing it early ends what draws it."""
-
-    def __init__(self, chunks: Any):
-        self._chunks = chunks
-
-    async def __aiter__(self) -> Any:
-        async for chunk in self._chunks:
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._chunks.aclose()

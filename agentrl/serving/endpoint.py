@@ -13,16 +13,16 @@ import hashlib
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
@@ -39,7 +39,7 @@ from agentrl.serving.dialects import (
 )
 from agentrl.serving.served import ServedModel
 from agentrl.serving.session import Seat, Session
-from agentrl.serving.turn import RequestRefused
+from agentrl.serving.turn import Answer, RequestRefused, Turn, invalid
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ DIALECTS = {
         messages.DIALECT,
     )
 }
-KEEP_ALIVE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,14 @@ class Reply:
     """An HTTP response, whatever carries it."""
 
     status: int
-    body: bytes | AsyncIterator[bytes]
-    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes
+    content_type: str = "application/json"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        # Nothing that is refused here would be accepted a second time.
+        retry = {} if self.status == 200 else {"x-should-retry": "false"}
+        return {"content-type": self.content_type, **retry}
 
 
 class Endpoint:
@@ -108,7 +113,11 @@ class Endpoint:
     async def respond(
         self, path: str, raw: bytes, key: str | None, *, is_retry: bool = False
     ) -> Reply:
-        """Answer one request. Cancelling it, or closing its stream, leaves nothing behind."""
+        """Answer one request. Cancelling it leaves nothing behind.
+
+        An answer is drawn and parsed whole, and only then written down, as one object or as the
+        events of a stream: both say the same, and what goes wrong has a status of its own.
+        """
         dialect = DIALECTS.get(path)
         try:
             seat = self._find_seat(key)
@@ -119,18 +128,15 @@ class Endpoint:
             attempt = seat.session.begin(seat.agent, fingerprint, is_retry=is_retry)
             try:
                 turn = dialect.turn(body, seat.session.conversations)
-                request = seat.served.prepare(seat, turn)
-            except BaseException:
-                seat.session.drop(attempt, "over")
+                answer = await seat.served.answer(seat, turn, attempt)
+                if dialect.conversation:
+                    conversation = dialect.conversation(answer, body, turn)
+                    seat.session.conversations.update([conversation])
+                return _write(dialect, answer, body, turn)
+            except BaseException as error:
+                was_left = isinstance(error, asyncio.CancelledError)
+                seat.session.drop(attempt, "lost" if was_left else "over")
                 raise
-            drawing = partial(seat.served.answer, request, attempt)
-            if body.stream:
-                stream = _stream(dialect, body, turn, seat.session, attempt, drawing)
-                return Reply(200, stream, {"content-type": "text/event-stream"})
-            answer = await drawing()
-            if dialect.conversation:
-                seat.session.conversations.update([dialect.conversation(answer, body, turn)])
-            return Reply(200, to_json(dialect.whole(answer, body, turn)))
         except RequestRefused as refusal:
             return _refuse(refusal, dialect)
         except Exception as error:
@@ -221,34 +227,11 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Re
             await task
 
 
-async def _stream(
-    dialect: Dialect, body: Body, turn: Any, session: Session, attempt: Any, drawing: Any
-) -> AsyncIterator[bytes]:
-    """Server-sent events; a stream that is left before there is an answer leaves nothing."""
-    task = asyncio.ensure_future(drawing())
-    is_over = False
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=KEEP_ALIVE_SECONDS)
-            if not task.done():
-                yield b": drawing\n\n"
-        answer = task.result()
-        if dialect.conversation:
-            session.conversations.update([dialect.conversation(answer, body, turn)])
-        is_over = True
-        # In one piece: an agent that has what it wants need not read the end of it.
-        yield b"".join(_encode_event(*event) for event in dialect.events(answer, body, turn))
-    except RequestRefused as refusal:
-        is_over = True
-        yield _encode_event("error", dialect.error(refusal))
-    except Exception as error:
-        is_over = True
-        log.exception("a request failed")
-        yield _encode_event("error", dialect.error(_internal(error)))
-    finally:
-        if not is_over:
-            task.cancel()
-            session.drop(attempt, "lost")
+def _write(dialect: Dialect, answer: Answer, body: Body, turn: Turn) -> Reply:
+    if not body.stream:
+        return Reply(200, to_json(dialect.whole(answer, body, turn)))
+    events = [_encode_event(*event) for event in dialect.events(answer, body, turn)]
+    return Reply(200, b"".join(events), "text/event-stream")
 
 
 def _encode_event(name: str | None, data: Any) -> bytes:
@@ -260,12 +243,7 @@ def _parse(kind: type[Body], raw: bytes) -> Body:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        unknown = first["type"] == "extra_forbidden"
-        message = f"{place} is not supported here" if unknown else f"{place}: {first['msg']}"
-        code = "unsupported_parameter" if unknown else "invalid_request"
-        raise RequestRefused(400, code, message.removeprefix(": "), place or None) from error
+        raise invalid(error) from error
 
 
 def _internal(error: Exception) -> RequestRefused:
@@ -274,14 +252,11 @@ def _internal(error: Exception) -> RequestRefused:
 
 def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> Reply:
     body = dialect.error(refusal) if dialect else openai_error(refusal)
-    # Nothing that is refused here would be accepted a second time.
-    return Reply(refusal.status, to_json(body), {"x-should-retry": "false"})
+    return Reply(refusal.status, to_json(body))
 
 
 def _response(reply: Reply) -> Response:
-    kind = Response if isinstance(reply.body, bytes) else StreamingResponse
-    headers = {"content-type": "application/json", **reply.headers}
-    return kind(reply.body, status_code=reply.status, headers=headers)
+    return Response(reply.body, status_code=reply.status, headers=reply.headers)
 
 
 def _describe(dialect: Dialect) -> dict:

@@ -51,8 +51,20 @@ class ServedModel:
         self._temperature, self._max_tokens, self._max_len = temperature, max_tokens, max_len
         self._has_warned = False
 
-    def prepare(self, seat: Seat, turn: Turn) -> Prepared:
-        """What a turn comes to. Raises RequestRefused where it cannot be answered."""
+    async def answer(self, seat: Seat, turn: Turn, attempt: Attempt) -> Answer:
+        """Draw what a turn asks for and record it; cancelling aborts it.
+
+        Raises RequestRefused where the turn cannot be answered, or the episode ends meanwhile.
+        """
+        request = self._prepare(seat, turn)
+        drawn = await self._draw(request, attempt)
+        answer, calls, contexts = self._read(request, attempt, drawn)
+        if not seat.session.deliver(attempt, calls, contexts):
+            raise _ended(seat.session)
+        self.num_tokens += answer.completion_tokens
+        return answer
+
+    def _prepare(self, seat: Seat, turn: Turn) -> Prepared:
         session = seat.session
         if turn.tool_choice not in ("auto", "none") and not turn.tools:
             raise RequestRefused(
@@ -74,21 +86,6 @@ class ServedModel:
                 f"and the prompt comes to {len(prompt.ids)}.",
             )
         return Prepared(seat, turn, prompt, grammar)
-
-    async def answer(self, request: Prepared, attempt: Attempt) -> Answer:
-        """Draw what a turn asks for and record it. Cancelling aborts it and leaves nothing."""
-        session = request.seat.session
-        try:
-            drawn = await self._draw(request, attempt)
-            answer, calls, contexts = self._read(request, attempt, drawn)
-            if not session.deliver(attempt, calls, contexts):
-                raise _ended(session)
-        except BaseException as error:
-            was_cancelled = isinstance(error, asyncio.CancelledError)
-            session.drop(attempt, "lost" if was_cancelled else "over")
-            raise
-        self.num_tokens += answer.completion_tokens
-        return answer
 
     async def _draw(self, request: Prepared, attempt: Attempt) -> list[Completion]:
         session = request.seat.session

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from agentrl.serving.engine import Completion
 from agentrl.types import Message
 
@@ -14,6 +16,16 @@ class RequestRefused(Exception):
     def __init__(self, status: int, code: str, message: str, parameter: str | None = None):
         super().__init__(message)
         self.status, self.code, self.message, self.parameter = status, code, message, parameter
+
+
+def invalid(error: ValidationError) -> RequestRefused:
+    """The first thing that pydantic found wrong, in a sentence."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return RequestRefused(400, "unsupported_parameter", f"{place} is not supported here", place)
+    message = f"{place}: {first['msg']}" if place else first["msg"]
+    return RequestRefused(400, "invalid_request", message, place or None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,7 @@ class Dialect:
     """(body, earlier conversations by answer id) -> Turn."""
     whole: Callable[[Answer, Any, Turn], dict]
     events: Callable[[Answer, Any, Turn], Iterator[tuple[str | None, Any]]]
-    """The same as server-sent events: name and data. An answer is drawn and parsed whole, so that
-    both forms say the same."""
+    """The same as server-sent events: name and data."""
     error: Callable[[RequestRefused], dict]
     conversation: Callable[[Answer, Any, Turn], tuple[str, list[Message]]] | None = None
     """Under which id, and as which messages, later requests can refer to this turn."""

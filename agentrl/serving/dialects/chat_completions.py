@@ -27,7 +27,7 @@ class Part(_Known, total=False):
 
 class Function(_Known, total=False):
     name: Required[str]
-    arguments: str | dict[str, Any]
+    arguments: Required[str | dict[str, Any]]
 
 
 class ToolCall(_Known, total=False):
