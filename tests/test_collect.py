@@ -115,6 +115,16 @@ def test_failures_are_counted_by_cause_and_left_out(monkeypatch):
     ]
 
 
+def test_agents_that_are_not_trained_need_no_reward():
+    async def solve(task, model):
+        return {"solver": 1.0}
+
+    # The scripted door has calls of one agent, named "agent".
+    (trained,), (recorded,) = (collect(solve, 1, 2, trained_agents=a) for a in (None, ("solver",)))
+    assert [episode.status for episode in trained.episodes] == ["error", "error"]
+    assert [episode.reward for episode in recorded.episodes] == [{"solver": 1.0}] * 2
+
+
 @pytest.mark.parametrize(
     ("epochs", "steps", "expected"),
     [(None, None, 3), (1, None, 3), (2, None, 6), (2, 4, 4), (1, 9, 3), (None, 9, 9)],

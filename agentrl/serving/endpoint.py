@@ -51,6 +51,9 @@ class Session:
         self.calls: list[Call] = []
         self.past: dict[str, list[Context]] = {}
         self.running: set[Future[Completion]] = set()
+        self.keys: list[str] = []
+        """Of all its agents."""
+        self.closed = False
         self.context_full = False
         """Whether the last request did not fit any more."""
 
@@ -61,7 +64,15 @@ class Model:
     def __init__(self, endpoint: "Endpoint", session: Session, agent: str):
         self._endpoint, self._session, self._agent = endpoint, session, agent
         self.api_key = secrets.token_urlsafe(24)
+        session.keys.append(self.api_key)
         endpoint.seats[self.api_key] = (session, agent)
+        # A workflow that was left behind may ask for an agent after the end.
+        if session.closed:
+            self.close()
+
+    def agent(self, name: str) -> "Model":
+        """The same episode under another agent's name: one record, a key of its own."""
+        return Model(self._endpoint, self._session, name)
 
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:
@@ -88,8 +99,11 @@ class Model:
         return self.context_full or bool(calls and calls[-1].finish_reason == "length")
 
     def close(self) -> None:
-        """From now on the key opens nothing; what still runs is aborted and not recorded."""
-        self._endpoint.seats.pop(self.api_key, None)
+        """From now on no key of the episode opens anything, whichever agent's it is; what still
+        runs is aborted and not recorded."""
+        self._session.closed = True
+        for key in self._session.keys:
+            self._endpoint.seats.pop(key, None)
         for future in list(self._session.running):
             future.cancel()
 
