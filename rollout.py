@@ -9,12 +9,14 @@ As a command it runs an agent without training it:
 import argparse
 import atexit
 import copy
+import os
 import queue
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from agentrl.agents.data import with_id
 from agentrl.agents.workflow import check_signatures, failed, run_episode
-from agentrl.config import Config, parse
+from agentrl.config import AuxiliaryModel, Config, EngineConfig, parse
 from agentrl.types import Episode, Group, Report, Task
 from agentrl.watch.metrics import episode_metrics
 from agentrl.watch.progress import Display
@@ -35,25 +37,50 @@ GRACE_SECONDS = 5.0
 
 
 def serve(config: Config, folder: str | Path):
-    """Start vLLM on a model folder, and the endpoint in front of it."""
+    """Start vLLM on a model folder, and the doors in front of it and of the auxiliary models."""
     # Slow to import, and not needed for --help.
-    from agentrl.serving.chat import Chat
+    from agentrl.serving.door import Serving
     from agentrl.serving.endpoint import Endpoint
-    from agentrl.serving.engine import Engine
 
-    engine = Engine(
-        folder, max_len=config.model.max_len, dtype=compute_dtype(config), config=config.engine
-    )
+    model = config.model
+    policy = _serve_model(config, "policy", folder, model, config.engine)
+    auxiliary = {name: _auxiliary(config, name, m) for name, m in config.auxiliary_models.items()}
+    endpoint = Endpoint(host=config.endpoint.host, port=config.endpoint.port)
+    serving = Serving(endpoint, policy, auxiliary, seed=config.seed)
     # However the process ends, vLLM is shut down first.
-    atexit.register(engine.close)
-    chat = Chat(AutoTokenizer.from_pretrained(folder), config.model.tool_parser)
-    return Endpoint(
+    atexit.register(serving.close)
+    return serving
+
+
+def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
+    """A frozen model with an engine of its own, or how to reach the one at its url."""
+    from agentrl.serving.door import RemoteModel
+
+    if model.url is None:
+        return _serve_model(config, name, model.model, model, model.engine)
+    if model.key_variable not in os.environ:
+        raise ValueError(
+            f"auxiliary_models.{name}.key_variable is {model.key_variable}: set that variable to "
+            f"the key of {model.url}"
+        )
+    return partial(RemoteModel, model.model, model.url, os.environ[model.key_variable])
+
+
+def _serve_model(config: Config, name: str, folder: str | Path, model, engine_config: EngineConfig):
+    from agentrl.serving.chat import Chat
+    from agentrl.serving.engine import Engine
+    from agentrl.serving.served import ServedModel
+
+    dtype = compute_dtype(config)
+    engine = Engine(folder, max_len=model.max_len, dtype=dtype, config=engine_config)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return ServedModel(
+        name,
         engine,
-        chat,
+        Chat(tokenizer, model.tool_parser, model.reasoning_parser),
         temperature=config.sampling.temperature,
         max_tokens=config.sampling.max_tokens,
-        max_len=config.model.max_len,
-        seed=config.seed,
+        max_len=model.max_len,
     )
 
 
@@ -64,7 +91,14 @@ def compute_dtype(config: Config) -> str:
 
 
 def collect(
-    tasks: Sequence[Task], config: Config, endpoint, *, step: int, group_size: int, report: Report
+    tasks: Sequence[Task],
+    config: Config,
+    serving,
+    *,
+    step: int,
+    group_size: int,
+    report: Report,
+    own_sampling: bool = False,
 ) -> list[Group]:
     """Run group_size episodes of every task, each in a thread of its own, and group them by task.
 
@@ -73,7 +107,7 @@ def collect(
     """
     finished: queue.SimpleQueue[tuple[tuple[int, int], Episode]] = queue.SimpleQueue()
     todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
-    total, tokens_before, started = len(todo), endpoint.num_tokens, time.monotonic()
+    total, tokens_before, started = len(todo), serving.num_tokens, time.monotonic()
     doors, deadlines, episodes, num_failed = {}, {}, {}, 0
 
     def run(place: tuple[int, int]) -> None:
@@ -83,17 +117,23 @@ def collect(
             place[1],
             workflow=config.workflow,
             judge=config.judge,
-            model=doors[place],
+            model=doors[place][0],
+            auxiliary_models=doors[place][1],
             seconds=config.episode_seconds,
             trained_agents=config.trained_agents,
         )
         finished.put((place, episode))
 
     while todo or deadlines:
-        endpoint.engine.raise_if_stopped()
+        serving.engine.raise_if_stopped()
         while todo and len(deadlines) < config.concurrent_episodes:
             place = todo.popleft()
-            doors[place] = endpoint.open(step=step, task_id=tasks[place[0]]["id"], episode=place[1])
+            doors[place] = serving.open(
+                step=step,
+                task_id=tasks[place[0]]["id"],
+                episode=place[1],
+                own_sampling=own_sampling,
+            )
             deadlines[place] = time.monotonic() + config.episode_seconds + GRACE_SECONDS
             threading.Thread(target=run, args=(place,), daemon=True).start()
         try:
@@ -104,13 +144,13 @@ def collect(
         except queue.Empty:
             # A workflow that blocks its thread cannot be stopped, only left behind.
             for place in [p for p, deadline in deadlines.items() if time.monotonic() > deadline]:
-                doors[place].close()
+                model, _ = doors[place]
+                model.close()
                 cause = f"the workflow blocked its thread for over {config.episode_seconds:g} s"
-                task, calls = tasks[place[0]], doors[place].calls
-                episodes[place] = failed(task, place[1], calls, "timeout", cause)
+                episodes[place] = failed(tasks[place[0]], place[1], model.calls, "timeout", cause)
                 num_failed += 1
                 del deadlines[place]
-        speed = (endpoint.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
+        speed = (serving.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
         report(
             len(episodes) / total,
             f"{len(episodes)} done, {len(deadlines)} running, {num_failed} failed, "
@@ -122,9 +162,17 @@ def collect(
     ]
 
 
-def evaluate(tasks: Sequence[Task], config: Config, endpoint, report: Report) -> dict[str, float]:
+def evaluate(tasks: Sequence[Task], config: Config, serving, report: Report) -> dict[str, float]:
     """Measures of one episode of each task, drawn with the same seeds each time."""
-    groups = collect(tasks, config, endpoint, step=EVALUATION, group_size=1, report=report)
+    groups = collect(
+        tasks,
+        config,
+        serving,
+        step=EVALUATION,
+        group_size=1,
+        report=report,
+        own_sampling=config.eval.sampling == "agent",
+    )
     return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
 
 
@@ -200,13 +248,13 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     with display.phase("loading"), quiet():
-        endpoint = serve(config, folder)
+        serving = serve(config, folder)
     with display.phase("episodes") as report:
         if flags.evaluate:
-            metrics = evaluate(held_out, config, endpoint, report)
+            metrics = evaluate(held_out, config, serving, report)
         else:
             tasks = held_out[: flags.num_tasks]
-            groups = collect(tasks, config, endpoint, step=EVALUATION, group_size=1, report=report)
+            groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)
     if flags.evaluate:
         rows = [(name, f"{value:.3f}") for name, value in metrics.items() if value is not None]
         display.table(f"{len(held_out)} held-out tasks", ("", "mean or count"), rows)

@@ -61,8 +61,8 @@ def main() -> None:
             weight_decay=config.optim.weight_decay,
         )
         policy, optimizer = accelerator.prepare(policy, optimizer)
-        endpoint = serve(config, model_folder)
-    engine, temperature = endpoint.engine, config.sampling.temperature
+        serving = serve(config, model_folder)
+    engine, temperature = serving.engine, config.sampling.temperature
 
     for step in range(len(batches) + 1):
         clock = Clock()
@@ -73,7 +73,7 @@ def main() -> None:
                 groups = collect(
                     batches[step - 1],
                     config,
-                    endpoint,
+                    serving,
                     step=step,
                     group_size=config.group_size,
                     report=progress,
@@ -130,7 +130,7 @@ def main() -> None:
         is_last = step == len(batches)
         if config.eval.every and (step % config.eval.every == 0 or is_last):
             with clock("eval"), display.phase("evaluation") as progress:
-                metrics |= evaluate(held_out, config, endpoint, progress)
+                metrics |= evaluate(held_out, config, serving, progress)
             if step == 0 and "eval/success" not in metrics:
                 sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
         if is_last or (config.save_every and step and step % config.save_every == 0):

@@ -82,8 +82,10 @@ class ModelConfig:
     """What both engines compute in; weights stay fp32 in the trainer. auto: bfloat16 on GPU."""
     checkpointing: bool = False
     """Recompute activations in the backward pass, layer by layer: less memory, 1/3 more work."""
-    tool_parser: str = "hermes"
+    tool_parser: str | None = "hermes"
     """The vLLM tool parser that fits the model's way of writing tool calls."""
+    reasoning_parser: str | None = None
+    """The vLLM reasoning parser that fits the model's way of thinking, where it thinks."""
 
     def __post_init__(self):
         _check(self.max_len > 1, "model.max_len", self.max_len, "give at least 2 tokens")
@@ -155,7 +157,9 @@ class EvalConfig:
     every: int | None = 20
     """Evaluate at step 0, every so many steps, and at the end. None: never."""
     num_tasks: int = 200
-    """Held-out tasks, the first ones, one episode each, at the training temperature."""
+    """Held-out tasks, the first ones, one episode each."""
+    sampling: Literal["training", "agent"] = "training"
+    """As in training; or agent: as the agent asks for, where it does (temperature, top_p, ...)."""
 
     def __post_init__(self):
         _check(self.every is None or self.every > 0, "eval.every", self.every, "give 1 or more")
@@ -169,6 +173,32 @@ class EngineConfig:
     """KV cache where there is no GPU."""
     max_num_seqs: int = 256
     """Calls that decode together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    host: str = "127.0.0.1"
+    """Where agents that come over HTTP find the model. Whoever reaches it still needs a key."""
+    port: int = 0
+    """0: any that is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryModel:
+    """A frozen model beside the trained one: never recorded, never trained."""
+
+    model: str
+    """Its name at ``url``; without a url, a transformers folder or hub name that gets an engine of
+    its own in this process."""
+    url: str | None = None
+    """An OpenAI-compatible server, ``/v1`` included."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the server's key."""
+    max_len: int = 4096
+    """Of an engine of its own: longest prompt + completion in tokens."""
+    tool_parser: str | None = "hermes"
+    reasoning_parser: str | None = None
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(memory_share=0.2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +242,9 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    auxiliary_models: dict[str, AuxiliaryModel] = field(default_factory=dict)
+    """What workflows and judges get as ``auxiliary_models``, by name."""
 
     def __post_init__(self):
         for name in ("tasks_per_step", "micro_batch_tokens", "concurrent_episodes"):

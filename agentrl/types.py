@@ -50,6 +50,8 @@ class Call:
     """The request's messages."""
     reply: Message = field(default_factory=dict)
     """The message that the agent got back."""
+    under_grammar: bool = False
+    """Drawn from a masked distribution (a JSON schema, a forced tool): recorded, never trained."""
 
     @property
     def ids(self) -> list[int]:

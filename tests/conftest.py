@@ -42,3 +42,18 @@ def engine(tiny_folder):
     engine = Engine(tiny_folder, max_len=512, dtype="float32", config=EngineConfig())
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def serving(engine, tokenizer):
+    """The doors to that engine; 16 tokens a call."""
+    from agentrl.serving.chat import Chat
+    from agentrl.serving.door import Serving
+    from agentrl.serving.endpoint import Endpoint
+    from agentrl.serving.served import ServedModel
+
+    chat = Chat(tokenizer, "hermes")
+    policy = ServedModel("policy", engine, chat, temperature=1.0, max_tokens=16, max_len=512)
+    serving = Serving(Endpoint(), policy, seed=0)
+    yield serving
+    serving.endpoint.close()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from agentrl.learning.advantages import group_advantages, of_agents, samples
@@ -128,3 +130,14 @@ def test_only_the_trained_agents_samples_are_kept():
     assert of_agents(every, ("solver",)) == [every[0], every[2]]
     assert of_agents(every, ("solver", "checker")) == every
     assert of_agents(every, ("judge",)) == []
+
+
+def test_calls_under_a_grammar_are_compared_and_not_trained():
+    free, forced = (conversation(i, float(i), "solver", "solver") for i in (0, 1))
+    masked = dataclasses.replace(forced.calls[1], under_grammar=True)
+    forced = dataclasses.replace(forced, calls=(forced.calls[0], masked))
+    assert found(Group({"id": "t"}, (free, forced))) == [
+        (0, "solver", -0.7071),
+        (0, "solver", -0.7071),
+        (1, "solver", 0.7071),
+    ]

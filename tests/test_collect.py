@@ -14,16 +14,16 @@ from agentrl.watch.progress import Display
 from tests.test_workflow import ScriptedModel
 
 
-class ScriptedEndpoint:
+class ScriptedServing:
     def __init__(self):
         self.num_tokens, self.doors, self.engine = 0, [], self
 
     def raise_if_stopped(self):
         pass
 
-    def open(self, *, step, task_id, episode):
+    def open(self, *, step, task_id, episode, own_sampling):
         self.doors.append(ScriptedModel())
-        return self.doors[-1]
+        return self.doors[-1], {}
 
 
 def tasks(count: int) -> list[dict]:
@@ -34,16 +34,16 @@ def collect(workflow, num_tasks, group_size, **overrides):
     config = Config(
         workflow=workflow, tasks=lambda data: ([], []), model=ModelConfig(path="m"), **overrides
     )
-    endpoint, reports = ScriptedEndpoint(), []
+    serving, reports = ScriptedServing(), []
     groups = rollout.collect(
         tasks(num_tasks),
         config,
-        endpoint,
+        serving,
         step=0,
         group_size=group_size,
         report=lambda share, note: reports.append((share, note)),
     )
-    assert all(door.closed for door in endpoint.doors)
+    assert all(door.closed for door in serving.doors)
     assert reports[-1][0] == 1.0
     return groups
 

@@ -9,21 +9,17 @@ import openai
 import pytest
 
 from agentrl.agents.tools import PYTHON_TOOL
-from agentrl.serving.chat import Chat
-from agentrl.serving.endpoint import Endpoint
 
 HELLO = [{"role": "user", "content": "Tom has 3 pens."}]
 
 
-@pytest.fixture
-def endpoint(engine, tokenizer):
-    chat = Chat(tokenizer, "hermes")
-    return Endpoint(engine, chat, temperature=1.0, max_tokens=16, max_len=512, seed=0)
+def open_door(serving, step=1, episode=0, **options):
+    return serving.open(step=step, task_id="t", episode=episode, **options)[0]
 
 
 @pytest.fixture
-def model(endpoint):
-    model = endpoint.open(step=1, task_id="t", episode=0)
+def model(serving):
+    model = open_door(serving)
     yield model
     model.close()
 
@@ -32,9 +28,9 @@ async def ask(model, messages=HELLO, **options):
     return await model.openai.chat.completions.create(model="policy", messages=messages, **options)
 
 
-def test_what_the_engine_was_given_and_returned_is_recorded(endpoint, model, monkeypatch):
+def test_what_the_engine_was_given_and_returned_is_recorded(serving, model, monkeypatch):
     consumed = []
-    submit = endpoint.engine._submit
+    submit = serving.engine._submit
 
     def spy(prompt_ids, params, read):
         def read_and_note(output):
@@ -45,7 +41,7 @@ def test_what_the_engine_was_given_and_returned_is_recorded(endpoint, model, mon
 
         return submit(prompt_ids, params, read_and_note)
 
-    monkeypatch.setattr(endpoint.engine, "_submit", spy)
+    monkeypatch.setattr(serving.engine, "_submit", spy)
 
     async def converse():
         messages = list(HELLO)
@@ -75,9 +71,9 @@ def test_the_agent_may_ask_for_less_than_the_limit_but_not_for_more(model):
     assert [len(call.completion_ids) <= n for call, n in zip(model.calls, (5, 16))] == [True, True]
 
 
-def test_seeds_are_ours_and_differ_from_call_to_call(endpoint):
+def test_seeds_are_ours_and_differ_from_call_to_call(serving):
     def draw(step, episode):
-        model = endpoint.open(step=step, task_id="t", episode=episode)
+        model = open_door(serving, step, episode)
         asyncio.run(ask(model, seed=1))
         asyncio.run(ask(model, seed=1))
         model.close()
@@ -88,20 +84,20 @@ def test_seeds_are_ours_and_differ_from_call_to_call(endpoint):
     assert len({call for calls in drawn for call in calls}) == 18
 
 
-def test_what_would_bias_training_is_overridden_and_said_once(endpoint, model, caplog):
+def test_what_would_bias_training_is_overridden_and_said_once(serving, model, caplog):
     with caplog.at_level(logging.WARNING):
         asyncio.run(ask(model, temperature=0.0, top_p=0.1))
         asyncio.run(ask(model, temperature=0.0, top_p=0.1))
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == "agentrl.serving.endpoint"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "agentrl.serving.served"]
     assert "its own temperature, top_p" in warning
     first, second = (call.completion_ids for call in model.calls)
     assert first != second
 
 
-def test_a_stop_string_ends_the_answer_but_not_the_record(endpoint):
-    model = endpoint.open(step=5, task_id="t", episode=0)
+def test_a_stop_string_ends_the_answer_but_not_the_record(serving):
+    model = open_door(serving, 5)
     whole = asyncio.run(ask(model)).choices[0].message.content
-    again = endpoint.open(step=5, task_id="t", episode=0)
+    again = open_door(serving, 5)
     stop = whole[len(whole) // 2]
     cut = asyncio.run(ask(again, stop=stop)).choices[0].message.content
     assert cut == whole[: whole.index(stop)]
@@ -119,11 +115,13 @@ def test_a_stop_string_ends_the_answer_but_not_the_record(endpoint):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stream": True}, "not supported here: stream"),
-        ({"n": 2}, "not supported here: n"),
-        ({"tool_choice": "required", "tools": [PYTHON_TOOL]}, "not supported here: tool_choice"),
-        ({"logit_bias": {"1": 5}}, "not supported here: logit_bias"),
-        ({"messages": []}, "messages must not be empty"),
+        ({"extra_body": {"ignore_eos": True}}, "ignore_eos is not supported here"),
+        ({"modalities": ["audio"]}, "modalities is not supported here"),
+        ({"messages": []}, "messages: List should have at least 1 item"),
+        ({"messages": [{"content": "no role"}]}, "messages.0.role: Field required"),
+        ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
+        ({"tool_choice": "required"}, "tool"),
+        ({"extra_body": {"chat_template_kwargs": {"tokenize": 1}}}, "chat template refuses this"),
     ],
 )
 def test_refusals_are_openais_errors(model, options, message):
@@ -140,8 +138,8 @@ def test_a_context_that_is_full(model):
     assert model.calls == ()
 
 
-def test_a_key_opens_its_own_episode_while_that_lives(endpoint, model):
-    other = endpoint.open(step=1, task_id="t", episode=1)
+def test_a_key_opens_its_own_episode_while_that_lives(serving, model):
+    other = open_door(serving, episode=1)
     assert model.api_key != other.api_key
     asyncio.run(ask(model))
     assert (len(model.calls), len(other.calls)) == (1, 0)
@@ -152,7 +150,7 @@ def test_a_key_opens_its_own_episode_while_that_lives(endpoint, model):
     assert other.calls == ()
 
 
-def test_agents_have_keys_of_their_own_and_one_record(endpoint, model):
+def test_agents_have_keys_of_their_own_and_one_record(model):
     solver, checker = model.agent("solver"), model.agent("checker")
     assert len({model.api_key, solver.api_key, checker.api_key}) == 3
     for door in (solver, checker, model, solver):
@@ -161,7 +159,7 @@ def test_agents_have_keys_of_their_own_and_one_record(endpoint, model):
     assert solver.calls == checker.calls == model.calls
 
 
-def test_agents_share_no_conversation(model):
+def test_two_doors_of_one_name_are_one_agent(model):
     async def converse():
         answer = await ask(model.agent("solver"))
         grown = [*HELLO, answer.choices[0].message.model_dump(), {"role": "user", "content": "?"}]
@@ -169,12 +167,11 @@ def test_agents_share_no_conversation(model):
 
     asyncio.run(converse())
     first, second = model.calls
-    # Two doors of one name are one agent: it goes on from its exact ids.
     assert second.prompt_ids[: len(first.ids)] == first.ids
 
 
-def test_the_end_of_the_episode_closes_every_agents_door(endpoint):
-    model = endpoint.open(step=1, task_id="t", episode=5)
+def test_the_end_of_the_episode_closes_every_agents_door(serving):
+    model = open_door(serving, episode=5)
     clients = [model.agent("solver").openai, model.agent("checker").openai, model.openai]
     model.close()
     clients.append(model.agent("late").openai)
@@ -182,16 +179,15 @@ def test_the_end_of_the_episode_closes_every_agents_door(endpoint):
         with pytest.raises(openai.AuthenticationError):
             asyncio.run(client.chat.completions.create(model="policy", messages=HELLO))
     assert model.calls == ()
-    assert endpoint.seats == {}
 
 
-def test_an_answer_that_comes_after_the_end_is_not_recorded(endpoint):
-    model = endpoint.open(step=1, task_id="t", episode=2)
+def test_an_answer_that_comes_after_the_end_is_not_recorded(serving):
+    model = open_door(serving, episode=2)
 
     async def close_while_waiting():
         waiting = asyncio.create_task(ask(model))
         await asyncio.sleep(0)
-        while not endpoint.engine._waiting:
+        while not serving.engine._waiting:
             await asyncio.sleep(0.001)
         model.close()
         with pytest.raises(openai.AuthenticationError):
@@ -201,8 +197,8 @@ def test_an_answer_that_comes_after_the_end_is_not_recorded(endpoint):
     assert model.calls == ()
 
 
-def test_closing_the_door_aborts_what_runs(endpoint):
-    model = endpoint.open(step=1, task_id="t", episode=3)
+def test_closing_the_door_aborts_what_runs(serving):
+    model = open_door(serving, episode=3)
 
     async def left_behind():
         with pytest.raises(openai.AuthenticationError):
@@ -210,20 +206,20 @@ def test_closing_the_door_aborts_what_runs(endpoint):
 
     thread = threading.Thread(target=asyncio.run, args=(left_behind(),))
     thread.start()
-    while not endpoint.engine._waiting:
+    while not serving.engine._waiting:
         time.sleep(0.001)
     model.close()
     thread.join(5)
     deadline = time.monotonic() + 5
-    while endpoint.engine._llm.has_unfinished_requests() and time.monotonic() < deadline:
+    while serving.engine._llm.has_unfinished_requests() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not thread.is_alive()
-    assert not endpoint.engine._llm.has_unfinished_requests()
+    assert not serving.engine._llm.has_unfinished_requests()
 
 
-def test_an_agent_that_closes_its_client_closes_only_its_own(endpoint, model):
+def test_an_agent_that_closes_its_client_closes_only_its_own(serving, model):
     async def close():
-        async with endpoint.open(step=1, task_id="t", episode=4).openai:
+        async with open_door(serving, episode=4).openai:
             pass
 
     asyncio.run(close())
@@ -231,9 +227,12 @@ def test_an_agent_that_closes_its_client_closes_only_its_own(endpoint, model):
     assert len(model.calls) == 1
 
 
-def test_what_breaks_on_our_side_says_so(model):
-    with pytest.raises(openai.InternalServerError, match="KeyError: 'role'"):
-        asyncio.run(ask(model, [{"content": "no role"}]))
+def test_what_breaks_on_our_side_says_so(serving, model, monkeypatch):
+    monkeypatch.setattr(serving.policy.chat, "prompt", lambda turn, past: 1 / 0)
+    with pytest.raises(openai.InternalServerError, match="ZeroDivisionError") as refused:
+        asyncio.run(ask(model))
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    assert model.calls == ()
 
 
 def test_no_other_path_is_served(model):

@@ -28,7 +28,7 @@ def group_advantages(rewards_G: Sequence[float]) -> list[float]:
 
 
 def samples(groups: Sequence[Group]) -> list[Sample]:
-    """Every rewarded call of every scored episode, with its agent's advantage there.
+    """Every rewarded call that no grammar forced, with its agent's advantage in its episode.
 
     An episode in which an agent made no call, or has no reward, is not compared for that agent.
     """
@@ -54,5 +54,5 @@ def _samples(episodes: Sequence[Episode]) -> list[Sample]:
         Sample(call, advantages[i, call.agent])
         for i, episode in enumerate(episodes)
         for call in episode.calls
-        if (i, call.agent) in advantages
+        if (i, call.agent) in advantages and not call.under_grammar
     ]

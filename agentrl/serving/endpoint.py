@@ -1,276 +1,304 @@
-"""The OpenAI-compatible front of the trained model: sessions, recording, errors.
+"""The front of the trained model: OpenAI's and Anthropic's APIs, in this process and over HTTP.
 
-Every episode gets a door of its own (``Model``) with an unguessable key. A request that comes
-through it is rendered, drawn and recorded as one ``Call``: exactly the ids that the engine was
-given and returned. What would bias training (temperature, top_p, seed, penalties) is not the
-agent's to choose.
+Every episode gets a door of its own (``door.Model``) with an unguessable key. A request that comes
+through it is rendered, drawn and recorded: exactly the ids that the engine was given and returned.
 
-This module speaks chat completions to clients in this process, whole answers only.
+vLLM's own serving classes are not used here. They render, tokenise and answer in one piece, so that
+neither a conversation's exact ids nor the moment of delivery can be had from them. What vLLM knows
+of tool calls, reasoning and grammars is used, in ``chat``.
 """
 
 import asyncio
 import hashlib
-import itertools
-import json
 import logging
-import secrets
-import time
-from concurrent.futures import Future
-from functools import cached_property
+import socket
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import httpx2
-import openai
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response, StreamingResponse
+from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 
-from agentrl.serving.chat import Chat, Context
-from agentrl.serving.engine import Completion, Engine, Sampling
-from agentrl.types import Call
+from agentrl.serving.dialects import (
+    Body,
+    Dialect,
+    chat_completions,
+    completions,
+    messages,
+    openai_error,
+    responses,
+)
+from agentrl.serving.served import ServedModel
+from agentrl.serving.session import Seat, Session
+from agentrl.serving.turn import RequestRefused
 
 log = logging.getLogger(__name__)
 
-OVERRIDDEN = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
-UNDERSTOOD = {"model", "messages", "tools", "tool_choice", "max_tokens", "max_completion_tokens"}
-UNDERSTOOD |= {"stop", "n", "stream", "user", "metadata", "parallel_tool_calls", *OVERRIDDEN}
+DIALECTS = {
+    dialect.path: dialect
+    for dialect in (
+        chat_completions.DIALECT,
+        completions.DIALECT,
+        responses.DIALECT,
+        messages.DIALECT,
+    )
+}
+KEEP_ALIVE_SECONDS = 10.0
 
 
-class RequestRefused(Exception):
-    """Becomes an error in OpenAI's form. Its status says whether a client should try again."""
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP response, whatever carries it."""
 
-    def __init__(self, status: int, code: str, message: str):
-        super().__init__(message)
-        self.status = status
-        self.body = {"error": {"message": message, "type": "invalid_request_error", "code": code}}
-
-
-class Session:
-    """The record of one episode."""
-
-    def __init__(self, seed: tuple):
-        self.seed = seed
-        self.requests = itertools.count()
-        self.calls: list[Call] = []
-        self.past: dict[str, list[Context]] = {}
-        self.running: set[Future[Completion]] = set()
-        self.keys: list[str] = []
-        """Of all its agents."""
-        self.closed = False
-        self.context_full = False
-        """Whether the last request did not fit any more."""
-
-
-class Model:
-    """The door to the trained model, bound to one episode and one agent's name."""
-
-    def __init__(self, endpoint: "Endpoint", session: Session, agent: str):
-        self._endpoint, self._session, self._agent = endpoint, session, agent
-        self.api_key = secrets.token_urlsafe(24)
-        session.keys.append(self.api_key)
-        endpoint.seats[self.api_key] = (session, agent)
-        # A workflow that was left behind may ask for an agent after the end.
-        if session.closed:
-            self.close()
-
-    def agent(self, name: str) -> "Model":
-        """The same episode under another agent's name: one record, a key of its own."""
-        return Model(self._endpoint, self._session, name)
-
-    @cached_property
-    def openai(self) -> openai.AsyncOpenAI:
-        """A client in this process, no socket; for any number of concurrent calls."""
-        return openai.AsyncOpenAI(
-            api_key=self.api_key,
-            base_url="http://agentrl/v1",
-            http_client=httpx2.AsyncClient(transport=_InProcess(self._endpoint), trust_env=False),
-            max_retries=0,
-        )
-
-    @property
-    def calls(self) -> tuple[Call, ...]:
-        return tuple(self._session.calls)
-
-    @property
-    def context_full(self) -> bool:
-        return self._session.context_full
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the context or a length limit ended the episode's last call."""
-        calls = self._session.calls
-        return self.context_full or bool(calls and calls[-1].finish_reason == "length")
-
-    def close(self) -> None:
-        """From now on no key of the episode opens anything, whichever agent's it is; what still
-        runs is aborted and not recorded."""
-        self._session.closed = True
-        for key in self._session.keys:
-            self._endpoint.seats.pop(key, None)
-        for future in list(self._session.running):
-            future.cancel()
+    status: int
+    body: bytes | AsyncIterator[bytes]
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Endpoint:
-    """Answers the requests of all episodes from one engine."""
+    """Answers the requests of all episodes. An HTTP server starts when ``url`` is first read."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        chat: Chat,
-        *,
-        temperature: float,
-        max_tokens: int,
-        max_len: int,
-        seed: int,
-    ):
-        self.seats: dict[str, tuple[Session, str]] = {}
-        self.num_tokens = 0
-        """Completion tokens drawn so far, for the progress display."""
-        self.engine, self._chat = engine, chat
-        self._temperature, self._max_tokens = temperature, max_tokens
-        self._max_len, self._seed = max_len, seed
-        self._has_warned = False
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0):
+        self.seats: dict[str, Seat] = {}
+        self._host, self._port = host, port
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
-    def open(self, *, step: int, task_id: str, episode: int) -> Model:
-        """A new episode's door."""
-        return Model(self, Session((self._seed, step, task_id, episode)), "agent")
+    def seat(self, session: Session, agent: str, served: ServedModel) -> str:
+        """A new key to one agent's place in one episode."""
+        key = Seat.new_key()
+        self.seats[key] = Seat(session, agent, served)
+        return key
 
-    async def answer(self, path: str, key: str, body: dict[str, Any]) -> tuple[int, dict]:
-        """Answer one request: an HTTP status and a body."""
+    def leave(self, session: Session) -> None:
+        """The keys of a session open nothing any more; what still runs is aborted."""
+        ended = {session, *session.companions}
+        for key, seat in list(self.seats.items()):
+            if seat.session in ended:
+                self.seats.pop(key, None)
+        for one in ended:
+            one.close()
+
+    @property
+    def url(self) -> str:
+        """The server's address, without ``/v1``."""
+        with self._lock:
+            if self._server is None:
+                self._start()
+        return f"http://{self._host}:{self._port}"
+
+    def close(self) -> None:
+        """Stop the HTTP server, where it was started."""
+        with self._lock:
+            if self._server is not None:
+                self._server.should_exit = self._server.force_exit = True
+                self._thread.join()
+                self._server = None
+
+    async def respond(
+        self, path: str, raw: bytes, key: str | None, *, is_retry: bool = False
+    ) -> Reply:
+        """Answer one request. Cancelling it, or closing its stream, leaves nothing behind."""
+        dialect = DIALECTS.get(path)
         try:
-            if key not in self.seats:
-                raise RequestRefused(401, "invalid_api_key", "this key belongs to no live episode")
-            if not path.endswith("/chat/completions"):
+            seat = self._find_seat(key)
+            if dialect is None:
                 raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
-            given = {name: value for name, value in body.items() if value is not None}
-            return 200, await self._chat_completion(key, given)
+            body = _parse(dialect.body, raw)
+            fingerprint = hashlib.blake2b(path.encode() + raw, digest_size=16).digest()
+            attempt = seat.session.begin(seat.agent, fingerprint, is_retry=is_retry)
+            try:
+                turn = dialect.turn(body, seat.session.conversations)
+                request = seat.served.prepare(seat, turn)
+            except BaseException:
+                seat.session.drop(attempt, "over")
+                raise
+            drawing = partial(seat.served.answer, request, attempt)
+            if body.stream:
+                stream = _stream(dialect, body, turn, seat.session, attempt, drawing)
+                return Reply(200, stream, {"content-type": "text/event-stream"})
+            answer = await drawing()
+            if dialect.conversation:
+                seat.session.conversations.update([dialect.conversation(answer, body, turn)])
+            return Reply(200, to_json(dialect.whole(answer, body, turn)))
         except RequestRefused as refusal:
-            return refusal.status, refusal.body
+            return _refuse(refusal, dialect)
         except Exception as error:
             # A client would hide it behind "Connection error".
-            refusal = RequestRefused(500, "internal_error", f"{type(error).__name__}: {error}")
-            return refusal.status, refusal.body
+            log.exception("a request failed")
+            return _refuse(_internal(error), dialect)
 
-    async def _chat_completion(self, key: str, body: dict[str, Any]) -> dict:
-        session, agent = self.seats[key]
-        self._check(body)
-        tools = body.get("tools") if body.get("tool_choice", "auto") != "none" else None
-        past = session.past.setdefault(agent, [])
-        prompt = self._chat.prompt(body["messages"], tools, past)
-        number = next(session.requests)
-        stop = body.get("stop") or ()
-        sampling = Sampling(
-            temperature=self._temperature,
-            max_tokens=self._room(session, prompt, body),
-            seed=_hash(*session.seed, number),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        )
-        drawn = await self._draw(key, session, prompt, sampling)
-        call_id = f"call-{number}"
-        reply = self._chat.reply(drawn.ids, drawn.cut_text, tools, call_id)
-        context = self._chat.finished(prompt, drawn.ids, reply)
-        if drawn.cut_text is None:
-            # Else the agent saw less than was drawn, and cannot go on from there.
-            past.append(context)
-        self.num_tokens += len(drawn.ids)
-        session.context_full = False
-        session.calls.append(
-            Call(
-                prompt_ids=prompt.ids,
-                completion_ids=drawn.ids,
-                logprobs=drawn.logprobs,
-                finish_reason=drawn.finish_reason,
-                agent=agent,
-                text=context.text[len(prompt.text) :],
-                messages=tuple(body["messages"]),
-                reply=reply,
-            )
-        )
-        return _completion(call_id, body.get("model", "policy"), prompt.ids, drawn, reply)
-
-    async def _draw(
-        self, key: str, session: Session, prompt: Context, sampling: Sampling
-    ) -> Completion:
-        future = self.engine.submit(prompt.ids, sampling)
-        session.running.add(future)
+    def models(self, key: str | None, name: str | None = None) -> Reply:
+        """The one model that a key opens."""
         try:
-            # Whoever closes the door takes the seat first and then cancels what runs.
-            if key not in self.seats:
-                future.cancel()
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if key in self.seats:
-                raise
-            raise RequestRefused(401, "invalid_api_key", "the episode has ended") from None
-        finally:
-            session.running.discard(future)
-            future.cancel()
+            seat = self._find_seat(key)
+            if name not in (None, seat.served.name):
+                raise RequestRefused(404, "model_not_found", f"there is no model {name!r}")
+        except RequestRefused as refusal:
+            return _refuse(refusal, None)
+        model = {"id": seat.served.name, "object": "model", "created": 0, "owned_by": "agentrl"}
+        return Reply(200, to_json(model if name else {"object": "list", "data": [model]}))
 
-    def _check(self, body: dict[str, Any]) -> None:
-        wanted = set(body)
-        unknown = wanted - UNDERSTOOD
-        if body.get("stream") or body.get("n", 1) != 1:
-            unknown |= {"stream" if body.get("stream") else "n"}
-        if body.get("tool_choice", "auto") not in ("auto", "none"):
-            unknown |= {"tool_choice"}
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise RequestRefused(400, "unsupported_parameter", f"not supported here: {names}")
-        if not body.get("messages"):
-            raise RequestRefused(400, "missing_required_parameter", "messages must not be empty")
-        overridden = wanted & set(OVERRIDDEN) - {"temperature"}
-        if body.get("temperature", self._temperature) != self._temperature:
-            overridden |= {"temperature"}
-        if overridden and not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "the agent chose its own %s; every call is drawn at temperature %g instead, "
-                "so that what is trained is what was sampled (said once)",
-                ", ".join(sorted(overridden)),
-                self._temperature,
-            )
+    def _find_seat(self, key: str | None) -> Seat:
+        seat = self.seats.get(key or "")
+        if seat is None:
+            raise RequestRefused(401, "invalid_api_key", "this key belongs to no live episode")
+        return seat
 
-    def _room(self, session: Session, prompt: Context, body: dict[str, Any]) -> int:
-        left = self._max_len - len(prompt.ids)
-        if left < 1:
-            session.context_full = True
-            raise RequestRefused(
-                400,
-                "context_length_exceeded",
-                f"This model's maximum context length is {self._max_len} tokens, "
-                f"and the messages come to {len(prompt.ids)}.",
-            )
-        wanted = body.get("max_completion_tokens") or body.get("max_tokens") or self._max_tokens
-        return min(wanted, self._max_tokens, left)
+    def _start(self) -> None:
+        listener = socket.create_server((self._host, self._port), backlog=4096)
+        self._port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            make_app(self), log_config=None, access_log=False, lifespan="off", ws="none"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="endpoint", daemon=True
+        )
+        self._thread.start()
 
 
-class _InProcess(httpx2.AsyncBaseTransport):
-    """Carries a client's requests to the endpoint on the caller's own event loop."""
+def make_app(endpoint: Endpoint) -> FastAPI:
+    """The HTTP routes over an endpoint."""
+    app = FastAPI(title="agentrl", docs_url=None, redoc_url=None)
+    for dialect in DIALECTS.values():
+        app.post(dialect.path, openapi_extra=_describe(dialect))(_route(endpoint, dialect.path))
 
-    def __init__(self, endpoint: Endpoint):
-        self._endpoint = endpoint
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        return _response(endpoint.models(_key(request)))
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        body = json.loads(await request.aread() or b"{}")
-        status, answer = await self._endpoint.answer(request.url.path, key, body)
-        return httpx2.Response(status, json=answer, request=request)
+    @app.get("/v1/models/{name}")
+    async def model(request: Request, name: str) -> Response:
+        return _response(endpoint.models(_key(request), name))
+
+    @app.exception_handler(HTTPException)
+    async def not_served(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return _response(_refuse(RequestRefused(error.status_code, "unknown_url", message), None))
+
+    app.openapi = partial(_openapi, app)
+    return app
 
 
-def _hash(*parts: Any) -> int:
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def _route(endpoint: Endpoint, path: str) -> Any:
+    async def route(request: Request) -> Response:
+        raw = await request.body()
+        is_retry = request.headers.get("x-stainless-retry-count", "0") != "0"
+        work = endpoint.respond(path, raw, _key(request), is_retry=is_retry)
+        reply = await _unless_gone(request, work)
+        # Whoever has gone reads nothing of what is sent to it.
+        return _response(reply) if reply else Response(status_code=499)
+
+    return route
 
 
-def _completion(call_id: str, model: str, prompt_ids: list[int], drawn: Any, reply: dict) -> dict:
-    finish_reason = "tool_calls" if reply.get("tool_calls") else drawn.finish_reason
+def _key(request: Request) -> str | None:
+    bearer = request.headers.get("authorization", "")
+    return bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key")
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply | None:
+    """Do the work, unless the client hangs up: then it is cancelled."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for waiting in (task, gone):
+            waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _stream(
+    dialect: Dialect, body: Body, turn: Any, session: Session, attempt: Any, drawing: Any
+) -> AsyncIterator[bytes]:
+    """Server-sent events; a stream that is left before there is an answer leaves nothing."""
+    task = asyncio.ensure_future(drawing())
+    is_over = False
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=KEEP_ALIVE_SECONDS)
+            if not task.done():
+                yield b": drawing\n\n"
+        answer = task.result()
+        if dialect.conversation:
+            session.conversations.update([dialect.conversation(answer, body, turn)])
+        is_over = True
+        # In one piece: an agent that has what it wants need not read the end of it.
+        yield b"".join(_encode_event(*event) for event in dialect.events(answer, body, turn))
+    except RequestRefused as refusal:
+        is_over = True
+        yield _encode_event("error", dialect.error(refusal))
+    except Exception as error:
+        is_over = True
+        log.exception("a request failed")
+        yield _encode_event("error", dialect.error(_internal(error)))
+    finally:
+        if not is_over:
+            task.cancel()
+            session.drop(attempt, "lost")
+
+
+def _encode_event(name: str | None, data: Any) -> bytes:
+    line = b"event: %s\n" % name.encode() if name else b""
+    return line + b"data: %s\n\n" % (data.encode() if isinstance(data, str) else to_json(data))
+
+
+def _parse(kind: type[Body], raw: bytes) -> Body:
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        unknown = first["type"] == "extra_forbidden"
+        message = f"{place} is not supported here" if unknown else f"{place}: {first['msg']}"
+        code = "unsupported_parameter" if unknown else "invalid_request"
+        raise RequestRefused(400, code, message.removeprefix(": "), place or None) from error
+
+
+def _internal(error: Exception) -> RequestRefused:
+    return RequestRefused(500, "internal_error", f"{type(error).__name__}: {error}")
+
+
+def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> Reply:
+    body = dialect.error(refusal) if dialect else openai_error(refusal)
+    # Nothing that is refused here would be accepted a second time.
+    return Reply(refusal.status, to_json(body), {"x-should-retry": "false"})
+
+
+def _response(reply: Reply) -> Response:
+    kind = Response if isinstance(reply.body, bytes) else StreamingResponse
+    headers = {"content-type": "application/json", **reply.headers}
+    return kind(reply.body, status_code=reply.status, headers=headers)
+
+
+def _describe(dialect: Dialect) -> dict:
+    schema = {"$ref": f"#/components/schemas/{dialect.body.__name__}"}
+    refused = {"description": "An error in the form of this API."}
     return {
-        "id": call_id,
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [{"index": 0, "message": reply, "finish_reason": finish_reason}],
-        "usage": {
-            "prompt_tokens": len(prompt_ids),
-            "completion_tokens": len(drawn.ids),
-            "total_tokens": len(prompt_ids) + len(drawn.ids),
-        },
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"400": refused, "401": refused, "404": refused, "409": refused},
     }
+
+
+def _openapi(app: FastAPI) -> dict:
+    """FastAPI's description, and the bodies, which are parsed where no FastAPI is."""
+    described = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    _, schemas = models_json_schema(
+        [(dialect.body, "validation") for dialect in DIALECTS.values()],
+        ref_template="#/components/schemas/{model}",
+    )
+    described.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+    return described

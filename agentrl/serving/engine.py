@@ -6,15 +6,16 @@ sync, sleep) is a command that is queued to it.
 """
 
 import asyncio
+import copy
 import itertools
 import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ class Sampling:
     max_tokens: int
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
+    """How many alternatives to report for each token."""
+    grammar: Any = None
+    """vLLM's StructuredOutputsParams: draw only what these allow."""
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """top_p, top_k, penalties, ...: never in training, where they would bias the ratio."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,12 @@ class Completion:
     ids: list[int]
     logprobs: list[float]
     finish_reason: str
+    stop: str | None = None
+    """The stop string that ended it."""
     cut_text: str | None = None
     """Only where a stop string ended it: the text before that string."""
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Of each token, the likeliest alternatives and their log-probabilities, if asked for."""
 
 
 class Engine:
@@ -113,9 +124,11 @@ class Engine:
             stop=list(sampling.stop),
             detokenize=bool(sampling.stop),
             skip_special_tokens=False,
-            logprobs=0,
+            logprobs=sampling.top_logprobs,
             flat_logprobs=True,
+            structured_outputs=copy.copy(sampling.grammar),
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **sampling.others,
         )
         return self._submit(prompt_ids, params, _completion)
 
@@ -170,12 +183,16 @@ class Engine:
 
     def _submit(self, prompt_ids: list[int], params: Any, read: Callable[[Any], Any]) -> Future:
         """Queue a request; its future resolves to what ``read`` makes of vLLM's output."""
+        from vllm.exceptions import VLLMValidationError
         from vllm.inputs.engine import tokens_input
 
         number, done = str(next(self._numbers)), Future()
 
         def add() -> None:
-            request_id = self._llm.add_request(number, tokens_input(prompt_ids), params)
+            try:
+                request_id = self._llm.add_request(number, tokens_input(prompt_ids), params)
+            except VLLMValidationError as error:
+                raise ValueError(str(error)) from error
             self._waiting[number] = done, read
             done.add_done_callback(
                 lambda _: self._commands.put((Future(), lambda: self._abort(number, request_id)))
@@ -248,11 +265,17 @@ class Engine:
 
 def _completion(output: Any) -> Completion:
     drawn = output.outputs[0]
+    # A position's entries are the token that was drawn, then the likeliest ones.
+    flat = drawn.logprobs
+    entries = list(zip(flat.token_ids, flat.logprobs, strict=True))
+    was_cut = isinstance(drawn.stop_reason, str)
     return Completion(
         list(drawn.token_ids),
-        list(drawn.logprobs.logprobs),
+        [flat.logprobs[start] for start in flat.start_indices],
         drawn.finish_reason,
-        drawn.text if isinstance(drawn.stop_reason, str) else None,
+        drawn.stop_reason if was_cut else None,
+        drawn.text if was_cut else None,
+        tuple(tuple(entries[a + 1 : b]) for a, b in zip(flat.start_indices, flat.end_indices)),
     )
 
 

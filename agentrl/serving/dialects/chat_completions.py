@@ -1,0 +1,248 @@
+"""OpenAI's chat completions: ``POST /v1/chat/completions``."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from agentrl.serving.dialects import Body, Dialect, openai_error, text_of
+from agentrl.serving.turn import Answer, Choice, Turn
+from agentrl.types import Message
+
+StopStrings = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
+
+
+class _Known(TypedDict, total=False):
+    """What templates may use of a message or a part of it; the rest is dropped."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+
+class Part(_Known, total=False):
+    type: Required[Literal["text", "refusal"]]
+    text: str
+    refusal: str
+
+
+class Function(_Known, total=False):
+    name: Required[str]
+    arguments: str | dict[str, Any]
+
+
+class ToolCall(_Known, total=False):
+    id: str | None
+    type: Literal["function"]
+    function: Required[Function]
+
+
+class ChatMessage(_Known, total=False):
+    role: Required[Literal["system", "developer", "user", "assistant", "tool", "function"]]
+    content: str | list[Part] | None
+    name: str | None
+    tool_calls: list[ToolCall] | None
+    tool_call_id: str | None
+    reasoning_content: str | None
+    reasoning: str | None
+
+
+class FunctionTool(TypedDict):
+    type: Literal["function"]
+    function: dict[str, Any]
+
+
+class ToolName(TypedDict):
+    name: str
+
+
+class NamedTool(TypedDict):
+    type: Literal["function"]
+    function: ToolName
+
+
+class StreamOptions(_Known, total=False):
+    include_usage: bool | None
+
+
+class Sampled(Body):
+    """What the agent would like to draw with; honoured only outside training."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+
+    # Of no consequence here; clients send them all the same.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        names = Sampled.model_fields.keys() & SAMPLING
+        asked = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+SAMPLING = frozenset(
+    {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"}
+    | {"repetition_penalty", "logit_bias", "seed"}
+)
+
+
+class ChatBody(Sampled):
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=64)] | None = None
+    stop: Annotated[str, Field(min_length=1)] | StopStrings | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stream_options: StreamOptions | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    """Handed to the chat template."""
+
+
+def plain_message(message: dict[str, Any]) -> Message:
+    """A message in the one form that templates, records and judges see."""
+    role = {"developer": "system", "function": "tool"}.get(message["role"], message["role"])
+    plain: Message = {"role": role, "content": text_of(message.get("content"))}
+    for name in ("name", "tool_call_id", "tool_calls"):
+        if message.get(name):
+            plain[name] = message[name]
+    if reasoning := message.get("reasoning_content") or message.get("reasoning"):
+        plain["reasoning_content"] = reasoning
+    return plain
+
+
+def turn(body: ChatBody, _: dict) -> Turn:
+    effort = {"reasoning_effort": body.reasoning_effort} if body.reasoning_effort else {}
+    wants_logprobs = body.logprobs or body.top_logprobs
+    return Turn(
+        model=body.model,
+        messages=tuple(plain_message(message) for message in body.messages),
+        tools=tuple(body.tools or ()),
+        tool_choice=body.tool_choice or "auto",
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        response_format=body.response_format,
+        template_arguments={**effort, **(body.chat_template_kwargs or {})},
+        n=body.n or 1,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        top_logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
+        sampling=body.sampling,
+    )
+
+
+def whole(answer: Answer, body: ChatBody, turn: Turn) -> dict:
+    choices = [
+        {
+            "index": i,
+            "message": _message(choice.message),
+            "logprobs": _logprobs(choice, turn),
+            "finish_reason": choice.finish_reason,
+        }
+        for i, choice in enumerate(answer.choices)
+    ]
+    return _envelope(answer, turn, "chat.completion", choices, usage(answer))
+
+
+def events(answer: Answer, body: ChatBody, turn: Turn) -> Iterator[tuple[None, Any]]:
+    include_usage = bool(body.stream_options and body.stream_options.get("include_usage"))
+    extra = {"usage": None} if include_usage else {}
+    for i, choice in enumerate(answer.choices):
+        deltas = list(_deltas(choice.message))
+        for j, delta in enumerate(deltas):
+            logprobs = _logprobs(choice, turn) if j == 1 or len(deltas) == 1 else None
+            yield None, _chunk(answer, turn, i, delta, logprobs, None) | extra
+        yield None, _chunk(answer, turn, i, {}, None, choice.finish_reason) | extra
+    if include_usage:
+        yield None, _envelope(answer, turn, "chat.completion.chunk", [], usage(answer))
+    yield None, "[DONE]"
+
+
+def usage(answer: Answer) -> dict:
+    return {
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+    }
+
+
+def _message(reply: Message) -> dict:
+    return {
+        **reply,
+        "content": reply["content"] or None if reply.get("tool_calls") else reply["content"],
+    }
+
+
+def _deltas(reply: Message) -> Iterator[dict]:
+    yield {"role": "assistant", "content": ""}
+    for name in ("reasoning_content", "content"):
+        if reply.get(name):
+            yield {name: reply[name]}
+    for i, call in enumerate(reply.get("tool_calls") or ()):
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        opened = {"index": i, "id": call["id"], "type": "function"}
+        yield {"tool_calls": [{**opened, "function": {"name": name, "arguments": ""}}]}
+        yield {"tool_calls": [{"index": i, "function": {"arguments": arguments}}]}
+
+
+def _chunk(
+    answer: Answer,
+    turn: Turn,
+    index: int,
+    delta: dict,
+    logprobs: dict | None,
+    finish_reason: str | None,
+) -> dict:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    return _envelope(answer, turn, "chat.completion.chunk", [choice])
+
+
+def _envelope(
+    answer: Answer, turn: Turn, kind: str, choices: list[dict], usage: dict | None = None
+) -> dict:
+    body = {
+        "id": f"chatcmpl-{answer.id}",
+        "object": kind,
+        "created": answer.created,
+        "model": turn.model,
+        "choices": choices,
+    }
+    return body if usage is None else {**body, "usage": usage}
+
+
+def _logprobs(choice: Choice, turn: Turn) -> dict | None:
+    if turn.top_logprobs is None:
+        return None
+    return {"content": token_logprobs(choice), "refusal": None}
+
+
+def token_logprobs(choice: Choice) -> list[dict]:
+    """Every token that was drawn, with its log-probability and the likeliest alternatives."""
+    return [
+        {**_token(said.text, said.logprob), "top_logprobs": [_token(*other) for other in said.top]}
+        for said in choice.tokens
+    ]
+
+
+def _token(text: str, logprob: float) -> dict:
+    # JSON knows no infinity; OpenAI writes -9999.
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+
+
+DIALECT = Dialect("/v1/chat/completions", ChatBody, turn, whole, events, openai_error)

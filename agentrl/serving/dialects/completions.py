@@ -1,0 +1,84 @@
+"""OpenAI's text completions: ``POST /v1/completions``."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from agentrl.serving.dialects import Dialect, openai_error
+from agentrl.serving.dialects.chat_completions import Sampled, StopStrings, StreamOptions, usage
+from agentrl.serving.turn import Answer, Choice, Turn
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class CompletionBody(Sampled):
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+    """Text, or token ids. A prompt that begins with an earlier one and its completion continues
+    from their ids."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=64)] | None = None
+    stop: Annotated[str, Field(min_length=1)] | StopStrings | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stream_options: StreamOptions | None = None
+
+
+def turn(body: CompletionBody, _: dict) -> Turn:
+    return Turn(
+        model=body.model,
+        prompt=body.prompt if isinstance(body.prompt, str) else tuple(body.prompt),
+        n=body.n or 1,
+        max_tokens=body.max_tokens,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        top_logprobs=body.logprobs,
+        sampling=body.sampling,
+    )
+
+
+def whole(answer: Answer, body: CompletionBody, turn: Turn) -> dict:
+    choices = [_choice(i, choice, turn) for i, choice in enumerate(answer.choices)]
+    return {**_envelope(answer, turn, choices), "usage": usage(answer)}
+
+
+def events(answer: Answer, body: CompletionBody, turn: Turn) -> Iterator[tuple[None, Any]]:
+    for i, choice in enumerate(answer.choices):
+        yield None, _envelope(answer, turn, [_choice(i, choice, turn)])
+    if body.stream_options and body.stream_options.get("include_usage"):
+        yield None, {**_envelope(answer, turn, []), "usage": usage(answer)}
+    yield None, "[DONE]"
+
+
+def _envelope(answer: Answer, turn: Turn, choices: list[dict]) -> dict:
+    return {
+        "id": f"cmpl-{answer.id}",
+        "object": "text_completion",
+        "created": answer.created,
+        "model": turn.model,
+        "choices": choices,
+    }
+
+
+def _choice(index: int, choice: Choice, turn: Turn) -> dict:
+    return {
+        "index": index,
+        "text": choice.message["content"],
+        "logprobs": _logprobs(choice) if turn.top_logprobs is not None else None,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _logprobs(choice: Choice) -> dict:
+    starts = [0]
+    for said in choice.tokens:
+        starts.append(starts[-1] + len(said.text))
+    return {
+        "tokens": [said.text for said in choice.tokens],
+        "token_logprobs": [max(said.logprob, -9999.0) for said in choice.tokens],
+        "top_logprobs": [
+            {text: max(logprob, -9999.0) for text, logprob in said.top} for said in choice.tokens
+        ],
+        "text_offset": starts[:-1],
+    }
+
+
+DIALECT = Dialect("/v1/completions", CompletionBody, turn, whole, events, openai_error)

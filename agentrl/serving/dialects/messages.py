@@ -1,0 +1,241 @@
+"""Anthropic's messages: ``POST /v1/messages``. Its base URL is the server's, without ``/v1``."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from agentrl.serving.dialects import Body, Dialect, text_of
+from agentrl.serving.dialects.chat_completions import StopStrings
+from agentrl.serving.turn import Answer, RequestRefused, Turn
+from agentrl.types import Message
+
+ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "api_error"}
+
+
+class _Known(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+
+class TextBlock(_Known, total=False):
+    type: Required[Literal["text"]]
+    text: Required[str]
+
+
+class ToolUseBlock(_Known, total=False):
+    type: Required[Literal["tool_use"]]
+    id: Required[str]
+    name: Required[str]
+    input: dict[str, Any]
+
+
+class ToolResultBlock(_Known, total=False):
+    type: Required[Literal["tool_result"]]
+    tool_use_id: Required[str]
+    content: str | list[TextBlock] | None
+
+
+class ThinkingBlock(_Known, total=False):
+    type: Required[Literal["thinking"]]
+    thinking: Required[str]
+
+
+class RedactedThinkingBlock(_Known, total=False):
+    type: Required[Literal["redacted_thinking"]]
+
+
+Block = Annotated[
+    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock,
+    Field(discriminator="type"),
+]
+
+
+class AnthropicMessage(_Known, total=False):
+    role: Required[Literal["user", "assistant"]]
+    content: Required[str | list[Block]]
+
+
+class Tool(_Known, total=False):
+    name: Required[str]
+    description: str
+    input_schema: Required[dict[str, Any]]
+    strict: bool
+
+
+class ToolChoice(_Known, total=False):
+    type: Required[Literal["auto", "any", "tool", "none"]]
+    name: str
+    disable_parallel_tool_use: bool
+
+
+class OutputFormat(_Known, total=False):
+    type: Required[Literal["json_schema"]]
+    schema: Required[dict[str, Any]]
+
+
+class OutputConfig(_Known, total=False):
+    format: OutputFormat | None
+
+
+class MessagesBody(Body):
+    max_tokens: Annotated[int, Field(ge=1)]
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1)]
+    system: str | list[TextBlock] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    stop_sequences: StopStrings | None = None
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    output_config: OutputConfig | None = None
+
+    # Of no consequence here; clients send them all the same.
+    thinking: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    cache_control: dict[str, Any] | None = None
+
+
+def turn(body: MessagesBody, _: dict) -> Turn:
+    system = [{"role": "system", "content": text_of(body.system)}] if body.system else []
+    chosen = body.tool_choice or {"type": "auto"}
+    form = (body.output_config or {}).get("format")
+    return Turn(
+        model=body.model,
+        messages=(*system, *(plain for m in body.messages for plain in _plain_messages(m))),
+        tools=tuple(_plain_tool(tool) for tool in body.tools or ()),
+        tool_choice=_plain_choice(chosen),
+        parallel_tool_calls=not chosen.get("disable_parallel_tool_use"),
+        response_format=form
+        and {"type": "json_schema", "json_schema": {"name": "output", "schema": form["schema"]}},
+        max_tokens=body.max_tokens,
+        stop=tuple(body.stop_sequences or ()),
+        sampling={
+            name: getattr(body, name)
+            for name in ("temperature", "top_p", "top_k")
+            if getattr(body, name) is not None
+        },
+    )
+
+
+def whole(answer: Answer, body: MessagesBody, turn: Turn) -> dict:
+    (choice,) = answer.choices
+    return {
+        **_opening(answer, turn),
+        "content": _blocks(choice.message),
+        "stop_reason": _stop_reason(choice),
+        "stop_sequence": choice.completion.stop,
+        "usage": _usage(answer),
+    }
+
+
+def events(answer: Answer, body: MessagesBody, turn: Turn) -> Iterator[tuple[str, Any]]:
+    (choice,) = answer.choices
+    opening = {**_opening(answer, turn), "content": [], "stop_reason": None, "stop_sequence": None}
+    opening["usage"] = {**_usage(answer), "output_tokens": 0}
+    yield _event("message_start", message=opening)
+    for i, block in enumerate(_blocks(choice.message)):
+        empty, delta = _as_delta(block)
+        yield _event("content_block_start", index=i, content_block=empty)
+        yield _event("content_block_delta", index=i, delta=delta)
+        yield _event("content_block_stop", index=i)
+    ending = {"stop_reason": _stop_reason(choice), "stop_sequence": choice.completion.stop}
+    yield _event("message_delta", delta=ending, usage=_usage(answer))
+    yield _event("message_stop")
+
+
+def error(refusal: RequestRefused) -> dict:
+    default = "api_error" if refusal.status >= 500 else "invalid_request_error"
+    kind = ERROR_TYPES.get(refusal.status, default)
+    return {"type": "error", "error": {"type": kind, "message": refusal.message}}
+
+
+def _plain_messages(message: dict[str, Any]) -> Iterator[Message]:
+    """One message of Anthropic's: tool results come first, each a message of its own."""
+    content = message["content"]
+    if isinstance(content, str):
+        yield {"role": message["role"], "content": content}
+        return
+    for block in content:
+        if block["type"] == "tool_result":
+            text = text_of(block.get("content"))
+            yield {"role": "tool", "tool_call_id": block["tool_use_id"], "content": text}
+    texts = [block["text"] for block in content if block["type"] == "text"]
+    thoughts = [block["thinking"] for block in content if block["type"] == "thinking"]
+    calls = [_plain_call(block) for block in content if block["type"] == "tool_use"]
+    plain: Message = {"role": message["role"], "content": "".join(texts)}
+    if thoughts:
+        plain["reasoning_content"] = "".join(thoughts)
+    if calls:
+        plain["tool_calls"] = calls
+    if texts or thoughts or calls or message["role"] == "assistant":
+        yield plain
+
+
+def _plain_call(block: dict[str, Any]) -> dict:
+    function = {"name": block["name"], "arguments": json.dumps(block.get("input") or {})}
+    return {"id": block["id"], "type": "function", "function": function}
+
+
+def _plain_tool(tool: dict[str, Any]) -> dict:
+    named = {name: tool[name] for name in ("name", "description", "strict") if name in tool}
+    return {"type": "function", "function": {**named, "parameters": tool["input_schema"]}}
+
+
+def _plain_choice(chosen: dict[str, Any]) -> str | dict:
+    if chosen["type"] == "tool":
+        return {"type": "function", "function": {"name": chosen.get("name", "")}}
+    return {"any": "required"}.get(chosen["type"], chosen["type"])
+
+
+def _opening(answer: Answer, turn: Turn) -> dict:
+    return {
+        "id": f"msg_{answer.id}",
+        "type": "message",
+        "role": "assistant",
+        "model": turn.model,
+    }
+
+
+def _usage(answer: Answer) -> dict:
+    return {"input_tokens": answer.prompt_tokens, "output_tokens": answer.completion_tokens}
+
+
+def _blocks(reply: Message) -> list[dict]:
+    blocks = []
+    if reply.get("reasoning_content"):
+        thinking = reply["reasoning_content"]
+        blocks.append({"type": "thinking", "thinking": thinking, "signature": ""})
+    if reply["content"]:
+        blocks.append({"type": "text", "text": reply["content"]})
+    for call in reply.get("tool_calls") or ():
+        name, given = call["function"]["name"], json.loads(call["function"]["arguments"])
+        # Only an object has a place here.
+        given = given if isinstance(given, dict) else {"input": given}
+        blocks.append({"type": "tool_use", "id": call["id"], "name": name, "input": given})
+    return blocks
+
+
+def _as_delta(block: dict) -> tuple[dict, dict]:
+    """A block as it is opened, and all that it then says."""
+    if block["type"] == "tool_use":
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+        return {**block, "input": {}}, delta
+    name = block["type"]
+    return {**block, name: ""}, {"type": f"{name}_delta", name: block[name]}
+
+
+def _stop_reason(choice: Any) -> str:
+    if choice.completion.stop is not None:
+        return "stop_sequence"
+    reasons = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+    return reasons[choice.finish_reason]
+
+
+def _event(name: str, /, **data: Any) -> tuple[str, dict]:
+    return name, {"type": name, **data}
+
+
+DIALECT = Dialect("/v1/messages", MessagesBody, turn, whole, events, error)

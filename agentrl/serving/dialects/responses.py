@@ -1,0 +1,284 @@
+"""OpenAI's responses: ``POST /v1/responses``."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from agentrl.serving.dialects import Dialect, openai_error, text_of
+from agentrl.serving.dialects.chat_completions import Sampled, token_logprobs
+from agentrl.serving.turn import Answer, RequestRefused, Turn
+from agentrl.types import Message
+
+
+class _Known(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+
+class TextPart(_Known, total=False):
+    type: Required[Literal["input_text", "output_text", "text", "refusal", "reasoning_text"]]
+    text: str
+    refusal: str
+
+
+class MessageItem(_Known, total=False):
+    type: Literal["message"]
+    role: Required[Literal["system", "developer", "user", "assistant"]]
+    content: Required[str | list[TextPart]]
+
+
+class CallItem(_Known, total=False):
+    type: Required[Literal["function_call"]]
+    call_id: Required[str]
+    name: Required[str]
+    arguments: Required[str]
+
+
+class OutputItem(_Known, total=False):
+    type: Required[Literal["function_call_output"]]
+    call_id: Required[str]
+    output: Required[str | list[TextPart]]
+
+
+class ReasoningItem(_Known, total=False):
+    type: Required[Literal["reasoning"]]
+    content: list[TextPart] | None
+
+
+class FunctionTool(_Known, total=False):
+    type: Required[Literal["function"]]
+    name: Required[str]
+    description: str | None
+    parameters: dict[str, Any] | None
+    strict: bool | None
+
+
+class NamedTool(TypedDict):
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(_Known, total=False):
+    type: Required[Literal["text", "json_object", "json_schema"]]
+    name: str
+    schema: dict[str, Any]
+
+
+class TextOptions(_Known, total=False):
+    format: TextFormat | None
+
+
+class ReasoningOptions(_Known, total=False):
+    effort: str | None
+
+
+class ResponsesBody(Sampled):
+    input: (
+        str
+        | Annotated[list[CallItem | OutputItem | ReasoningItem | MessageItem], Field(min_length=1)]
+    )
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    text: TextOptions | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    include: list[str] | None = None
+    reasoning: ReasoningOptions | None = None
+    truncation: Literal["disabled"] | None = None
+    background: Literal[False] | None = None
+    stream_options: dict[str, Any] | None = None
+
+
+def turn(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Turn:
+    earlier: list[Message] = []
+    if body.previous_response_id:
+        if body.previous_response_id not in conversations:
+            raise RequestRefused(
+                404,
+                "previous_response_not_found",
+                f"this episode has no response {body.previous_response_id}",
+                "previous_response_id",
+            )
+        earlier = conversations[body.previous_response_id]
+    instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    chosen = body.tool_choice or "auto"
+    if isinstance(chosen, dict):
+        chosen = {"type": "function", "function": {"name": chosen["name"]}}
+    effort = (body.reasoning or {}).get("effort")
+    wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or ())
+    return Turn(
+        model=body.model,
+        messages=(*instructions, *earlier, *_plain_messages(given)),
+        tools=tuple(_plain_tool(tool) for tool in body.tools or ()),
+        tool_choice=chosen,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        response_format=_plain_format((body.text or {}).get("format")),
+        template_arguments={"reasoning_effort": effort} if effort else {},
+        max_tokens=body.max_output_tokens,
+        top_logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
+        sampling=body.sampling,
+    )
+
+
+def conversation(answer: Answer, body: ResponsesBody, turn: Turn) -> tuple[str, list[Message]]:
+    """What ``previous_response_id`` brings back: all but the instructions, which hold once."""
+    said = turn.messages[1:] if body.instructions else turn.messages
+    return _id(answer), [*said, answer.choices[0].message]
+
+
+def whole(answer: Answer, body: ResponsesBody, turn: Turn) -> dict:
+    cut = answer.choices[0].finish_reason == "length"
+    response = _response(answer, body, turn, "incomplete" if cut else "completed")
+    response["output"] = [item for _, item in _items(answer)]
+    response["usage"] = {
+        "input_tokens": answer.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": answer.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+    }
+    if cut:
+        response["incomplete_details"] = {"reason": "max_output_tokens"}
+    return response
+
+
+def events(answer: Answer, body: ResponsesBody, turn: Turn) -> Iterator[tuple[str, Any]]:
+    numbers = count()
+
+    def event(name: str, /, **data: Any) -> tuple[str, dict]:
+        return name, {"type": name, "sequence_number": next(numbers), **data}
+
+    begun = _response(answer, body, turn, "in_progress")
+    yield event("response.created", response=begun)
+    yield event("response.in_progress", response=begun)
+    for i, (empty, item) in enumerate(_items(answer)):
+        yield event("response.output_item.added", output_index=i, item=empty)
+        for name, data in _contents(item):
+            yield event(name, output_index=i, item_id=item["id"], **data)
+        yield event("response.output_item.done", output_index=i, item=item)
+    done = whole(answer, body, turn)
+    yield event(f"response.{done['status']}", response=done)
+
+
+def _plain_messages(items: list[dict[str, Any]]) -> list[Message]:
+    """Items as messages: reasoning, text and calls that follow each other are one turn."""
+    messages: list[Message] = []
+    for item in items:
+        kind = item.get("type", "message")
+        if kind == "function_call_output":
+            text = text_of(item["output"])
+            messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": text})
+        elif kind == "message" and item["role"] != "assistant":
+            role = "user" if item["role"] == "user" else "system"
+            messages.append({"role": role, "content": text_of(item["content"])})
+        elif kind == "message":
+            said = _open_turn(messages, "content", "tool_calls")
+            said["content"] = text_of(item["content"])
+        elif kind == "reasoning":
+            if text := text_of(item.get("content")):
+                said = _open_turn(messages, "content", "tool_calls", "reasoning_content")
+                said["reasoning_content"] = text
+        else:
+            function = {"name": item["name"], "arguments": item["arguments"]}
+            call = {"id": item["call_id"], "type": "function", "function": function}
+            _open_turn(messages).setdefault("tool_calls", []).append(call)
+    return messages
+
+
+def _open_turn(messages: list[Message], *closed_by: str) -> Message:
+    """The assistant's turn that an item belongs to: the last message, or a new one."""
+    last = messages[-1] if messages else {"role": "user"}
+    if last["role"] != "assistant" or any(last.get(name) for name in closed_by):
+        messages.append({"role": "assistant", "content": ""})
+    return messages[-1]
+
+
+def _plain_tool(tool: dict[str, Any]) -> dict:
+    names = ("name", "description", "parameters", "strict")
+    function = {name: tool[name] for name in names if tool.get(name) is not None}
+    return {"type": "function", "function": function}
+
+
+def _plain_format(form: dict[str, Any] | None) -> dict | None:
+    if not form or form["type"] == "text":
+        return None
+    if form["type"] == "json_object":
+        return {"type": "json_object"}
+    named = {"name": form.get("name", "output"), "schema": form.get("schema", {})}
+    return {"type": "json_schema", "json_schema": named}
+
+
+def _id(answer: Answer) -> str:
+    return f"resp_{answer.id}"
+
+
+def _response(answer: Answer, body: ResponsesBody, turn: Turn, status: str) -> dict:
+    return {
+        "id": _id(answer),
+        "object": "response",
+        "created_at": answer.created,
+        "status": status,
+        "model": turn.model,
+        "output": [],
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "metadata": {},
+        "parallel_tool_calls": turn.parallel_tool_calls,
+        "previous_response_id": body.previous_response_id,
+        "temperature": None,
+        "tool_choice": body.tool_choice or "auto",
+        "tools": [{"parameters": None, "strict": None, **tool} for tool in body.tools or ()],
+        "top_p": None,
+        "usage": None,
+    }
+
+
+def _items(answer: Answer) -> Iterator[tuple[dict, dict]]:
+    """Of each output item, how it looks when it is opened and when it is done."""
+    (choice,) = answer.choices
+    reply = choice.message
+    if reply.get("reasoning_content"):
+        part = {"type": "reasoning_text", "text": reply["reasoning_content"]}
+        item = {"id": f"rs_{answer.id}", "type": "reasoning", "summary": []}
+        yield {**item, "content": []}, {**item, "content": [part]}
+    if reply["content"] or not reply.get("tool_calls"):
+        part = {"type": "output_text", "text": reply["content"], "annotations": []}
+        part["logprobs"] = token_logprobs(choice)
+        item = {"id": f"msg_{answer.id}", "type": "message", "role": "assistant"}
+        yield (
+            {**item, "status": "in_progress", "content": []},
+            {**item, "status": "completed", "content": [part]},
+        )
+    for i, call in enumerate(reply.get("tool_calls") or ()):
+        item = {"id": f"fc_{answer.id}_{i}", "type": "function_call", "call_id": call["id"]}
+        item |= call["function"]
+        yield (
+            {**item, "status": "in_progress", "arguments": ""},
+            {**item, "status": "completed"},
+        )
+
+
+def _contents(item: dict) -> Iterator[tuple[str, dict]]:
+    """The events between an item's opening and its end."""
+    if item["type"] == "function_call":
+        yield "response.function_call_arguments.delta", {"delta": item["arguments"]}
+        done = {"arguments": item["arguments"], "name": item["name"]}
+        yield "response.function_call_arguments.done", done
+        return
+    (part,) = item["content"]
+    kind, place = part["type"], {"content_index": 0}
+    logprobs = {"logprobs": part["logprobs"]} if kind == "output_text" else {}
+    yield "response.content_part.added", {**place, "part": {**part, "text": ""}}
+    yield f"response.{kind}.delta", {**place, "delta": part["text"], **logprobs}
+    yield f"response.{kind}.done", {**place, "text": part["text"], **logprobs}
+    yield "response.content_part.done", {**place, "part": part}
+
+
+DIALECT = Dialect("/v1/responses", ResponsesBody, turn, whole, events, openai_error, conversation)

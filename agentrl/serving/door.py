@@ -1,0 +1,196 @@
+"""What a workflow holds: the door to a model."""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import httpx2
+import openai
+
+from agentrl.serving.endpoint import Endpoint
+from agentrl.serving.engine import Engine
+from agentrl.serving.served import ServedModel
+from agentrl.serving.session import Session
+from agentrl.types import Call
+
+
+class RemoteModel:
+    """Any OpenAI-compatible server. Nothing that goes through it is recorded or trained."""
+
+    def __init__(self, name: str, base_url: str, api_key: str):
+        self.name, self._base_url, self.api_key = name, base_url, api_key
+
+    @property
+    def base_url(self) -> str:
+        """The address of the API, ``/v1`` included."""
+        return self._base_url
+
+    @cached_property
+    def openai(self) -> openai.AsyncOpenAI:
+        """A client for any number of concurrent calls."""
+        return openai.AsyncOpenAI(api_key=self.api_key, base_url=self.base_url)
+
+    @cached_property
+    def agentscope(self) -> Any:
+        """AgentScope's ``OpenAIChatModel`` over the same client."""
+        from agentscope.credential import OpenAICredential
+        from agentscope.model import OpenAIChatModel
+
+        model = OpenAIChatModel(
+            credential=OpenAICredential(api_key=self.api_key, base_url=str(self.openai.base_url)),
+            model=self.name,
+            stream=False,
+            # It would retry above the client, and what our server refuses stays refused.
+            max_retries=0,
+        )
+        model.client = self.openai
+        return model
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs to find the model: OpenAI's and Anthropic's variables."""
+        local = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost")))
+        return {
+            "OPENAI_BASE_URL": self.base_url,
+            "OPENAI_API_KEY": self.api_key,
+            "ANTHROPIC_BASE_URL": self.base_url.removesuffix("/v1"),
+            "ANTHROPIC_API_KEY": self.api_key,
+            "NO_PROXY": local,
+            "no_proxy": local,
+        }
+
+
+class Model(RemoteModel):
+    """The door to a model of this process, bound to one episode and one agent's name."""
+
+    def __init__(
+        self, endpoint: Endpoint, served: ServedModel, session: Session, agent: str = "agent"
+    ):
+        super().__init__(served.name, "", endpoint.seat(session, agent, served))
+        self._endpoint, self._served, self._session = endpoint, served, session
+        self._agents = {agent: self}
+
+    @property
+    def base_url(self) -> str:
+        return f"{self._endpoint.url}/v1"
+
+    @cached_property
+    def openai(self) -> openai.AsyncOpenAI:
+        """A client in this process, no socket; for any number of concurrent calls."""
+        return openai.AsyncOpenAI(
+            api_key=self.api_key,
+            base_url="http://agentrl/v1",
+            http_client=httpx2.AsyncClient(transport=_InProcess(self._endpoint), trust_env=False),
+            max_retries=0,
+        )
+
+    def agent(self, name: str) -> "Model":
+        """The same episode's door under another agent's name."""
+        if name not in self._agents:
+            self._agents[name] = Model(self._endpoint, self._served, self._session, name)
+            self._agents[name]._agents = self._agents
+        return self._agents[name]
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(self._session.calls)
+
+    @property
+    def context_full(self) -> bool:
+        return self._session.context_full
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the context or a length limit ended the episode's last call."""
+        calls = self._session.calls
+        return self.context_full or bool(calls and calls[-1].finish_reason == "length")
+
+    def close(self) -> None:
+        """From now on the keys open nothing; what still runs is aborted and not recorded."""
+        self._endpoint.leave(self._session)
+
+
+class Serving:
+    """The models of a run, and the doors that its episodes get to them."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        policy: ServedModel,
+        auxiliary: Mapping[str, ServedModel | Callable[[], RemoteModel]] | None = None,
+        *,
+        seed: int,
+    ):
+        self.endpoint, self.policy = endpoint, policy
+        self._auxiliary, self._seed = auxiliary or {}, seed
+
+    @property
+    def engine(self) -> Engine:
+        return self.policy.engine
+
+    @property
+    def num_tokens(self) -> int:
+        """Completion tokens that the trained model has drawn so far."""
+        return self.policy.num_tokens
+
+    def open(
+        self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
+    ) -> tuple[Model, dict[str, RemoteModel]]:
+        """A new episode's door to the trained model, and those to the auxiliary ones."""
+        place = (self._seed, step, task_id, episode)
+        auxiliary, companions = {}, []
+        for name, model in self._auxiliary.items():
+            if isinstance(model, ServedModel):
+                companions.append(Session((name, *place), own_sampling=True))
+                auxiliary[name] = Model(self.endpoint, model, companions[-1], name)
+            else:
+                auxiliary[name] = model()
+        session = Session(place, own_sampling=own_sampling, companions=companions)
+        return Model(self.endpoint, self.policy, session), auxiliary
+
+    def close(self) -> None:
+        """Stop the HTTP server and the engines."""
+        self.endpoint.close()
+        for served in (self.policy, *self._auxiliary.values()):
+            if isinstance(served, ServedModel):
+                served.engine.close()
+
+
+class _InProcess(httpx2.AsyncBaseTransport):
+    """Carries a client's requests to the endpoint on the caller's own event loop."""
+
+    def __init__(self, endpoint: Endpoint):
+        self._endpoint = endpoint
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        is_retry = request.headers.get("x-stainless-retry-count", "0") != "0"
+        path = request.url.path
+        if request.method == "GET" and path.startswith("/v1/models"):
+            reply = self._endpoint.models(key, path.removeprefix("/v1/models").strip("/") or None)
+        else:
+            raw = await request.aread()
+            reply = await self._endpoint.respond(path, raw, key, is_retry=is_retry)
+        if isinstance(reply.body, bytes):
+            headers = {"content-type": "application/json", **reply.headers}
+            return httpx2.Response(
+                reply.status, content=reply.body, headers=headers, request=request
+            )
+        return httpx2.Response(
+            reply.status, stream=_Stream(reply.body), headers=reply.headers, request=request
+        )
+
+
+class _Stream(httpx2.AsyncByteStream):
+    """A streamed answer; closing it early ends what draws it."""
+
+    def __init__(self, chunks: Any):
+        self._chunks = chunks
+
+    async def __aiter__(self) -> Any:
+        async for chunk in self._chunks:
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()

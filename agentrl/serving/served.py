@@ -1,0 +1,216 @@
+"""A model behind the endpoint: how a turn becomes an answer, and a record.
+
+What would bias training is not the agent's to choose: every call of the trained model is drawn from
+the model's own distribution, at one temperature, with a seed of ours. The importance ratio of a
+token that was drawn otherwise would be wrong.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from agentrl.serving.chat import Chat, Context, Prompt
+from agentrl.serving.engine import Completion, Engine, Sampling
+from agentrl.serving.session import Attempt, Seat, Session
+from agentrl.serving.turn import Answer, Choice, RequestRefused, Token, Turn
+from agentrl.types import Call
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can be answered."""
+
+    seat: Seat
+    turn: Turn
+    prompt: Prompt
+    grammar: Any
+    """vLLM's, where the completion must follow one."""
+
+
+class ServedModel:
+    """An engine and a chat template, and how to sample from them."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        chat: Chat,
+        *,
+        temperature: float,
+        max_tokens: int,
+        max_len: int,
+    ):
+        self.name, self.engine, self.chat = name, engine, chat
+        self.num_tokens = 0
+        """Completion tokens drawn so far, for the progress display."""
+        self._temperature, self._max_tokens, self._max_len = temperature, max_tokens, max_len
+        self._has_warned = False
+
+    def prepare(self, seat: Seat, turn: Turn) -> Prepared:
+        """What a turn comes to. Raises RequestRefused where it cannot be answered."""
+        session = seat.session
+        if turn.tool_choice not in ("auto", "none") and not turn.tools:
+            raise RequestRefused(
+                400, "invalid_request", "tool_choice asks for a tool without tools"
+            )
+        grammar = self.chat.grammar(turn)
+        if turn.prompt is None:
+            prompt = self.chat.prompt(turn, session.past.get(seat.agent, {}))
+        else:
+            prompt = self.chat.plain_prompt(turn.prompt, session.past.get(seat.agent, {}))
+        if not prompt.ids:
+            raise RequestRefused(400, "invalid_request", "the prompt is empty")
+        if len(prompt.ids) >= self._max_len:
+            session.context_full = True
+            raise RequestRefused(
+                400,
+                "context_length_exceeded",
+                f"This model's maximum context length is {self._max_len} tokens, "
+                f"and the prompt comes to {len(prompt.ids)}.",
+            )
+        return Prepared(seat, turn, prompt, grammar)
+
+    async def answer(self, request: Prepared, attempt: Attempt) -> Answer:
+        """Draw what a turn asks for and record it. Cancelling aborts it and leaves nothing."""
+        session = request.seat.session
+        try:
+            drawn = await self._draw(request, attempt)
+            answer, calls, contexts = self._read(request, attempt, drawn)
+            if not session.deliver(attempt, calls, contexts):
+                raise _ended(session)
+        except BaseException as error:
+            was_cancelled = isinstance(error, asyncio.CancelledError)
+            session.drop(attempt, "lost" if was_cancelled else "over")
+            raise
+        self.num_tokens += answer.completion_tokens
+        return answer
+
+    async def _draw(self, request: Prepared, attempt: Attempt) -> list[Completion]:
+        session = request.seat.session
+        seeds = [_hash(*session.seed, attempt.number, i) for i in range(request.turn.n)]
+        futures = [
+            self.engine.submit(request.prompt.ids, self._sampling(request, seed)) for seed in seeds
+        ]
+        session.add(attempt, futures)
+        waiting = [asyncio.wrap_future(future) for future in futures]
+        try:
+            return [await future for future in waiting]
+        except asyncio.CancelledError:
+            # Either our caller was cancelled, or the engine's calls were, by whoever ended them.
+            if attempt.state == "running" and session.is_open:
+                raise
+            raise _ended(session) from None
+        except ValueError as error:
+            raise RequestRefused(400, "invalid_request", str(error)) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _sampling(self, request: Prepared, seed: int) -> Sampling:
+        turn, room = request.turn, self._max_len - len(request.prompt.ids)
+        own = {}
+        if request.seat.session.own_sampling:
+            own = dict(turn.sampling)
+        else:
+            self._say_what_is_overridden(turn)
+            room = min(room, self._max_tokens)
+        return Sampling(
+            temperature=own.pop("temperature", self._temperature),
+            max_tokens=min(room, turn.max_tokens or self._max_tokens),
+            seed=own.pop("seed", seed),
+            stop=turn.stop,
+            top_logprobs=turn.top_logprobs or 0,
+            grammar=request.grammar,
+            others=own,
+        )
+
+    def _read(
+        self, request: Prepared, attempt: Attempt, drawn: list[Completion]
+    ) -> tuple[Answer, list[Call], list[Context]]:
+        turn, prompt = request.turn, request.prompt
+        choices, calls, contexts = [], [], []
+        for i, completion in enumerate(drawn):
+            # Mistral's template insists on ids of nine letters and digits.
+            call_number = f"{attempt.number:05x}{i:02x}"
+            choice, context = self._choice(turn, prompt, completion, call_number)
+            choices.append(choice)
+            contexts += [context] if context else []
+            calls.append(
+                Call(
+                    prompt_ids=prompt.ids,
+                    completion_ids=completion.ids,
+                    logprobs=completion.logprobs,
+                    finish_reason=completion.finish_reason,
+                    agent=request.seat.agent,
+                    text=self.chat.decode(completion.ids),
+                    messages=turn.messages,
+                    reply=choice.message,
+                    under_grammar=request.grammar is not None,
+                )
+            )
+        answer = Answer(f"{attempt.number}", int(time.time()), len(prompt.ids), tuple(choices))
+        return answer, calls, contexts
+
+    def _choice(
+        self, turn: Turn, prompt: Prompt, completion: Completion, call_number: str
+    ) -> tuple[Choice, Context | None]:
+        chat, ids = self.chat, completion.ids
+        ended = completion.finish_reason == "stop" and completion.cut_text is None
+        text = completion.cut_text
+        if text is None:
+            text = chat.decode(ids[:-1] if ended else ids)
+        if turn.prompt is None:
+            reply = chat.reply(turn, prompt, text, ids)
+        else:
+            reply = {"role": "assistant", "content": text}
+        calls = reply.get("tool_calls", [])
+        for j, call in enumerate(calls):
+            call["id"] = f"{call_number}{j:02x}"
+        kept = calls if turn.parallel_tool_calls else calls[:1]
+        if calls:
+            reply["tool_calls"] = kept
+        # An agent that saw less than was drawn cannot go on from there.
+        saw_all = completion.cut_text is None and len(kept) == len(calls)
+        context = chat.context(prompt, ids, reply, ended) if saw_all else None
+        return Choice(completion, reply, self._tokens(turn, completion)), context
+
+    def _tokens(self, turn: Turn, completion: Completion) -> tuple[Token, ...]:
+        if turn.top_logprobs is None:
+            return ()
+
+        def text(token_id: int) -> str:
+            return self.chat.decode([token_id])
+
+        return tuple(
+            Token(text(i), logprob, tuple((text(other), p) for other, p in top))
+            for i, logprob, top in zip(completion.ids, completion.logprobs, completion.top)
+        )
+
+    def _say_what_is_overridden(self, turn: Turn) -> None:
+        asked = set(turn.sampling)
+        if turn.sampling.get("temperature") == self._temperature:
+            asked -= {"temperature"}
+        if asked and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "the agent chose its own %s; every call is drawn at temperature %g instead, "
+                "so that what is trained is what was sampled (said once)",
+                ", ".join(sorted(asked)),
+                self._temperature,
+            )
+
+
+def _ended(session: Session) -> RequestRefused:
+    if session.is_open:
+        return RequestRefused(409, "superseded", "a retry of this request has taken its place")
+    return RequestRefused(401, "invalid_api_key", "the episode has ended")
+
+
+def _hash(*parts: Any) -> int:
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

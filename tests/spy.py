@@ -1,0 +1,80 @@
+"""A scripted engine behind a real endpoint, for tests in which the model does not matter."""
+
+import asyncio
+import json
+from concurrent.futures import Future
+
+from agentrl.serving.chat import Chat
+from agentrl.serving.door import Serving
+from agentrl.serving.endpoint import Endpoint
+from agentrl.serving.engine import Completion, Engine
+from agentrl.serving.served import ServedModel
+from tests.families import Family, tokenizer
+
+
+class SpyEngine(Engine):
+    """Answers at once with what it was told to say next, and notes both sides."""
+
+    def __init__(self):
+        self.log: list[tuple[list[int], list[int], list[float]]] = []
+        self.next: list[Completion] = []
+        self.samplings = []
+
+    def submit(self, prompt_ids, sampling):
+        done = Future()
+        completion = self.next.pop(0)
+        self.log.append((list(prompt_ids), list(completion.ids), list(completion.logprobs)))
+        self.samplings.append(sampling)
+        done.set_result(completion)
+        return done
+
+
+def make_serving(family: Family) -> tuple[Serving, SpyEngine]:
+    engine = SpyEngine()
+    chat = Chat(tokenizer(family), family.tool_parser, family.reasoning_parser)
+    policy = ServedModel("m", engine, chat, temperature=1.0, max_tokens=999, max_len=10**6)
+    return Serving(Endpoint(), policy, seed=0), engine
+
+
+class Scripted:
+    """An episode whose model says what the test wants."""
+
+    def __init__(self, family: Family):
+        self.serving, self.engine = make_serving(family)
+        self.door, _ = self.serving.open(step=0, task_id="t", episode=0)
+        self.tokenizer = tokenizer(family)
+
+    def says(
+        self, text: str, *, ended: bool = True, ids: list[int] | None = None, **fields
+    ) -> None:
+        """The next answer; ``ids``: in these tokens."""
+        ids = ids or self.encode(text)
+        ids = ids + [self.tokenizer.eos_token_id] * ended
+        fields = {
+            "finish_reason": "stop" if ended else "length",
+            "top": tuple(() for _ in ids),
+            **fields,
+        }
+        self.engine.next.append(Completion(ids, [-1.0] * len(ids), **fields))
+
+    def ask(self, messages, *, is_retry: bool = False, door=None, **options) -> dict:
+        """The answer's message."""
+        body = {"messages": messages, **options}
+        reply = asyncio.run(
+            self.serving.endpoint.respond(
+                "/v1/chat/completions",
+                json.dumps(body).encode(),
+                (door or self.door).api_key,
+                is_retry=is_retry,
+            )
+        )
+        answer = json.loads(reply.body)
+        assert reply.status == 200, answer
+        return answer["choices"][0]["message"]
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    @property
+    def calls(self):
+        return self.door.calls
