@@ -120,6 +120,7 @@ def collect(
             model=doors[place][0],
             auxiliary_models=doors[place][1],
             seconds=config.episode_seconds,
+            trained_agents=config.trained_agents,
         )
         finished.put((place, episode))
 
@@ -204,11 +205,16 @@ def find_model(config: Config, path: str | None, display: Display) -> str | Path
 def print_episode(display: Display, episode: Episode) -> None:
     """A transcript: what the agent told the model and what it answered, turn by turn."""
     display.console.rule(f"task {episode.task['id']}, episode {episode.index}")
-    shown = 0
+    # Each agent has a conversation of its own.
+    shown = dict.fromkeys(episode.agents, 0)
     for call in episode.calls:
-        for message in (*call.messages[shown:], call.reply):
+        if len(shown) > 1:
+            display.console.print(f"[{call.agent}]", style="bold cyan", markup=False)
+        # Fewer messages than were shown are another conversation.
+        start = shown[call.agent] if len(call.messages) >= shown[call.agent] else 0
+        for message in (*call.messages[start:], call.reply):
             _print_message(display, message)
-        shown = len(call.messages) + 1
+        shown[call.agent] = len(call.messages) + 1
     verdict = f"reward {episode.reward}" if episode.scored else f"{episode.status}: {episode.error}"
     metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
     display.console.print(f"{verdict}{metrics}", style="bold", markup=False)

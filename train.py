@@ -21,12 +21,13 @@ from transformers import AutoTokenizer
 from agentrl.agents.workflow import check_signatures
 from agentrl.config import Config, parse, to_json
 from agentrl.learning import checkpoint
+from agentrl.learning.advantages import of_agents
 from agentrl.learning.distributed import make_accelerator
 from agentrl.learning.loss import policy_loss
 from agentrl.learning.model import Policy
 from agentrl.learning.packing import pack
 from agentrl.learning.probe import probe_gap
-from agentrl.types import Task
+from agentrl.types import Group, Task
 from agentrl.watch import report, rollouts
 from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
 from agentrl.watch.progress import Display
@@ -78,12 +79,14 @@ def main() -> None:
                     report=progress,
                 )
             metrics |= episode_metrics(groups)
+            if step == 1:
+                check_trained_agents(groups, config.trained_agents, display)
             engine.sleep()
 
             # Gradient: every call of the batch, merged into trees, and one loss term a sampled
             # token.
             with clock("train"), display.phase("training") as progress:
-                samples = config.advantages(groups)
+                samples = of_agents(config.advantages(groups), config.trained_agents)
                 micro_batches = pack(samples, config.micro_batch_tokens)
                 num_terms = sum(len(micro.term) for micro in micro_batches)
                 tally = Tally(num_terms)
@@ -141,6 +144,24 @@ def main() -> None:
         display.line(report.step_line(run.rows, len(batches)))
     run.draw_curve()
     report.summary(display, flags.exp, run, startup)
+
+
+def check_trained_agents(
+    groups: Sequence[Group], trained_agents: Sequence[str] | None, display: Display
+) -> None:
+    """Say which trained agents made no call in the first batch; exit where nothing is trained."""
+    callers = {agent for group in groups for e in group.episodes for agent in e.agents}
+    silent = set(trained_agents or ()) - callers
+    # Where nobody called, the episodes failed, and their cause is on the screen.
+    if not silent or not callers:
+        return
+    sentence = (
+        f"trained_agents names {', '.join(sorted(silent))}, but the first batch has no such call: "
+        f"its agents are {', '.join(sorted(callers))}"
+    )
+    if silent == set(trained_agents):
+        sys.exit(f"error: {sentence}. Choose of them with --trained-agents")
+    display.line(f"warning: {sentence}")
 
 
 def task_batches(tasks: Sequence[Task], config: Config) -> list[list[Task]]:

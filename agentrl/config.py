@@ -204,7 +204,7 @@ class AuxiliaryModel:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     workflow: Annotated[Callable, _FROM_COMMAND_LINE]
-    """The agent: async (task, model[, auxiliary_models]) -> WorkflowOutput | float."""
+    """The agent: async (task, model[, auxiliary_models]) -> WorkflowOutput | float | dict."""
     judge: Annotated[Callable | None, _FROM_COMMAND_LINE] = None
     """Scores what the workflow returns. Absent: the workflow's own reward counts."""
     tasks: Annotated[Callable[[DataConfig], tuple[list[Task], list[Task]]], _FROM_COMMAND_LINE]
@@ -213,6 +213,8 @@ class Config:
     """Makes, or finds in the cache, the model folder to start from where model.path is absent."""
     advantages: Annotated[Callable[[Sequence[Group]], list[Sample]], _FROM_COMMAND_LINE] = samples
     """Rewards -> the advantage of every call."""
+    trained_agents: tuple[str, ...] | None = None
+    """Agents whose calls are trained; the others' are recorded alone. Absent: all."""
 
     steps: int | None = None
     """Optimizer steps at most. Absent: the epochs decide."""
@@ -255,6 +257,12 @@ class Config:
             "group_size",
             self.group_size,
             "give at least 2, because episodes of a group are compared with each other",
+        )
+        _check(
+            self.trained_agents != (),
+            "trained_agents",
+            "empty",
+            "name at least one agent, or leave it out to train all",
         )
         _check(
             self.model.path is not None or self.make_model is not None,

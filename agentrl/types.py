@@ -21,6 +21,9 @@ Message = dict[str, Any]
 Report = Callable[[float, str], None]
 """How long work tells a progress display where it is: a share from 0 to 1, and a few words."""
 
+Reward = float | dict[str, float]
+"""What an episode was worth: a number is every agent's; else each agent's own, by its name."""
+
 Status = Literal["ok", "truncated", "error", "timeout"]
 """``ok`` and ``truncated`` episodes are judged and trained; the others are counted by cause."""
 
@@ -40,6 +43,7 @@ class Call:
     """Log-probability of each completion token under the distribution that it was drawn from."""
     finish_reason: str = "stop"
     agent: str = "agent"
+    """Whose call it is, in an episode of several agents."""
     text: str = ""
     """The completion as text, special tokens included."""
     messages: tuple[Message, ...] = ()
@@ -65,7 +69,7 @@ class Episode:
     status: Status = "ok"
     error: str | None = None
     """The cause, in one sentence, where the status is ``error`` or ``timeout``."""
-    reward: float | None = None
+    reward: Reward | None = None
     """None exactly where the episode could not be scored."""
     success: bool | None = None
     response: Any = None
@@ -76,6 +80,27 @@ class Episode:
     @property
     def scored(self) -> bool:
         return self.reward is not None
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Who made calls, in the order of their first."""
+        return tuple(dict.fromkeys(call.agent for call in self.calls))
+
+    def reward_of(self, agent: str) -> float | None:
+        """One agent's reward; None where it has none.
+
+        >>> episode = Episode(task={}, index=0, reward={"solver": 1.0})
+        >>> episode.reward_of("solver"), episode.reward_of("checker")
+        (1.0, None)
+        """
+        return self.reward.get(agent) if isinstance(self.reward, dict) else self.reward
+
+    @property
+    def mean_reward(self) -> float | None:
+        """The reward; the mean over the agents where each has its own."""
+        if isinstance(self.reward, dict):
+            return sum(self.reward.values()) / len(self.reward)
+        return self.reward
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import pytest
 
 import rollout
 from agentrl.config import Config, ModelConfig
+from agentrl.types import Call, Episode
 from agentrl.watch.metrics import episode_metrics
+from agentrl.watch.progress import Display
 from tests.test_workflow import ScriptedModel
 
 
@@ -115,6 +117,16 @@ def test_failures_are_counted_by_cause_and_left_out(monkeypatch):
     ]
 
 
+def test_agents_that_are_not_trained_need_no_reward():
+    async def solve(task, model):
+        return {"solver": 1.0}
+
+    # The scripted door has calls of one agent, named "agent".
+    (trained,), (recorded,) = (collect(solve, 1, 2, trained_agents=a) for a in (None, ("solver",)))
+    assert [episode.status for episode in trained.episodes] == ["error", "error"]
+    assert [episode.reward for episode in recorded.episodes] == [{"solver": 1.0}] * 2
+
+
 @pytest.mark.parametrize(
     ("epochs", "steps", "expected"),
     [(None, None, 3), (1, None, 3), (2, None, 6), (2, 4, 4), (1, 9, 3), (None, 9, 9)],
@@ -140,3 +152,27 @@ def test_batches(epochs, steps, expected):
     assert batches == task_batches(tasks(10), config)
     with pytest.raises(ValueError, match="there are only 2 train tasks"):
         task_batches(tasks(2), config)
+
+
+def test_a_transcript_says_whose_turn_it_is_and_shows_each_conversation_once(capsys):
+    def call(agent: str, *said: str) -> Call:
+        messages = tuple({"role": "user", "content": text} for text in said)
+        reply = {"role": "assistant", "content": f"to {said[-1]}"}
+        ids = {"prompt_ids": [1], "completion_ids": [2], "logprobs": [0.0]}
+        return Call(**ids, agent=agent, messages=messages, reply=reply)
+
+    calls = (
+        call("solver", "one"),
+        call("checker", "other"),
+        call("solver", "one", "to one", "two"),
+        call("checker", "afresh"),
+    )
+    episode = Episode(task={"id": "t"}, index=0, calls=calls, reward={"solver": 1.0})
+    rollout.print_episode(Display(), episode)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        *("[solver]", "user: one", "assistant: to one"),
+        *("[checker]", "user: other", "assistant: to other"),
+        *("[solver]", "user: two", "assistant: to two"),
+        *("[checker]", "user: afresh", "assistant: to afresh"),
+        "reward {'solver': 1.0}",
+    ]

@@ -55,6 +55,7 @@ def test_flags_override_the_experiment(experiment):
         "--optim.lr",
         "--sampling.temperature",
         "--sampling.max-tokens",
+        "--trained-agents",
     ],
 )
 def test_names_that_a_person_will_guess(experiment, flag, capsys):
@@ -71,6 +72,15 @@ def test_a_workflow_by_name(experiment):
     assert parse(argv, "")[1].workflow.__name__ == "solve"
 
 
+def test_agents_by_name(experiment):
+    def trained(flags):
+        return parse(["--exp", experiment, *flags.split()], "")[1].trained_agents
+
+    assert trained("") is None
+    assert trained("--trained-agents solver checker") == ("solver", "checker")
+    assert trained("--trained-agents None") is None
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -78,6 +88,7 @@ def test_a_workflow_by_name(experiment):
         ("--group-size 1", "group_size is 1: give at least 2"),
         ("--sampling.temperature 0", "sampling.temperature is 0.0: it must be above 0"),
         ("--steps 0", "steps is 0: give at least 1"),
+        ("--trained-agents", "trained_agents is empty: name at least one agent, or leave it out"),
         ("--stepz 3", "--steps"),
         ("--workflow nothing", "'nothing' names no function: write package.module:function"),
         ("--workflow json:nothing", "json has no function 'nothing'"),

@@ -150,6 +150,37 @@ def test_a_key_opens_its_own_episode_while_that_lives(serving, model):
     assert other.calls == ()
 
 
+def test_agents_have_keys_of_their_own_and_one_record(model):
+    solver, checker = model.agent("solver"), model.agent("checker")
+    assert len({model.api_key, solver.api_key, checker.api_key}) == 3
+    for door in (solver, checker, model, solver):
+        asyncio.run(ask(door))
+    assert [call.agent for call in model.calls] == ["solver", "checker", "agent", "solver"]
+    assert solver.calls == checker.calls == model.calls
+
+
+def test_two_doors_of_one_name_are_one_agent(model):
+    async def converse():
+        answer = await ask(model.agent("solver"))
+        grown = [*HELLO, answer.choices[0].message.model_dump(), {"role": "user", "content": "?"}]
+        await ask(model.agent("solver"), grown)
+
+    asyncio.run(converse())
+    first, second = model.calls
+    assert second.prompt_ids[: len(first.ids)] == first.ids
+
+
+def test_the_end_of_the_episode_closes_every_agents_door(serving):
+    model = open_door(serving, episode=5)
+    clients = [model.agent("solver").openai, model.agent("checker").openai, model.openai]
+    model.close()
+    clients.append(model.agent("late").openai)
+    for client in clients:
+        with pytest.raises(openai.AuthenticationError):
+            asyncio.run(client.chat.completions.create(model="policy", messages=HELLO))
+    assert model.calls == ()
+
+
 def test_an_answer_that_comes_after_the_end_is_not_recorded(serving):
     model = open_door(serving, episode=2)
 

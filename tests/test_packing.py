@@ -61,3 +61,7 @@ def test_inputs_unchanged():
         micro.ids.zero_()
         micro.sampler_logprobs.zero_()
     assert before == SAMPLES
+
+
+def test_no_samples_at_all():
+    assert pack([], budget=6) == []

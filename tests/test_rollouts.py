@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agentrl.learning.advantages import samples
+from agentrl.learning.advantages import of_agents, samples
 from agentrl.types import Call, Episode, Group
 from agentrl.watch import load
 from agentrl.watch.rollouts import save
@@ -59,13 +59,38 @@ def test_every_episode_comes_back(tmp_path):
         for theirs, mine in zip(read["calls"], episode.calls, strict=True):
             for name in ("agent", "prompt_ids", "completion_ids", "logprobs", "finish_reason"):
                 assert theirs[name] == getattr(mine, name)
-    advantages = [read["advantage"] for read in step.episodes]
-    assert advantages == [
-        pytest.approx(0.7071, abs=1e-4),
-        pytest.approx(-0.7071, abs=1e-4),
-        None,
-        None,
-    ]
+    assert advantages(step) == [[0.7071, 0.7071], [-0.7071], [], [None]]
+
+
+def advantages(step) -> list[list[float | None]]:
+    def rounded(advantage):
+        return None if advantage is None else round(advantage, 4)
+
+    return [[rounded(call["advantage"]) for call in e["calls"]] for e in step.episodes]
+
+
+def test_each_agents_reward_and_each_calls_advantage_come_back(tmp_path):
+    group = Group(
+        {"id": "t"},
+        tuple(
+            Episode(
+                task={"id": "t"},
+                index=i,
+                calls=(call([1], [2], agent="solver"), call([1, 2], [3], agent="checker")),
+                reward={"solver": solver, "checker": checker},
+            )
+            for i, (solver, checker) in enumerate([(1.0, 0.0), (0.0, 0.0), (0.0, 1.0)])
+        ),
+    )
+    save(tmp_path / "rollouts", 1, [group], samples([group]))
+    save(tmp_path / "rollouts", 2, [group], of_agents(samples([group]), ("checker",)))
+    both, one = load(tmp_path)
+    assert [e["reward"] for e in both.episodes] == [e.reward for e in group.episodes]
+    assert advantages(both) == [[1.1547, -0.5773], [-0.5773, -0.5773], [-0.5773, 1.1547]]
+    # Recorded whole, though not trained.
+    assert advantages(one) == [[None, -0.5773], [None, -0.5773], [None, 1.1547]]
+    assert [c["completion_ids"] for c in one.episodes[0]["calls"]] == [[2], [3]]
+    assert [c["agent"] for c in one.episodes[0]["calls"]] == ["solver", "checker"]
 
 
 def test_shared_prefixes_are_stored_once(tmp_path):

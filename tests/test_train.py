@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
+from agentrl.types import Call, Episode, Group
 from agentrl.watch import load
+from agentrl.watch.progress import Display
+from train import check_trained_agents
 
 ROOT = Path(__file__).parent.parent
 SHORT = (
@@ -39,6 +42,32 @@ RANDOM_REWARDS = """
     config = dataclasses.replace(gsm8k_offline.config, judge=judge)
 """
 """So that a model which solves nothing yet has something to learn from."""
+
+
+def called_by(*agents: str) -> Group:
+    calls = tuple(
+        Call(prompt_ids=[1], completion_ids=[2], logprobs=[0.0], agent=agent) for agent in agents
+    )
+    return Group({"id": "t"}, (Episode(task={"id": "t"}, index=0, calls=calls, reward=1.0),))
+
+
+def test_agents_that_make_no_call_are_said(capsys):
+    groups = [called_by("solver"), called_by("checker", "solver")]
+    for fine in (None, ("solver",), ("checker", "solver")):
+        check_trained_agents(groups, fine, Display())
+    # Nobody called: another failure, with a cause of its own.
+    check_trained_agents([called_by()], ("solver",), Display())
+    assert capsys.readouterr().out == ""
+
+    check_trained_agents(groups, ("solver", "cheker"), Display())
+    assert capsys.readouterr().out == (
+        "warning: trained_agents names cheker, but the first batch has no such call: "
+        "its agents are checker, solver\n"
+    )
+    with pytest.raises(
+        SystemExit, match="error: trained_agents names cheker, slover, but .*Choose"
+    ):
+        check_trained_agents(groups, ("slover", "cheker"), Display())
 
 
 def run(*command: str, expect: int = 0) -> str:

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import math
 import time
 
@@ -16,20 +17,38 @@ CALL = Call(prompt_ids=[1], completion_ids=[2], logprobs=[-0.1])
 class ScriptedModel:
     """A door behind which one call was made."""
 
-    def __init__(self, context_full: bool = False):
-        self.calls, self.closed = (CALL,), False
+    def __init__(self, context_full: bool = False, agents: tuple[str, ...] = ("agent",)):
+        self.calls = tuple(dataclasses.replace(CALL, agent=agent) for agent in agents)
+        self.closed = False
         self.context_full = self.truncated = context_full
 
     def close(self) -> None:
         self.closed = True
 
 
-def run(workflow, judge=None, model=None, seconds=5.0):
+def run(workflow, judge=None, model=None, seconds=5.0, trained_agents=None):
     model = model or ScriptedModel()
-    episode = run_episode(TASK, 3, workflow=workflow, judge=judge, model=model, seconds=seconds)
+    episode = run_episode(
+        TASK,
+        3,
+        workflow=workflow,
+        judge=judge,
+        model=model,
+        seconds=seconds,
+        trained_agents=trained_agents,
+    )
     assert model.closed
-    assert (episode.task, episode.index, episode.calls) == (TASK, 3, (CALL,))
+    assert (episode.task, episode.index, episode.calls) == (TASK, 3, model.calls)
     return episode
+
+
+def rewarded(reward, agents=("solver", "checker"), trained_agents=None):
+    """An episode of several agents whose workflow returns this."""
+
+    async def solve(task, model):
+        return reward
+
+    return run(solve, model=ScriptedModel(agents=agents), trained_agents=trained_agents)
 
 
 def test_a_bare_reward():
@@ -170,6 +189,60 @@ def test_a_full_context_ends_an_episode_without_spoiling_it():
     alone = run(solve, None, ScriptedModel(context_full=True))
     assert (alone.status, alone.reward) == ("truncated", None)
     assert alone.error == "RuntimeError: 400: context_length_exceeded"
+
+
+def test_rewards_of_several_agents():
+    given = {"solver": 1, "checker": np.float32(0.5)}
+    expected = {"solver": 1.0, "checker": 0.5}
+
+    async def judge(task, response):
+        return JudgeOutput(reward=expected)
+
+    async def leaves_it_to_the_judge(task, model):
+        return WorkflowOutput(response="x")
+
+    door = ScriptedModel(agents=("solver", "checker", "solver"))
+    for episode in (
+        rewarded(given),
+        rewarded(WorkflowOutput(reward=expected)),
+        run(leaves_it_to_the_judge, judge, door),
+    ):
+        assert (episode.status, episode.error, episode.reward) == ("ok", None, expected)
+        assert episode.agents == ("solver", "checker")
+        assert (episode.success, episode.mean_reward) == (False, 0.75)
+        assert [type(reward) for reward in episode.reward.values()] == [float, float]
+    assert rewarded({"solver": 1.0, "checker": 1.5}).success
+    assert rewarded(WorkflowOutput(reward=expected, success=True)).success
+    assert rewarded(0.5).reward_of("checker") == 0.5
+
+
+def test_every_trained_agent_needs_a_reward():
+    cause = (
+        "ValueError: the agent checker made calls and has no reward (only solver): "
+        "give it one, or leave it out of trained_agents"
+    )
+    alone = {"solver": 1.0}
+    for trained_agents in (None, ("checker",), ("solver", "checker")):
+        episode = rewarded(alone, trained_agents=trained_agents)
+        assert (episode.status, episode.error, episode.reward) == ("error", cause, None)
+    assert rewarded(alone, trained_agents=("solver",)).reward == alone
+    # Who made no call needs none, and may have one.
+    assert rewarded(alone, agents=("solver",)).reward == alone
+    assert rewarded({"solver": 1.0, "checker": 0.0}, agents=("solver",)).success is False
+
+
+@pytest.mark.parametrize(
+    ("reward", "cause"),
+    [
+        ({"solver": 1.0, "checker": math.nan}, "ValueError: the reward of checker is nan, not a"),
+        ({"solver": 1.0, "checker": None}, "TypeError: the reward of checker is None, not a numb"),
+        ({}, "ValueError: the reward is an empty mapping: give a number, or one for each agent"),
+    ],
+)
+def test_rewards_that_cannot_be_used(reward, cause):
+    episode = rewarded(reward)
+    assert (episode.status, episode.reward, episode.success) == ("error", None, None)
+    assert episode.error.startswith(cause)
 
 
 def not_async(task, model):

@@ -1,9 +1,10 @@
 """The contract between a researcher and us: a workflow, and perhaps a judge.
 
-    async def solve(task, model, auxiliary_models) -> WorkflowOutput | float
-    async def judge(task, response, auxiliary_models, episode) -> JudgeOutput | float
+    async def solve(task, model, auxiliary_models) -> WorkflowOutput | float | dict[str, float]
+    async def judge(task, response, auxiliary_models, episode) -> JudgeOutput | float | dict
 
 The first two parameters are required; the others are passed only to functions that declare them.
+A reward is a number, or a number for each agent by the name that ``model.agent(name)`` gave it.
 One episode runs here, and its failures end here: whatever a workflow or a judge does wrong becomes
 a status and a cause, never an exception in the training loop and never a silent reward of 0.
 """
@@ -12,23 +13,23 @@ import asyncio
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
-from agentrl.types import Call, Episode, Task
+from agentrl.types import Call, Episode, Reward, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkflowOutput:
     """What a workflow may return besides a bare reward."""
 
-    reward: float | None = None
+    reward: Reward | None = None
     """None where a judge decides."""
     response: Any = None
     """Handed to the judge."""
     success: bool | None = None
-    """What evaluation counts; by default ``reward >= 1``."""
+    """What evaluation counts; by default ``reward >= 1``, of every agent."""
     metadata: dict[str, Any] | None = None
     metrics: dict[str, float] | None = None
 
@@ -37,7 +38,7 @@ class WorkflowOutput:
 class JudgeOutput:
     """What a judge may return besides a bare reward."""
 
-    reward: float
+    reward: Reward
     success: bool | None = None
     metrics: dict[str, float] | None = None
 
@@ -69,8 +70,12 @@ def run_episode(
     model: Door,
     seconds: float,
     auxiliary_models: dict[str, Any] | None = None,
+    trained_agents: tuple[str, ...] | None = None,
 ) -> Episode:
-    """Run one episode to its end in this thread, on an event loop of its own; never raises."""
+    """Run one episode to its end in this thread, on an event loop of its own; never raises.
+
+    Every trained agent that made a call needs a reward; where trained_agents is None, all are.
+    """
     started = time.monotonic()
     offered = {"auxiliary_models": auxiliary_models or {}}
 
@@ -98,7 +103,9 @@ def run_episode(
             verdict = _as_verdict(
                 await _call(judge, task, output.response, episode=episode, **offered)
             )
-        return _score(episode, output, verdict)
+        scored = _score(episode, output, verdict)
+        _check_all_are_rewarded(scored, trained_agents)
+        return scored
 
     async def attempt_in_time() -> Episode:
         async with asyncio.timeout(seconds):
@@ -151,8 +158,8 @@ async def _call(function: Callable, *required: Any, **offered: Any) -> Any:
 def _as_output(value: Any) -> WorkflowOutput:
     if isinstance(value, WorkflowOutput):
         return value
-    if isinstance(value, SupportsFloat):
-        return WorkflowOutput(reward=float(value))
+    if isinstance(value, SupportsFloat | Mapping):
+        return WorkflowOutput(reward=_reward(value))
     raise TypeError(
         f"the workflow returned {type(value).__name__}, not a WorkflowOutput or a number"
     )
@@ -161,8 +168,8 @@ def _as_output(value: Any) -> WorkflowOutput:
 def _as_verdict(value: Any) -> JudgeOutput:
     if isinstance(value, JudgeOutput):
         return value
-    if isinstance(value, SupportsFloat):
-        return JudgeOutput(reward=float(value))
+    if isinstance(value, SupportsFloat | Mapping):
+        return JudgeOutput(reward=_reward(value))
     raise TypeError(f"the judge returned {type(value).__name__}, not a JudgeOutput or a number")
 
 
@@ -171,18 +178,39 @@ def _score(
 ) -> Episode:
     if verdict.reward is None:
         raise ValueError("the workflow returned no reward and the experiment has no judge")
-    reward = _finite("the reward", verdict.reward)
+    reward = _reward(verdict.reward)
+    rewards = reward.values() if isinstance(reward, dict) else [reward]
     success = verdict.success if verdict.success is not None else output.success
     metrics = {**(output.metrics or {}), **(verdict.metrics or {})}
     return replace(
         episode,
         reward=reward,
-        success=bool(reward >= 1 if success is None else success),
+        success=bool(all(r >= 1 for r in rewards) if success is None else success),
         metrics={name: _finite(f"the metric {name}", value) for name, value in metrics.items()},
     )
 
 
-def _finite(name: str, value: SupportsFloat) -> float:
+def _check_all_are_rewarded(episode: Episode, trained_agents: tuple[str, ...] | None) -> None:
+    for agent in episode.agents:
+        is_trained = trained_agents is None or agent in trained_agents
+        if is_trained and episode.reward_of(agent) is None:
+            raise ValueError(
+                f"the agent {agent} made calls and has no reward (only {', '.join(episode.reward)})"
+                ": give it one, or leave it out of trained_agents"
+            )
+
+
+def _reward(value: Any) -> Reward:
+    if not isinstance(value, Mapping):
+        return _finite("the reward", value)
+    if not value:
+        raise ValueError("the reward is an empty mapping: give a number, or one for each agent")
+    return {agent: _finite(f"the reward of {agent}", number) for agent, number in value.items()}
+
+
+def _finite(name: str, value: Any) -> float:
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} is {value!r}, not a number")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} is {number}, not a finite number")

@@ -1,10 +1,15 @@
-"""Group-relative advantages (GRPO: DeepSeekMath, arXiv 2402.03300, section 4.1.2)."""
+"""Group-relative advantages (GRPO: DeepSeekMath, arXiv 2402.03300, section 4.1.2).
+
+The difference from it: where an episode has several agents, each is a group of its own. An agent's
+reward is compared with the same agent's rewards in the group's other episodes, and with no one
+else's.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from agentrl.types import Group, Sample
+from agentrl.types import Episode, Group, Sample
 
 
 def group_advantages(rewards_G: Sequence[float]) -> list[float]:
@@ -23,13 +28,31 @@ def group_advantages(rewards_G: Sequence[float]) -> list[float]:
 
 
 def samples(groups: Sequence[Group]) -> list[Sample]:
-    """Every call of every scored episode, with its episode's advantage; none under a grammar."""
+    """Every rewarded call that no grammar forced, with its agent's advantage in its episode.
+
+    An episode in which an agent made no call, or has no reward, is not compared for that agent.
+    """
+    return [sample for group in groups for sample in _samples(group.scored)]
+
+
+def of_agents(samples: Sequence[Sample], agents: Sequence[str] | None) -> list[Sample]:
+    """The samples of these agents' calls; all of them where agents is None."""
+    return [sample for sample in samples if agents is None or sample.call.agent in agents]
+
+
+def _samples(episodes: Sequence[Episode]) -> list[Sample]:
+    advantages = {}
+    for agent in {agent for episode in episodes for agent in episode.agents}:
+        rewards = {
+            i: episode.reward_of(agent)
+            for i, episode in enumerate(episodes)
+            if agent in episode.agents and episode.reward_of(agent) is not None
+        }
+        compared = group_advantages(list(rewards.values()))
+        advantages |= {(i, agent): a for i, a in zip(rewards, compared, strict=True)}
     return [
-        Sample(call, advantage)
-        for group in groups
-        for episode, advantage in zip(
-            group.scored, group_advantages([e.reward for e in group.scored]), strict=True
-        )
+        Sample(call, advantages[i, call.agent])
+        for i, episode in enumerate(episodes)
         for call in episode.calls
-        if not call.under_grammar
+        if (i, call.agent) in advantages and not call.under_grammar
     ]

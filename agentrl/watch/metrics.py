@@ -19,14 +19,18 @@ STATUSES = ("ok", "truncated", "error", "timeout")
 def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     """Rewards and the experiment's own metrics over the scored episodes; counts over all.
 
+    Where rewards are per agent, ``reward/NAME`` is one's mean over the episodes that give it one.
     ``failure`` is the commonest cause of a failure. Where no episode was scored there are no means.
     """
     scored = [episode for group in groups for episode in group.scored]
     statuses = Counter(episode.status for group in groups for episode in group.episodes)
     causes = Counter(e.error for group in groups for e in group.episodes if e.error)
     own = sorted({name for episode in scored for name in episode.metrics})
+    agents = sorted({name for e in scored if isinstance(e.reward, dict) for name in e.reward})
+    rewards = {agent: [episode.reward_of(agent) for episode in scored] for agent in agents}
     means = {
-        "reward/mean": [episode.reward for episode in scored],
+        **{f"reward/{agent}": [r for r in rewards[agent] if r is not None] for agent in agents},
+        "reward/mean": [episode.mean_reward for episode in scored],
         "success": [episode.success for episode in scored],
         "episodes/calls": [len(episode.calls) for episode in scored],
         **{name: [e.metrics[name] for e in scored if name in e.metrics] for name in own},
@@ -39,11 +43,15 @@ def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: int) -> dict:
-    """How many tokens the calls hold, how many are distinct within a group, how many were run."""
+    """How many tokens the samples hold, how many of those are distinct within a group, how many
+    were run."""
+    sampled = {id(sample.call) for sample in samples}
     return {
         "tokens/logical": sum(len(sample.call.ids) for sample in samples),
         "tokens/unique": sum(
-            count_distinct_prefixes([call.ids for e in group.scored for call in e.calls])
+            count_distinct_prefixes(
+                [c.ids for e in group.scored for c in e.calls if id(c) in sampled]
+            )
             for group in groups
         ),
         "tokens/computed": computed,

@@ -38,12 +38,23 @@ def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
     return "  ".join(parts)
 
 
+def own_measures(row: dict[str, Any]) -> list[str]:
+    """The held-out measures that agents and the experiment bring themselves.
+
+    >>> own_measures({"eval/success": 1.0, "eval/reward/mean": 1.0, "eval/reward/solver": 1.0})
+    ['eval/reward/solver']
+    """
+    ours = {"eval/success", "eval/reward/mean", "eval/failure"}
+    own = (name for name in row if name.startswith("eval/") and name not in ours)
+    return sorted(name for name in own if not name.startswith("eval/episodes/"))
+
+
 def summary(display: Display, experiment: str, run: Run, startup: Clock) -> None:
     """Held-out measures before and after, where the time went, and what to do next."""
     evaluated = [row for row in run.rows if "eval/success" in row]
     if evaluated:
         before, after = evaluated[0], evaluated[-1]
-        shown = ["eval/success", *sorted(name for name in before if name.startswith("eval/habit/"))]
+        shown = ["eval/success", *own_measures(before)]
         display.table(
             "held-out tasks",
             ("", "before", "after"),

@@ -28,8 +28,9 @@ from kernels.tree import build_tree
 class Step:
     """The episodes of one training step, each a dict.
 
-    Fields: task_id, episode, status, error, reward, success, advantage, metrics, seconds, and
-    calls, each with agent, prompt_ids, completion_ids, logprobs, finish_reason.
+    Fields: task_id, episode, status, error, reward (a number, or a dict by agent), success,
+    metrics, seconds, and calls, each with agent, advantage (None where it was not trained),
+    prompt_ids, completion_ids, logprobs, finish_reason.
     """
 
     step: int
@@ -38,7 +39,7 @@ class Step:
 
 def save(folder: Path, step: int, groups: Sequence[Group], samples: Sequence[Sample]) -> Path:
     """Write one step's episodes, the failed ones too, and return the file."""
-    # An episode that was not trained has no advantage.
+    # A call that was not trained has no advantage.
     advantages = {id(sample.call): sample.advantage for sample in samples}
     episodes = [episode for group in groups for episode in group.episodes]
     calls = [call for episode in episodes for call in episode.calls]
@@ -72,7 +73,6 @@ def load(run: str | Path) -> Iterator[Step]:
 
 
 def _describe(episode: Episode, advantages: dict[int, float]) -> dict[str, Any]:
-    trained = [advantages[id(call)] for call in episode.calls if id(call) in advantages]
     return {
         "task_id": episode.task["id"],
         "episode": episode.index,
@@ -80,15 +80,14 @@ def _describe(episode: Episode, advantages: dict[int, float]) -> dict[str, Any]:
         "error": episode.error,
         "reward": episode.reward,
         "success": episode.success,
-        "advantage": trained[0] if trained else None,
         "metrics": episode.metrics,
         "seconds": round(episode.seconds, 4),
-        "calls": [_describe_call(call) for call in episode.calls],
+        "calls": [_describe_call(call, advantages.get(id(call))) for call in episode.calls],
     }
 
 
-def _describe_call(call: Call) -> dict[str, Any]:
-    return {"agent": call.agent, "finish_reason": call.finish_reason}
+def _describe_call(call: Call, advantage: float | None) -> dict[str, Any]:
+    return {"agent": call.agent, "advantage": advantage, "finish_reason": call.finish_reason}
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

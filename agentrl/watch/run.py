@@ -45,7 +45,7 @@ class Run:
             file.write(json.dumps(row) + "\n")
 
     def draw_curve(self) -> Path:
-        """Draw held-out success, training reward and habits over the steps so far."""
+        """Draw held-out success, training reward, agents' rewards and habits so far."""
         # Slow to import.
         import matplotlib
 
@@ -53,7 +53,8 @@ class Run:
         from matplotlib import pyplot
 
         figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        names = sorted({name for row in self.rows for name in row if name.startswith("habit/")})
+        logged = {name for row in self.rows for name in row} - {"eval/reward/mean"}
+        names = sorted(name for name in logged if name.startswith(("habit/", "eval/reward/")))
         for name, label, style in [
             ("reward/mean", "training reward", {"color": "C0", "alpha": 0.5}),
             ("eval/success", "held-out success", {"color": "C0", "marker": "o", "linewidth": 2}),
