@@ -16,7 +16,6 @@ import pytest
 from agentrl.agents.judges import boxed_equals
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
 from agentrl.config import load_callable, load_experiment
-from agentrl.serving.endpoint import Model
 from experiments import gsm8k_subprocess
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM
 from tests.test_train import RANDOM_REWARDS, SHORT, read_metrics, run
@@ -286,7 +285,6 @@ def test_a_program_that_fails_says_why(model):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(Model, "environment"), reason="no HTTP front yet")
 @pytest.mark.parametrize("way", WAYS)
 def test_two_steps(way, tmp_path, tiny_folder):
     experiment = tmp_path / "random_rewards.py"

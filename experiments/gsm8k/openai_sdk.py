@@ -12,7 +12,7 @@ async def solve(task, model) -> WorkflowOutput:
     ]
     for _ in range(MAX_TURNS):
         completion = await model.openai.chat.completions.create(
-            model="policy", messages=messages, tools=[PYTHON_TOOL]
+            model=model.name, messages=messages, tools=[PYTHON_TOOL]
         )
         reply = completion.choices[0].message
         messages.append(reply.model_dump(exclude_none=True))
