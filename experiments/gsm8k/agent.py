@@ -1,0 +1,11 @@
+"""The agent, whatever it is built with: its prompt, its tool, its patience."""
+
+from agentrl.agents.tools import PythonTool
+
+SYSTEM = (
+    "Solve the problem. Calculate with the python tool and print the result. "
+    "Then give the final answer in \\boxed{}."
+)
+MAX_TURNS = 6
+
+python = PythonTool()
