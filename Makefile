@@ -8,19 +8,20 @@ REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,require
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
-test: .venv/installed-agents  ## the quick tests
+test: .venv/installed-agents tests/node/node_modules  ## the quick tests
 	$(BIN)/pytest
 
 slow: .venv/installed-agents  ## whole runs, by the minute
 	$(BIN)/pytest -m slow
 
-check: .venv/installed-agents  ## what a commit should pass
+check: .venv/installed-agents tests/node/node_modules  ## what a commit should pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pytest
 
-bench: .venv/installed  ## the kernels against their references
+bench: .venv/installed-agents  ## the kernels against their references, and what a call costs
 	$(BIN)/python -m kernels.tree_attention.bench
+	$(BIN)/python -m tests.bench_door
 
 .venv/installed: $(REQUIREMENTS) requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -32,4 +33,10 @@ bench: .venv/installed  ## the kernels against their references
 # The frameworks of the example agents. The core's versions hold, whatever a framework would like.
 .venv/installed-agents: .venv/installed requirements-agents.txt
 	$(BIN)/pip install -q -r requirements-agents.txt -c $(REQUIREMENTS)
+	touch $@
+
+# openai's client for Node, which the tests speak through where there is Node.
+tests/node/node_modules: tests/node/package-lock.json
+	! command -v npm > /dev/null || npm ci --prefix tests/node --no-fund --no-audit --silent
+	mkdir -p $@
 	touch $@
