@@ -69,6 +69,7 @@ def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
 def _serve_model(config: Config, name: str, folder: str | Path, model, engine_config: EngineConfig):
     from agentrl.serving.chat import Chat
     from agentrl.serving.engine import Engine
+    from agentrl.serving.reply import ReplyParser
     from agentrl.serving.served import ServedModel
 
     dtype = compute_dtype(config)
@@ -77,7 +78,7 @@ def _serve_model(config: Config, name: str, folder: str | Path, model, engine_co
     return ServedModel(
         name,
         engine,
-        Chat(tokenizer, model.tool_parser, model.reasoning_parser),
+        Chat(tokenizer, ReplyParser(tokenizer, model.tool_parser, model.reasoning_parser)),
         temperature=config.sampling.temperature,
         max_tokens=config.sampling.max_tokens,
         max_len=model.max_len,

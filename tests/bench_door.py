@@ -19,6 +19,7 @@ import aiohttp
 import httpx2
 import openai
 import psutil
+from tokenizers import pre_tokenizers
 
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.serving.engine import Completion
@@ -37,6 +38,8 @@ Ask = Callable[[list[dict]], Awaitable[dict]]
 
 def instant_serving():
     serving, engine = make_serving(QWEN25)
+    # Words are kept apart as real tokenizers do; the tests' merge across everything.
+    serving.policy.chat._fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     ids = tokenizer(QWEN25).encode(write(QWEN25, None, "", [CODE]), add_special_tokens=False)
     ids.append(tokenizer(QWEN25).eos_token_id)
     completion = Completion(ids, [-1.0] * len(ids), "stop", top=tuple(() for _ in ids))

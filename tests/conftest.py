@@ -50,9 +50,10 @@ def serving(engine, tokenizer):
     from agentrl.serving.chat import Chat
     from agentrl.serving.door import Serving
     from agentrl.serving.endpoint import Endpoint
+    from agentrl.serving.reply import ReplyParser
     from agentrl.serving.served import ServedModel
 
-    chat = Chat(tokenizer, "hermes")
+    chat = Chat(tokenizer, ReplyParser(tokenizer, "hermes"))
     policy = ServedModel("policy", engine, chat, temperature=1.0, max_tokens=16, max_len=512)
     serving = Serving(Endpoint(), policy, seed=0)
     yield serving

@@ -8,6 +8,7 @@ from agentrl.serving.chat import Chat
 from agentrl.serving.door import Serving
 from agentrl.serving.endpoint import Endpoint
 from agentrl.serving.engine import Completion, Engine
+from agentrl.serving.reply import ReplyParser
 from agentrl.serving.served import ServedModel
 from tests.families import Family, tokenizer
 
@@ -31,7 +32,10 @@ class SpyEngine(Engine):
 
 def make_serving(family: Family) -> tuple[Serving, SpyEngine]:
     engine = SpyEngine()
-    chat = Chat(tokenizer(family), family.tool_parser, family.reasoning_parser)
+    chat = Chat(
+        tokenizer(family),
+        ReplyParser(tokenizer(family), family.tool_parser, family.reasoning_parser),
+    )
     policy = ServedModel("m", engine, chat, temperature=1.0, max_tokens=999, max_len=10**6)
     return Serving(Endpoint(), policy, seed=0), engine
 

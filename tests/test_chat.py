@@ -6,6 +6,7 @@ import pytest
 
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.serving.chat import Chat
+from agentrl.serving.reply import ReplyParser
 from agentrl.serving.turn import RequestRefused, Turn
 
 TOOLS = (PYTHON_TOOL,)
@@ -18,7 +19,7 @@ CALL_TEXT = '<tool_call>{"name": "python",  "arguments": {"code":"print(2+3)"}}<
 
 @pytest.fixture(scope="module")
 def chat(tokenizer):
-    return Chat(tokenizer, "hermes")
+    return Chat(tokenizer, ReplyParser(tokenizer, "hermes"))
 
 
 def turn(messages, tools=TOOLS, **options):
@@ -39,10 +40,10 @@ class Talk:
         prompt = self.prompt(messages)
         ids = ids or self.chat.encode(text)
         ids = ids + [self.chat.tokenizer.eos_token_id] * ended
-        reply = self.chat.reply(turn(messages, self.tools), prompt, text, ids)
+        reply = self.chat.reply_parser.parse(turn(messages, self.tools), prompt.ids, ids, text)
         for i, call in enumerate(reply.get("tool_calls", ())):
             call["id"] = f"call-{i}"
-        context = self.chat.context(prompt, ids, reply, ended)
+        context = self.chat.context(prompt, ids, self.chat.decode(ids), reply, ended)
         self.chat.remember(context, self.past)
         return prompt.ids, context.ids, reply
 
@@ -141,9 +142,11 @@ def test_an_edited_answer_is_rendered_afresh(talk):
 
 
 def test_a_template_that_refuses_says_so(talk):
-    talk.chat.tokenizer.encode("")  # The tokenizer is shared: this test changes nothing of it.
     with pytest.raises(RequestRefused, match="chat template refuses"):
-        talk.chat.prompt(turn(QUESTION, template_arguments={"tokenize": True}), {})
+        talk.chat.prompt(turn([]), {})
+    with pytest.raises(RequestRefused, match="not chat_template, messages"):
+        arguments = {"messages": [], "chat_template": "{{ 1 }}", "enable_thinking": True}
+        talk.chat.prompt(turn(QUESTION, template_arguments=arguments), {})
 
 
 def test_content_after_a_tool_call_is_kept_in_the_tokens(talk):
@@ -156,7 +159,7 @@ def test_plain_text_continues_from_its_ids(talk):
     prompt = talk.chat.plain_prompt("Once upon", talk.past)
     letters = [talk.chat.encode(letter)[0] for letter in " a time"]
     reply = {"role": "assistant", "content": " a time"}
-    context = talk.chat.context(prompt, letters, reply, False)
+    context = talk.chat.context(prompt, letters, " a time", reply, False)
     talk.chat.remember(context, talk.past)
     second = talk.chat.plain_prompt("Once upon a time there", talk.past)
     assert second.ids[: len(context.ids)] == context.ids
@@ -176,5 +179,5 @@ def test_grammars_are_those_of_schemas_and_forced_tools(talk):
         turn(QUESTION, None, response_format={"type": "json_object"}),
         turn(QUESTION, [{**PYTHON_TOOL, "function": {**PYTHON_TOOL["function"], "strict": True}}]),
     ]
-    given = [talk.chat.grammar(one) is not None for one in asked]
+    given = [talk.chat.reply_parser.grammar(one) is not None for one in asked]
     assert given == [False, False, True, True, True, False, True, True]

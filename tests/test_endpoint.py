@@ -121,7 +121,7 @@ def test_a_stop_string_ends_the_answer_but_not_the_record(serving):
         ({"messages": [{"content": "no role"}]}, "messages.0.role: Field required"),
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"tool_choice": "required"}, "tool"),
-        ({"extra_body": {"chat_template_kwargs": {"tokenize": 1}}}, "chat template refuses this"),
+        ({"extra_body": {"chat_template_kwargs": {"tools": 1}}}, "not tools"),
     ],
 )
 def test_refusals_are_openais_errors(model, options, message):

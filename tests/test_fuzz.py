@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from agentrl.serving.chat import Chat
 from agentrl.serving.door import Serving
 from agentrl.serving.endpoint import Endpoint, make_app
+from agentrl.serving.reply import ReplyParser
 from agentrl.serving.served import ServedModel
 
 ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
@@ -21,7 +22,7 @@ ROUTES += ["/v1/models/{name}"]
 
 @pytest.fixture
 def serving(engine, tokenizer):
-    chat = Chat(tokenizer, "hermes")
+    chat = Chat(tokenizer, ReplyParser(tokenizer, "hermes"))
     policy = ServedModel("policy", engine, chat, temperature=1.0, max_tokens=1, max_len=512)
     return Serving(Endpoint(), policy, seed=0)
 

@@ -17,20 +17,25 @@ changed the past (Qwen3 drops the thinking of earlier turns) the prompt is token
 token tree forks. Text decides only where to continue; a sampled token is never tokenised again.
 """
 
+import inspect
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from jinja2 import TemplateError
-from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
-from agentrl.serving.turn import RequestRefused, Turn, invalid
+from agentrl.serving.reply import ReplyParser
+from agentrl.serving.turn import RequestRefused, Turn, to_json
 from agentrl.types import Message
+
+_RESERVED = set(inspect.signature(render_jinja_template).parameters) - {"documents", "kwargs"}
+_RESERVED |= {"messages"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,37 +70,15 @@ Past = dict[int | None, list[Context]]
 
 
 class Chat:
-    """The chat template, the tool calls and the reasoning of one model."""
+    """The chat template of one model, and where its conversations can continue."""
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        tool_parser: str | None = None,
-        reasoning_parser: str | None = None,
-    ):
-        from vllm.parser import ParserManager
-
-        # They print a traceback for every malformed call; a model in training makes many.
-        for room in ("vllm.tool_parsers", "vllm.parser", "vllm.reasoning"):
-            logging.getLogger(room).setLevel(logging.CRITICAL)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, reply_parser: ReplyParser):
         if tokenizer.chat_template is None:
             raise ValueError("the model's tokenizer has no chat template: use an instruct model")
-        self.tokenizer = tokenizer
-        try:
-            self._parser_class = ParserManager.get_parser(
-                tool_parser_name=tool_parser,
-                reasoning_parser_name=reasoning_parser,
-                enable_auto_tools=tool_parser is not None,
-                tokenizer=tokenizer,
-            )
-        except (TypeError, KeyError) as error:
-            raise ValueError(
-                f"model.tool_parser {tool_parser!r} and model.reasoning_parser "
-                f"{reasoning_parser!r} are not both parsers of vLLM that fit this model ({error})"
-            ) from None
-        self._has_tool_parser = tool_parser is not None
-        parser = self._parser_class and self._parser_class(tokenizer).reasoning_parser
-        self._reasoning_end = parser.reasoning_end_str if parser else ""
+        self.tokenizer, self.reply_parser = tokenizer, reply_parser
+        # What transformers wraps around it costs more than the tokenizer itself.
+        self._fast = getattr(tokenizer, "backend_tokenizer", None)
+        self._special_tokens = dict(tokenizer.special_tokens_map)
         self._arguments_are_text = False
         self._arguments_are_text = self._wants_text_arguments()
         self._turn_end = self._find_turn_end()
@@ -143,11 +126,15 @@ class Chat:
         said = context.ids[:-1] if context.end else context.ids
         return Prompt(said + self.encode(given[len(_plain_text(context)) :]), given, [], None)
 
-    def context(self, prompt: Prompt, ids: list[int], reply: Message, ended: bool) -> Context:
-        """Where the conversation can go on; ``ended``: the model ended its turn by itself."""
+    def context(
+        self, prompt: Prompt, ids: list[int], text: str, reply: Message, ended: bool
+    ) -> Context:
+        """Where the conversation can go on.
+
+        text: what ``ids`` say, all of it; ended: the model ended its turn by itself.
+        """
         end = self.decode(ids[-1:]) if ended else None
-        said = self.decode(ids[:-1] if ended else ids)
-        return Context(prompt, reply, prompt.ids + ids, end, said)
+        return Context(prompt, reply, prompt.ids + ids, end, text.removesuffix(end or ""))
 
     @staticmethod
     def remember(context: Context, past: Past) -> None:
@@ -158,50 +145,16 @@ class Chat:
     def forget(context: Context, past: Past) -> None:
         past[_place(context)].remove(context)
 
-    def grammar(self, turn: Turn) -> Any | None:
-        """vLLM's StructuredOutputsParams for a JSON schema, a forced tool or strict tools."""
-        if not turn.tools and turn.response_format is None:
-            return None
-        return self._request(turn).extract_structured_outputs()
-
-    def reply(self, turn: Turn, prompt: Prompt, text: str, ids: list[int]) -> Message:
-        """Parse a completion's text, less the token that ended it, into a message.
-
-        Tool calls have no ids yet.
-        """
-        message: Message = {"role": "assistant", "content": text}
-        if self._parser_class is None:
-            return message
-        request = self._request(turn)
-        parser = self._parser_class(
-            self.tokenizer, request.tools, chat_template_kwargs=dict(turn.template_arguments)
-        )
-        parser.set_prompt_token_ids(prompt.ids)
-        reasoning, message["content"], calls = parser.parse(
-            text,
-            request,
-            enable_auto_tools=self._has_tool_parser,
-            model_output_token_ids=ids,
-        )
-        if reasoning:
-            message["reasoning_content"] = reasoning
-        if calls and not all(_is_object(call.arguments) for call in calls):
-            # Clients break on such calls; a malformed one is text, like one that cannot be parsed.
-            message["content"] = text.rpartition(self._reasoning_end)[2] if reasoning else text
-        elif calls:
-            message["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in calls
-            ]
-        message["content"] = message["content"] or ""
-        return message
-
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        if self._fast is None:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        return self._fast.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
         """The exact text, special tokens included."""
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        if self._fast is None:
+            return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return self._fast.decode(ids, skip_special_tokens=False)
 
     def _continue(self, context: Context, text: str) -> list[int] | None:
         """The ids that continue a context to this rendered text; None: the template changed it."""
@@ -219,12 +172,12 @@ class Chat:
 
     def _says(self, turn: str, reply: Message) -> bool:
         """Whether a rendered turn holds the reasoning, the text and the calls, in this order."""
-        reasoning, content = reply.get("reasoning_content"), reply.get("content")
-        parts = [reasoning.strip(), self._reasoning_end] if reasoning else []
-        parts += [content.strip()] if content else []
+        reasoning, content = reply.get("reasoning_content"), reply["content"]
+        parts = [reasoning.strip(), self.reply_parser.reasoning_end] if reasoning else []
+        parts += [content.strip()]
         parts += [call["function"]["name"] for call in reply.get("tool_calls") or ()]
-        for part in parts:
-            _, found, turn = turn.partition(part) if part else ("", True, turn)
+        for part in filter(None, parts):
+            _, found, turn = turn.partition(part)
             if not found:
                 return False
         return True
@@ -257,62 +210,33 @@ class Chat:
         return min(found, key=after.index) if found else None
 
     def _render(
-        self, messages: list[Message], tools: list[dict] | None, arguments: dict[str, Any]
+        self, messages: list[Message], tools: list[dict] | None, arguments: Mapping[str, Any]
     ) -> str:
+        """What apply_chat_template does, less what it looks up again each time."""
+        if not _RESERVED.isdisjoint(arguments):
+            names = ", ".join(sorted(_RESERVED & set(arguments)))
+            raise RequestRefused(400, "invalid_request", f"chat template arguments: not {names}")
         forms = [_for_template(message, self._arguments_are_text) for message in messages]
         try:
-            return self.tokenizer.apply_chat_template(
-                forms, tools=tools, tokenize=False, add_generation_prompt=True, **arguments
+            rendered, _ = render_jinja_template(
+                conversations=[forms],
+                tools=tools,
+                chat_template=self.tokenizer.get_chat_template(tools=tools),
+                add_generation_prompt=True,
+                **{**self._special_tokens, **arguments},
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise RequestRefused(
                 400, "invalid_messages", f"the model's chat template refuses this: {error}"
             ) from error
-
-    def _request(self, turn: Turn) -> Any:
-        return _request(
-            self._parser_class,
-            self.tokenizer,
-            _json(list(turn.tools)),
-            _json(turn.tool_choice if turn.tools else "none"),
-            _json(turn.response_format),
-            _json(dict(turn.template_arguments)),
-        )
-
-
-@lru_cache(maxsize=256)
-def _request(
-    parser_class: Any, tokenizer: Any, tools: str, tool_choice: str, form: str, arguments: str
-) -> Any:
-    """vLLM's parsers want the request that they parse an answer to, and put the grammar into it."""
-    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-
-    try:
-        request = ChatCompletionRequest(
-            messages=[],
-            tools=json.loads(tools) or None,
-            tool_choice=json.loads(tool_choice),
-            response_format=json.loads(form),
-        )
-        if parser_class is not None:
-            parser = parser_class(
-                tokenizer, request.tools, chat_template_kwargs=json.loads(arguments)
-            )
-            request = parser.adjust_request(request)
-    except ValidationError as error:
-        raise invalid(error) from error
-    except Exception as error:
-        raise RequestRefused(400, "invalid_request", f"{type(error).__name__}: {error}") from error
-    return request
+        return rendered[0]
 
 
 def _keys(turn: Turn, messages: list[Message]) -> list[int]:
     """One key per message, of the conversation up to it."""
-    key, keys = hash((_json(list(turn.tools)), _json(dict(turn.template_arguments)))), []
-    for message in messages:
-        key = _key(key, message)
-        keys.append(key)
-    return keys or [key]
+    tools, _, _, arguments = turn.form
+    start = hash((tools, arguments))
+    return list(accumulate(messages, _key, initial=start))[1:] or [start]
 
 
 def _place(context: Context) -> int | None:
@@ -332,7 +256,7 @@ def identity(message: Message) -> tuple:
     True
     """
     calls = tuple(
-        (call["function"]["name"], _json(_arguments(call)))
+        (call["function"]["name"], _canonical_arguments(call))
         for call in message.get("tool_calls") or ()
     )
     return message["role"], message["content"], calls
@@ -378,20 +302,25 @@ def _for_template(message: Message, arguments_are_text: bool) -> Message:
     return form
 
 
+def _canonical_arguments(call: dict) -> str:
+    arguments = call["function"]["arguments"]
+    return _canonical(arguments) if isinstance(arguments, str) else to_json(arguments)
+
+
 def _arguments(call: dict) -> Any:
     arguments = call["function"]["arguments"]
+    return _parsed(arguments) if isinstance(arguments, str) else arguments
+
+
+# A conversation's calls come again with each of its requests.
+@lru_cache(maxsize=4096)
+def _parsed(arguments: str) -> Any:
     try:
-        return json.loads(arguments) if isinstance(arguments, str) else arguments
+        return json.loads(arguments)
     except ValueError:
         return arguments
 
 
-def _is_object(arguments: str) -> bool:
-    try:
-        return isinstance(json.loads(arguments), dict)
-    except ValueError:
-        return False
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+@lru_cache(maxsize=4096)
+def _canonical(arguments: str) -> str:
+    return to_json(_parsed(arguments))

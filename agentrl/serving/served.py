@@ -70,7 +70,7 @@ class ServedModel:
             raise RequestRefused(
                 400, "invalid_request", "tool_choice asks for a tool without tools"
             )
-        grammar = self.chat.grammar(turn)
+        grammar = self.chat.reply_parser.grammar(turn)
         if turn.prompt is None:
             prompt = self.chat.prompt(turn, session.past.get(seat.agent, {}))
         else:
@@ -134,7 +134,8 @@ class ServedModel:
         for i, completion in enumerate(drawn):
             # Mistral's template insists on ids of nine letters and digits.
             call_number = f"{attempt.number:05x}{i:02x}"
-            choice, context = self._choice(turn, prompt, completion, call_number)
+            text = self.chat.decode(completion.ids)
+            choice, context = self._choice(turn, prompt, completion, text, call_number)
             choices.append(choice)
             contexts += [context] if context else []
             calls.append(
@@ -144,7 +145,7 @@ class ServedModel:
                     logprobs=completion.logprobs,
                     finish_reason=completion.finish_reason,
                     agent=request.seat.agent,
-                    text=self.chat.decode(completion.ids),
+                    text=text,
                     messages=turn.messages,
                     reply=choice.message,
                     under_grammar=request.grammar is not None,
@@ -154,17 +155,17 @@ class ServedModel:
         return answer, calls, contexts
 
     def _choice(
-        self, turn: Turn, prompt: Prompt, completion: Completion, call_number: str
+        self, turn: Turn, prompt: Prompt, completion: Completion, text: str, call_number: str
     ) -> tuple[Choice, Context | None]:
         chat, ids = self.chat, completion.ids
         ended = completion.finish_reason == "stop" and completion.cut_text is None
-        text = completion.cut_text
-        if text is None:
-            text = chat.decode(ids[:-1] if ended else ids)
+        said = completion.cut_text
+        if said is None:
+            said = text.removesuffix(chat.decode(ids[-1:])) if ended else text
         if turn.prompt is None:
-            reply = chat.reply(turn, prompt, text, ids)
+            reply = chat.reply_parser.parse(turn, prompt.ids, ids, said)
         else:
-            reply = {"role": "assistant", "content": text}
+            reply = {"role": "assistant", "content": said}
         calls = reply.get("tool_calls", [])
         for j, call in enumerate(calls):
             call["id"] = f"{call_number}{j:02x}"
@@ -173,7 +174,7 @@ class ServedModel:
             reply["tool_calls"] = kept
         # An agent that saw less than was drawn cannot go on from there.
         saw_all = completion.cut_text is None and len(kept) == len(calls)
-        context = chat.context(prompt, ids, reply, ended) if saw_all else None
+        context = chat.context(prompt, ids, text, reply, ended) if saw_all else None
         return Choice(completion, reply, self._tokens(turn, completion)), context
 
     def _tokens(self, turn: Turn, completion: Completion) -> tuple[Token, ...]:

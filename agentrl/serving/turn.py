@@ -1,7 +1,9 @@
 """What every dialect comes down to: a turn that is asked for, and the answer that was drawn."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -50,6 +52,17 @@ class Turn:
     """How many alternatives to report for each token; None: no log-probabilities at all."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """What the agent would have drawn with: temperature, top_p, seed, ..."""
+
+    @cached_property
+    def form(self) -> tuple[str, str, str, str]:
+        """What decides how an answer must look, as JSON: tools, choice, format, arguments."""
+        choice = self.tool_choice if self.tools else "none"
+        asked = (list(self.tools), choice, self.response_format, dict(self.template_arguments))
+        return tuple(to_json(one) for one in asked)
+
+
+to_json = json.JSONEncoder(sort_keys=True).encode
+"""Equal values give equal text."""
 
 
 @dataclass(frozen=True)
