@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import multiprocessing
+import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +20,8 @@ import aiohttp
 import httpx2
 import openai
 import psutil
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.serving.engine import Completion
@@ -33,15 +35,15 @@ START = [
     {"role": "system", "content": "Solve the problem. Calculate with the python tool."},
     {"role": "user", "content": "Natalia sold 48 clips in April and half as many in May. " * 4},
 ]
+GROUP = 8
+"""Episodes of one task, which begin with the same messages."""
 Ask = Callable[[list[dict]], Awaitable[dict]]
 
 
 def instant_serving():
-    serving, engine = make_serving(QWEN25)
-    # Words are kept apart as real tokenizers do; the tests' merge across everything.
-    serving.policy.chat._fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    ids = tokenizer(QWEN25).encode(write(QWEN25, None, "", [CODE]), add_special_tokens=False)
-    ids.append(tokenizer(QWEN25).eos_token_id)
+    serving, engine = make_serving(QWEN25, make_tokenizer())
+    chat = serving.policy.chat
+    ids = [*chat.encode(write(QWEN25, None, "", [CODE])), chat.tokenizer.eos_token_id]
     completion = Completion(ids, [-1.0] * len(ids), "stop", top=tuple(() for _ in ids))
 
     def submit(prompt_ids, sampling):
@@ -53,8 +55,27 @@ def instant_serving():
     return serving
 
 
-async def converse(ask: Ask) -> None:
-    messages = list(START)
+def make_tokenizer():
+    """Qwen2.5's template on tokens as long as a real tokenizer's: a word or so."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    text = tokenizer(QWEN25).apply_chat_template(START, tools=[PYTHON_TOOL], tokenize=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        [text, write(QWEN25, None, "", [CODE])] * 9,
+        trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=QWEN25.end_of_turn,
+        additional_special_tokens=list(QWEN25.special_tokens),
+        chat_template=QWEN25.template,
+    )
+
+
+async def converse(task: int, ask: Ask) -> None:
+    messages = [*START, {"role": "user", "content": f"Problem {task}."}]
     for _ in range(TURNS):
         reply = await ask(messages)
         (call,) = reply["tool_calls"]
@@ -62,7 +83,8 @@ async def converse(ask: Ask) -> None:
 
 
 async def crowd(asks: list[Ask]) -> None:
-    await asyncio.gather(*(converse(ask) for ask in asks))
+    started = random.getrandbits(32)
+    await asyncio.gather(*(converse(started + i // GROUP, ask) for i, ask in enumerate(asks)))
 
 
 def direct(serving) -> list[Ask]:

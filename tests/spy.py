@@ -3,6 +3,7 @@
 import asyncio
 import json
 from concurrent.futures import Future
+from typing import Any
 
 from agentrl.serving.chat import Chat
 from agentrl.serving.door import Serving
@@ -30,12 +31,10 @@ class SpyEngine(Engine):
         return done
 
 
-def make_serving(family: Family) -> tuple[Serving, SpyEngine]:
-    engine = SpyEngine()
-    chat = Chat(
-        tokenizer(family),
-        ReplyParser(tokenizer(family), family.tool_parser, family.reasoning_parser),
-    )
+def make_serving(family: Family, own_tokenizer: Any = None) -> tuple[Serving, SpyEngine]:
+    engine, tokens = SpyEngine(), own_tokenizer or tokenizer(family)
+    reply_parser = ReplyParser(tokens, family.tool_parser, family.reasoning_parser)
+    chat = Chat(tokens, reply_parser)
     policy = ServedModel("m", engine, chat, temperature=1.0, max_tokens=999, max_len=10**6)
     return Serving(Endpoint(), policy, seed=0), engine
 

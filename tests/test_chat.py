@@ -144,8 +144,8 @@ def test_an_edited_answer_is_rendered_afresh(talk):
 def test_a_template_that_refuses_says_so(talk):
     with pytest.raises(RequestRefused, match="chat template refuses"):
         talk.chat.prompt(turn([]), {})
+    arguments = {"messages": [], "chat_template": "{{ 1 }}", "enable_thinking": True}
     with pytest.raises(RequestRefused, match="not chat_template, messages"):
-        arguments = {"messages": [], "chat_template": "{{ 1 }}", "enable_thinking": True}
         talk.chat.prompt(turn(QUESTION, template_arguments=arguments), {})
 
 

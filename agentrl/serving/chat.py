@@ -78,6 +78,9 @@ class Chat:
         self.tokenizer, self.reply_parser = tokenizer, reply_parser
         # What transformers wraps around it costs more than the tokenizer itself.
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
+        # The episodes of a group begin with the same prompt.
+        self.encode = lru_cache(maxsize=256)(self._encode)
+        self.decode_token = lru_cache(maxsize=4096)(lambda token: self.decode([token]))
         self._special_tokens = dict(tokenizer.special_tokens_map)
         self._arguments_are_text = False
         self._arguments_are_text = self._wants_text_arguments()
@@ -133,7 +136,7 @@ class Chat:
 
         text: what ``ids`` say, all of it; ended: the model ended its turn by itself.
         """
-        end = self.decode(ids[-1:]) if ended else None
+        end = self.decode_token(ids[-1]) if ended else None
         return Context(prompt, reply, prompt.ids + ids, end, text.removesuffix(end or ""))
 
     @staticmethod
@@ -145,7 +148,7 @@ class Chat:
     def forget(context: Context, past: Past) -> None:
         past[_place(context)].remove(context)
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         if self._fast is None:
             return self.tokenizer.encode(text, add_special_tokens=False)
         return self._fast.encode(text, add_special_tokens=False).ids

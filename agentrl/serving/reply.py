@@ -43,7 +43,8 @@ class ReplyParser:
                 f"model.tool_parser {tool_parser!r} and model.reasoning_parser "
                 f"{reasoning_parser!r} are not both parsers of vLLM that fit this model ({error})"
             ) from None
-        parser = self._parser_class and self._parser_class(tokenizer).reasoning_parser
+        parser = self._parser_class(tokenizer).reasoning_parser if self._parser_class else None
+        self._reasons = parser is not None
         self.reasoning_end: str = (parser.reasoning_end_str or "") if parser else ""
         """What the model writes at the end of its reasoning."""
 
@@ -58,7 +59,7 @@ class ReplyParser:
 
     def parse(self, turn: Turn, prompt_ids: list[int], ids: list[int], text: str) -> Message:
         """text: what ``ids`` say, without the token that ended it. Tool calls have no ids yet."""
-        if self._parser_class is None:
+        if not turn.tools and not self._reasons:
             return {"role": "assistant", "content": text}
         request = _request(self._parser_class, self._tokenizer, turn.form)
         parser = self._parser_class(

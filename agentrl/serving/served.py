@@ -161,7 +161,7 @@ class ServedModel:
         ended = completion.finish_reason == "stop" and completion.cut_text is None
         said = completion.cut_text
         if said is None:
-            said = text.removesuffix(chat.decode(ids[-1:])) if ended else text
+            said = text.removesuffix(chat.decode_token(ids[-1])) if ended else text
         if turn.prompt is None:
             reply = chat.reply_parser.parse(turn, prompt.ids, ids, said)
         else:
@@ -180,10 +180,7 @@ class ServedModel:
     def _tokens(self, turn: Turn, completion: Completion) -> tuple[Token, ...]:
         if turn.top_logprobs is None:
             return ()
-
-        def text(token_id: int) -> str:
-            return self.chat.decode([token_id])
-
+        text = self.chat.decode_token
         return tuple(
             Token(text(i), logprob, tuple((text(other), p) for other, p in top))
             for i, logprob, top in zip(completion.ids, completion.logprobs, completion.top)

@@ -56,9 +56,12 @@ class Turn:
     @cached_property
     def form(self) -> tuple[str, str, str, str]:
         """What decides how an answer must look, as JSON: tools, choice, format, arguments."""
-        choice = self.tool_choice if self.tools else "none"
-        asked = (list(self.tools), choice, self.response_format, dict(self.template_arguments))
-        return tuple(to_json(one) for one in asked)
+        return (
+            to_json(list(self.tools)) if self.tools else "[]",
+            to_json(self.tool_choice if self.tools else "none"),
+            to_json(self.response_format) if self.response_format else "null",
+            to_json(dict(self.template_arguments)) if self.template_arguments else "{}",
+        )
 
 
 to_json = json.JSONEncoder(sort_keys=True).encode
