@@ -1,6 +1,7 @@
 """The official clients, in strict validation, over HTTP, on every route, plain and streamed."""
 
 import asyncio
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -9,8 +10,13 @@ import anthropic
 import openai
 import pytest
 import requests
+from agentscope.message import UserMsg
+from langchain_openai import ChatOpenAI
 from openai.types.responses import ResponseCompletedEvent, ResponseIncompleteEvent
+from pydantic import BaseModel
 
+from agentrl.learning.advantages import samples
+from agentrl.types import Episode, Group
 from tests.families import QWEN3
 from tests.spy import Scripted
 
@@ -309,6 +315,35 @@ async def listed(door) -> list[str]:
 
 def test_models_in_process(episode):
     assert asyncio.run(listed(episode.door)) == ["m"]
+
+
+def test_langchain_in_an_event_loop_of_each_episode(episode):
+    """It keeps one client a base URL for the whole process, bound to the loop of its first call."""
+    for number in range(3):
+        door, _ = episode.serving.open(step=0, task_id="t", episode=number)
+        episode.says(f"{THINKING}five")
+        model = ChatOpenAI(model="m", base_url=door.base_url, api_key=door.api_key, max_retries=0)
+        assert asyncio.run(model.ainvoke("2+3?")).content.strip() == "five"
+        assert len(door.calls) == 1
+        door.close()
+
+
+def test_agentscopes_structured_output(episode):
+    class Answer(BaseModel):
+        number: int
+
+    call = {"name": "generate_structured_output", "arguments": {"number": 5}}
+    episode.says(f"{THINKING}<tool_call>\n{json.dumps(call)}\n</tool_call>")
+    answer = asyncio.run(
+        episode.door.agentscope.generate_structured_output([UserMsg("user", "2+3?")], Answer)
+    )
+    assert answer.content == {"number": 5}
+    (recorded,) = episode.calls
+    # The tool was forced: recorded, and not trained.
+    assert recorded.under_grammar
+    free = dataclasses.replace(recorded, under_grammar=False)
+    episode = Episode(task={}, index=0, calls=(recorded, free), reward=1.0)
+    assert [sample.call for sample in samples([Group({}, (episode,))])] == [free]
 
 
 def test_errors_have_openais_shape(episode):

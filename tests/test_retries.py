@@ -112,7 +112,7 @@ def test_an_answer_that_was_delivered_is_superseded_by_its_retry(make):
 
 def test_a_client_that_hangs_up_leaves_nothing(make):
     episode = make(hanging=1)
-    port = int(episode.door.base_url.split(":")[-1].split("/")[0])
+    port = int(episode.serving.endpoint.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as raw:
         body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "?"}]}'
         raw.sendall(

@@ -21,7 +21,7 @@ class RemoteModel:
     def __init__(self, name: str, base_url: str, api_key: str):
         self.name, self._base_url, self.api_key = name, base_url, api_key
 
-    @property
+    @cached_property
     def base_url(self) -> str:
         """The address of the API, ``/v1`` included."""
         return self._base_url
@@ -71,9 +71,9 @@ class Model(RemoteModel):
         self._endpoint, self._served, self._session = endpoint, served, session
         self._agents = {agent: self}
 
-    @property
+    @cached_property
     def base_url(self) -> str:
-        return f"{self._endpoint.url}/v1"
+        return f"{self._endpoint.episode_url()}/v1"
 
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:

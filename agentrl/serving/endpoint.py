@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import uvicorn
@@ -74,6 +75,7 @@ class Endpoint:
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0):
         self.seats: dict[str, Seat] = {}
+        self._numbers = count()
         self._host, self._port = host, port
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -84,6 +86,10 @@ class Endpoint:
         key = Seat.new_key()
         self.seats[key] = Seat(session, agent, served)
         return key
+
+    def episode_url(self) -> str:
+        """An address that no other door has; without ``/v1``."""
+        return f"{self.url}/episode/{next(self._numbers)}"
 
     def leave(self, session: Session) -> None:
         """The keys of a session open nothing any more; what still runs is aborted."""
@@ -164,9 +170,8 @@ class Endpoint:
     def _start(self) -> None:
         listener = socket.create_server((self._host, self._port), backlog=4096)
         self._port = listener.getsockname()[1]
-        config = uvicorn.Config(
-            make_app(self), log_config=None, access_log=False, lifespan="off", ws="none"
-        )
+        app = _under_any_episode(make_app(self))
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="endpoint", daemon=True
@@ -195,6 +200,22 @@ def make_app(endpoint: Endpoint) -> FastAPI:
 
     app.openapi = partial(_openapi, app)
     return app
+
+
+def _under_any_episode(app: FastAPI) -> Any:
+    """The same routes under ``/episode/N``, too.
+
+    Libraries keep clients by base URL for the whole process (LangChain does), and a client is bound
+    to the event loop that it was first used in. Each episode has a loop of its own.
+    """
+
+    async def serve(scope: dict, receive: Any, send: Any) -> None:
+        parts = scope["path"].split("/", 3)
+        if parts[1] == "episode" and len(parts) == 4:
+            scope = {**scope, "path": f"/{parts[3]}"}
+        await app(scope, receive, send)
+
+    return serve
 
 
 def _route(endpoint: Endpoint, path: str) -> Any:

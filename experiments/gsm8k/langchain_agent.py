@@ -1,7 +1,6 @@
 """The agent in LangChain: ``create_agent`` with ``ChatOpenAI``.
 
-``invoke`` blocks, as an episode may. For ``ainvoke`` give ChatOpenAI an ``http_async_client`` of
-the episode's own: by default it shares one among all event loops, and each episode has its own.
+``invoke`` blocks, as an episode may; ``ainvoke`` works as well.
 """
 
 import asyncio
