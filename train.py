@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from agentrl.agents.workflow import check_signatures
 from agentrl.config import Config, parse, to_json
 from agentrl.learning import checkpoint
-from agentrl.learning.advantages import of_agents
+from agentrl.learning.advantages import trainable
 from agentrl.learning.distributed import make_accelerator
 from agentrl.learning.loss import policy_loss
 from agentrl.learning.model import Policy
@@ -86,7 +86,7 @@ def main() -> None:
             # Gradient: every call of the batch, merged into trees, and one loss term a sampled
             # token.
             with clock("train"), display.phase("training") as progress:
-                samples = of_agents(config.advantages(groups), config.trained_agents)
+                samples = trainable(config.advantages(groups), config.trained_agents)
                 micro_batches = pack(samples, config.micro_batch_tokens)
                 num_terms = sum(len(micro.term) for micro in micro_batches)
                 tally = Tally(num_terms)

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from agentrl.learning.advantages import group_advantages, of_agents, samples
+from agentrl.learning.advantages import group_advantages, trainable, samples
 from agentrl.types import Call, Episode, Group
 from experiments.gsm8k_offline_shuffled import shuffled
 
@@ -126,18 +126,16 @@ def test_a_number_is_every_agents_reward():
 def test_only_the_trained_agents_samples_are_kept():
     group = Group({"id": "t"}, (conversation(0, 1.0, "solver", "checker", "solver"),))
     every = samples([group])
-    assert of_agents(every, None) == every
-    assert of_agents(every, ("solver",)) == [every[0], every[2]]
-    assert of_agents(every, ("solver", "checker")) == every
-    assert of_agents(every, ("judge",)) == []
+    assert trainable(every, None) == every
+    assert trainable(every, ("solver",)) == [every[0], every[2]]
+    assert trainable(every, ("solver", "checker")) == every
+    assert trainable(every, ("judge",)) == []
 
 
 def test_calls_under_a_grammar_are_compared_and_not_trained():
     free, forced = (conversation(i, float(i), "solver", "solver") for i in (0, 1))
     masked = dataclasses.replace(forced.calls[1], under_grammar=True)
     forced = dataclasses.replace(forced, calls=(forced.calls[0], masked))
-    assert found(Group({"id": "t"}, (free, forced))) == [
-        (0, "solver", -0.7071),
-        (0, "solver", -0.7071),
-        (1, "solver", 0.7071),
-    ]
+    trained = trainable(samples([Group({"id": "t"}, (free, forced))]), None)
+    assert [sample.call for sample in trained] == [*free.calls, forced.calls[0]]
+    assert [round(sample.advantage, 4) for sample in trained] == [-0.7071, -0.7071, 0.7071]

@@ -15,7 +15,7 @@ from langchain_openai import ChatOpenAI
 from openai.types.responses import ResponseCompletedEvent, ResponseIncompleteEvent
 from pydantic import BaseModel
 
-from agentrl.learning.advantages import samples
+from agentrl.learning.advantages import samples, trainable
 from agentrl.types import Episode, Group
 from tests.families import QWEN3
 from tests.spy import Scripted
@@ -343,7 +343,8 @@ def test_agentscopes_structured_output(episode):
     assert recorded.under_grammar
     free = dataclasses.replace(recorded, under_grammar=False)
     episode = Episode(task={}, index=0, calls=(recorded, free), reward=1.0)
-    assert [sample.call for sample in samples([Group({}, (episode,))])] == [free]
+    trained = trainable(samples([Group({}, (episode,))]), None)
+    assert [sample.call for sample in trained] == [free]
 
 
 def test_errors_have_openais_shape(episode):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agentrl.learning.advantages import of_agents, samples
+from agentrl.learning.advantages import trainable, samples
 from agentrl.types import Call, Episode, Group
 from agentrl.watch import load
 from agentrl.watch.rollouts import save
@@ -83,7 +83,7 @@ def test_each_agents_reward_and_each_calls_advantage_come_back(tmp_path):
         ),
     )
     save(tmp_path / "rollouts", 1, [group], samples([group]))
-    save(tmp_path / "rollouts", 2, [group], of_agents(samples([group]), ("checker",)))
+    save(tmp_path / "rollouts", 2, [group], trainable(samples([group]), ("checker",)))
     both, one = load(tmp_path)
     assert [e["reward"] for e in both.episodes] == [e.reward for e in group.episodes]
     assert advantages(both) == [[1.1547, -0.5773], [-0.5773, -0.5773], [-0.5773, 1.1547]]

@@ -28,16 +28,23 @@ def group_advantages(rewards_G: Sequence[float]) -> list[float]:
 
 
 def samples(groups: Sequence[Group]) -> list[Sample]:
-    """Every rewarded call that no grammar forced, with its agent's advantage in its episode.
+    """Every rewarded call, with its agent's advantage in its episode.
 
     An episode in which an agent made no call, or has no reward, is not compared for that agent.
     """
     return [sample for group in groups for sample in _samples(group.scored)]
 
 
-def of_agents(samples: Sequence[Sample], agents: Sequence[str] | None) -> list[Sample]:
-    """The samples of these agents' calls; all of them where agents is None."""
-    return [sample for sample in samples if agents is None or sample.call.agent in agents]
+def trainable(samples: Sequence[Sample], agents: Sequence[str] | None) -> list[Sample]:
+    """The samples of these agents' calls, or of all where agents is None.
+
+    None of those that were drawn under a grammar: a masked distribution is not the policy's.
+    """
+    return [
+        sample
+        for sample in samples
+        if (agents is None or sample.call.agent in agents) and not sample.call.under_grammar
+    ]
 
 
 def _samples(episodes: Sequence[Episode]) -> list[Sample]:
@@ -54,5 +61,5 @@ def _samples(episodes: Sequence[Episode]) -> list[Sample]:
         Sample(call, advantages[i, call.agent])
         for i, episode in enumerate(episodes)
         for call in episode.calls
-        if (i, call.agent) in advantages and not call.under_grammar
+        if (i, call.agent) in advantages
     ]

@@ -44,7 +44,7 @@ def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
 
 def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: int) -> dict:
     """How many tokens the samples hold, how many of those are distinct within a group, how many
-    were run."""
+    were run; and how many were sampled under a grammar, which are not trained."""
     sampled = {id(sample.call) for sample in samples}
     return {
         "tokens/logical": sum(len(sample.call.ids) for sample in samples),
@@ -56,6 +56,13 @@ def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: 
         ),
         "tokens/computed": computed,
         "tokens/trained": sum(len(sample.call.completion_ids) for sample in samples),
+        "tokens/under_grammar": sum(
+            len(call.completion_ids)
+            for group in groups
+            for episode in group.scored
+            for call in episode.calls
+            if call.under_grammar
+        ),
     }
 
 

@@ -30,7 +30,7 @@ class Step:
 
     Fields: task_id, episode, status, error, reward (a number, or a dict by agent), success,
     metrics, seconds, and calls, each with agent, advantage (None where it was not trained),
-    prompt_ids, completion_ids, logprobs, finish_reason.
+    prompt_ids, completion_ids, logprobs, finish_reason, under_grammar.
     """
 
     step: int
@@ -87,7 +87,12 @@ def _describe(episode: Episode, advantages: dict[int, float]) -> dict[str, Any]:
 
 
 def _describe_call(call: Call, advantage: float | None) -> dict[str, Any]:
-    return {"agent": call.agent, "advantage": advantage, "finish_reason": call.finish_reason}
+    return {
+        "agent": call.agent,
+        "advantage": advantage,
+        "finish_reason": call.finish_reason,
+        "under_grammar": call.under_grammar,
+    }
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
