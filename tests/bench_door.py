@@ -44,7 +44,7 @@ def instant_serving():
     serving, engine = make_serving(QWEN25, make_tokenizer())
     chat = serving.policy.chat
     ids = [*chat.encode(write(QWEN25, None, "", [CODE])), chat.tokenizer.eos_token_id]
-    completion = Completion(ids, [-1.0] * len(ids), "stop", top=tuple(() for _ in ids))
+    completion = Completion(ids, [-1.0] * len(ids), "stop")
 
     def submit(prompt_ids, sampling):
         done = Future()

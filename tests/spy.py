@@ -53,11 +53,7 @@ class Scripted:
         """The next answer; ``ids``: in these tokens."""
         ids = ids or self.encode(text)
         ids = ids + [self.tokenizer.eos_token_id] * ended
-        fields = {
-            "finish_reason": "stop" if ended else "length",
-            "top": tuple(() for _ in ids),
-            **fields,
-        }
+        fields = {"finish_reason": "stop" if ended else "length", **fields}
         self.engine.next.append(Completion(ids, [-1.0] * len(ids), **fields))
 
     def ask(self, messages, *, is_retry: bool = False, door=None, **options) -> dict:

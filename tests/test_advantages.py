@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from agentrl.learning.advantages import group_advantages, trainable, samples
+from agentrl.learning.advantages import group_advantages, samples, trainable
 from agentrl.types import Call, Episode, Group
 from experiments.gsm8k_offline_shuffled import shuffled
 

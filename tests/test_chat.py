@@ -113,6 +113,13 @@ def test_what_clients_change_without_changing_the_meaning(talk, change):
     assert second.ids[: len(said)] == said
 
 
+def test_calls_without_ids(talk):
+    _, said, reply = talk.say(QUESTION, CALL_TEXT)
+    call = {name: reply["tool_calls"][0][name] for name in ("type", "function")}
+    sent = [*QUESTION, {**reply, "tool_calls": [call]}, {"role": "tool", "content": "5"}]
+    assert talk.prompt(sent).ids[: len(said)] == said
+
+
 def test_changed_ids_of_calls_become_ours_again(talk):
     _, _, reply = talk.say(QUESTION, CALL_TEXT)
     theirs = {**reply, "tool_calls": [{**reply["tool_calls"][0], "id": "other"}]}

@@ -65,6 +65,18 @@ def test_usage_and_finish_reason(model):
     assert model.truncated
 
 
+def test_logprobs_are_those_of_the_record(model):
+    plain = asyncio.run(ask(model, logprobs=True)).choices[0].logprobs.content
+    top = asyncio.run(ask(model, logprobs=True, top_logprobs=3)).choices[0].logprobs.content
+    for said, call in zip((plain, top), model.calls, strict=True):
+        assert [token.logprob for token in said] == call.logprobs
+    assert {len(token.top_logprobs) for token in plain} == {0}
+    assert {len(token.top_logprobs) for token in top} <= {3, 4}
+    for token in top:
+        likeliest = max(other.logprob for other in token.top_logprobs)
+        assert likeliest >= token.logprob
+
+
 def test_the_agent_may_ask_for_less_than_the_limit_but_not_for_more(model):
     asyncio.run(ask(model, max_completion_tokens=5))
     asyncio.run(ask(model, max_tokens=500))

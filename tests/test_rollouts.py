@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agentrl.learning.advantages import trainable, samples
+from agentrl.learning.advantages import samples, trainable
 from agentrl.types import Call, Episode, Group
 from agentrl.watch import load
 from agentrl.watch.rollouts import save

@@ -281,7 +281,7 @@ def _reasoning_agrees(messages: list[Message], context: Context) -> bool:
 def _restore(messages: list[Message], turn: int, context: Context) -> list[Message]:
     """The messages with what was recorded up to ``turn``, and the recorded ids of its calls."""
     sent, recorded = (m.get("tool_calls") or () for m in (messages[turn], context.reply))
-    ids = {theirs.get("id"): ours["id"] for theirs, ours in zip(sent, recorded)}
+    ids = {theirs["id"]: ours["id"] for theirs, ours in zip(sent, recorded) if theirs.get("id")}
     added = messages[turn + 1 :]
     if any(theirs != ours for theirs, ours in ids.items()):
         added = [

@@ -265,17 +265,20 @@ class Engine:
 
 def _completion(output: Any) -> Completion:
     drawn = output.outputs[0]
-    # A position's entries are the token that was drawn, then the likeliest ones.
-    flat = drawn.logprobs
-    entries = list(zip(flat.token_ids, flat.logprobs, strict=True))
-    was_cut = isinstance(drawn.stop_reason, str)
+    flat, was_cut = drawn.logprobs, isinstance(drawn.stop_reason, str)
+    logprobs, top = list(flat.logprobs), ()
+    if len(logprobs) > len(drawn.token_ids):
+        # A position's entries are the token that was drawn, then the likeliest ones.
+        entries = list(zip(flat.token_ids, flat.logprobs, strict=True))
+        top = tuple(tuple(entries[a + 1 : b]) for a, b in zip(flat.start_indices, flat.end_indices))
+        logprobs = [flat.logprobs[start] for start in flat.start_indices]
     return Completion(
         list(drawn.token_ids),
-        [flat.logprobs[start] for start in flat.start_indices],
+        logprobs,
         drawn.finish_reason,
         drawn.stop_reason if was_cut else None,
         drawn.text if was_cut else None,
-        tuple(tuple(entries[a + 1 : b]) for a, b in zip(flat.start_indices, flat.end_indices)),
+        top,
     )
 
 

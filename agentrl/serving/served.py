@@ -181,9 +181,10 @@ class ServedModel:
         if turn.top_logprobs is None:
             return ()
         text = self.chat.decode_token
+        top = completion.top or ((),) * len(completion.ids)
         return tuple(
             Token(text(i), logprob, tuple((text(other), p) for other, p in top))
-            for i, logprob, top in zip(completion.ids, completion.logprobs, completion.top)
+            for i, logprob, top in zip(completion.ids, completion.logprobs, top, strict=True)
         )
 
     def _say_what_is_overridden(self, turn: Turn) -> None:
