@@ -30,7 +30,6 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from agentrl.serving.dialects import (
-    Body,
     Dialect,
     chat_completions,
     completions,
@@ -38,6 +37,7 @@ from agentrl.serving.dialects import (
     openai_error,
     responses,
 )
+from agentrl.serving.dialects.bodies import Body
 from agentrl.serving.served import ServedModel
 from agentrl.serving.session import Seat, Session
 from agentrl.serving.turn import Answer, RequestRefused, Turn, invalid

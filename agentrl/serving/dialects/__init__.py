@@ -4,19 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from agentrl.serving.dialects.bodies import Body
 from agentrl.serving.turn import Answer, RequestRefused, Turn
 from agentrl.types import Message
-
-
-class Body(BaseModel):
-    """A request's body; what it does not list is refused, because it would be ignored."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    model: str = "policy"
-    stream: bool | None = False
 
 
 @dataclass(frozen=True)

@@ -3,40 +3,33 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from agentrl.serving.dialects import Body, Dialect, openai_error, text_of
+from agentrl.serving.dialects import Dialect, openai_error, text_of
+from agentrl.serving.dialects.bodies import Known, Sampled, StopStrings, StreamOptions
 from agentrl.serving.turn import Answer, Choice, Turn
 from agentrl.types import Message
 
-StopStrings = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
 
-
-class _Known(TypedDict, total=False):
-    """What templates may use of a message or a part of it; the rest is dropped."""
-
-    __pydantic_config__ = ConfigDict(extra="ignore")
-
-
-class Part(_Known, total=False):
+class Part(Known, total=False):
     type: Required[Literal["text", "refusal"]]
     text: str
     refusal: str
 
 
-class Function(_Known, total=False):
+class Function(Known, total=False):
     name: Required[str]
     arguments: Required[str | dict[str, Any]]
 
 
-class ToolCall(_Known, total=False):
+class ToolCall(Known, total=False):
     id: str | None
     type: Literal["function"]
     function: Required[Function]
 
 
-class ChatMessage(_Known, total=False):
+class ChatMessage(Known, total=False):
     role: Required[Literal["system", "developer", "user", "assistant", "tool", "function"]]
     content: str | list[Part] | None
     name: str | None
@@ -58,44 +51,6 @@ class ToolName(TypedDict):
 class NamedTool(TypedDict):
     type: Literal["function"]
     function: ToolName
-
-
-class StreamOptions(_Known, total=False):
-    include_usage: bool | None
-
-
-class Sampled(Body):
-    """What the agent would like to draw with; honoured only outside training."""
-
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-
-    # Of no consequence here; clients send them all the same.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        names = Sampled.model_fields.keys() & SAMPLING
-        asked = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in asked.items() if value is not None}
-
-
-SAMPLING = frozenset(
-    {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"}
-    | {"repetition_penalty", "logit_bias", "seed"}
-)
 
 
 class ChatBody(Sampled):

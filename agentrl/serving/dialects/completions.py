@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from agentrl.serving.dialects import Dialect, openai_error
-from agentrl.serving.dialects.chat_completions import Sampled, StopStrings, StreamOptions, usage
+from agentrl.serving.dialects.bodies import Sampled, StopStrings, StreamOptions
+from agentrl.serving.dialects.chat_completions import usage
 from agentrl.serving.turn import Answer, Choice, Turn
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]

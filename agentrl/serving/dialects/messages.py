@@ -4,45 +4,40 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict
+from pydantic import Field
 
-from agentrl.serving.dialects import Body, Dialect, text_of
-from agentrl.serving.dialects.chat_completions import StopStrings
+from agentrl.serving.dialects import Dialect, text_of
+from agentrl.serving.dialects.bodies import Body, Known, StopStrings
 from agentrl.serving.turn import Answer, RequestRefused, Turn
 from agentrl.types import Message
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "api_error"}
 
 
-class _Known(TypedDict, total=False):
-    __pydantic_config__ = ConfigDict(extra="ignore")
-
-
-class TextBlock(_Known, total=False):
+class TextBlock(Known, total=False):
     type: Required[Literal["text"]]
     text: Required[str]
 
 
-class ToolUseBlock(_Known, total=False):
+class ToolUseBlock(Known, total=False):
     type: Required[Literal["tool_use"]]
     id: Required[str]
     name: Required[str]
     input: dict[str, Any]
 
 
-class ToolResultBlock(_Known, total=False):
+class ToolResultBlock(Known, total=False):
     type: Required[Literal["tool_result"]]
     tool_use_id: Required[str]
     content: str | list[TextBlock] | None
 
 
-class ThinkingBlock(_Known, total=False):
+class ThinkingBlock(Known, total=False):
     type: Required[Literal["thinking"]]
     thinking: Required[str]
 
 
-class RedactedThinkingBlock(_Known, total=False):
+class RedactedThinkingBlock(Known, total=False):
     type: Required[Literal["redacted_thinking"]]
 
 
@@ -52,30 +47,30 @@ Block = Annotated[
 ]
 
 
-class AnthropicMessage(_Known, total=False):
+class AnthropicMessage(Known, total=False):
     role: Required[Literal["user", "assistant"]]
     content: Required[str | list[Block]]
 
 
-class Tool(_Known, total=False):
+class Tool(Known, total=False):
     name: Required[str]
     description: str
     input_schema: Required[dict[str, Any]]
     strict: bool
 
 
-class ToolChoice(_Known, total=False):
+class ToolChoice(Known, total=False):
     type: Required[Literal["auto", "any", "tool", "none"]]
     name: str
     disable_parallel_tool_use: bool
 
 
-class OutputFormat(_Known, total=False):
+class OutputFormat(Known, total=False):
     type: Required[Literal["json_schema"]]
     schema: Required[dict[str, Any]]
 
 
-class OutputConfig(_Known, total=False):
+class OutputConfig(Known, total=False):
     format: OutputFormat | None
 
 

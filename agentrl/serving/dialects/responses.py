@@ -4,50 +4,47 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
-from agentrl.serving.dialects.chat_completions import Sampled, token_logprobs
+from agentrl.serving.dialects.bodies import Known, Sampled
+from agentrl.serving.dialects.chat_completions import token_logprobs
 from agentrl.serving.turn import Answer, RequestRefused, Turn
 from agentrl.types import Message
 
 
-class _Known(TypedDict, total=False):
-    __pydantic_config__ = ConfigDict(extra="ignore")
-
-
-class TextPart(_Known, total=False):
+class TextPart(Known, total=False):
     type: Required[Literal["input_text", "output_text", "text", "refusal", "reasoning_text"]]
     text: str
     refusal: str
 
 
-class MessageItem(_Known, total=False):
+class MessageItem(Known, total=False):
     type: Literal["message"]
     role: Required[Literal["system", "developer", "user", "assistant"]]
     content: Required[str | list[TextPart]]
 
 
-class CallItem(_Known, total=False):
+class CallItem(Known, total=False):
     type: Required[Literal["function_call"]]
     call_id: Required[str]
     name: Required[str]
     arguments: Required[str]
 
 
-class OutputItem(_Known, total=False):
+class OutputItem(Known, total=False):
     type: Required[Literal["function_call_output"]]
     call_id: Required[str]
     output: Required[str | list[TextPart]]
 
 
-class ReasoningItem(_Known, total=False):
+class ReasoningItem(Known, total=False):
     type: Required[Literal["reasoning"]]
     content: list[TextPart] | None
 
 
-class FunctionTool(_Known, total=False):
+class FunctionTool(Known, total=False):
     type: Required[Literal["function"]]
     name: Required[str]
     description: str | None
@@ -60,17 +57,17 @@ class NamedTool(TypedDict):
     name: str
 
 
-class TextFormat(_Known, total=False):
+class TextFormat(Known, total=False):
     type: Required[Literal["text", "json_object", "json_schema"]]
     name: str
     schema: dict[str, Any]
 
 
-class TextOptions(_Known, total=False):
+class TextOptions(Known, total=False):
     format: TextFormat | None
 
 
-class ReasoningOptions(_Known, total=False):
+class ReasoningOptions(Known, total=False):
     effort: str | None
 
 
