@@ -73,7 +73,13 @@ def _serve_model(config: Config, name: str, folder: str | Path, model, engine_co
     from agentrl.serving.served import ServedModel
 
     dtype = compute_dtype(config)
-    engine = Engine(folder, max_len=model.max_len, dtype=dtype, config=engine_config)
+    engine = Engine(
+        folder,
+        max_len=model.max_len,
+        dtype=dtype,
+        config=engine_config,
+        reasoning_parser=model.reasoning_parser,
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return ServedModel(
         name,

@@ -68,7 +68,8 @@ class Episode:
     calls: tuple[Call, ...] = ()
     status: Status = "ok"
     error: str | None = None
-    """The cause, in one sentence, where the status is ``error`` or ``timeout``."""
+    """The cause, in one sentence, where the status is ``error`` or ``timeout``, or where the
+    workflow raised after a context that was full."""
     reward: Reward | None = None
     """None exactly where the episode could not be scored."""
     success: bool | None = None

@@ -263,6 +263,7 @@ def main() -> None:
             f"{ours:.2f} ms a call of ours, {client_ms:.2f} of the client's, "
             f"{memory:.0f} MiB resident"
         )
+        assert answered == recorded == CROWD * TURNS, "a call was lost"
     serving.endpoint.close()
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -361,6 +363,7 @@ def test_errors_have_openais_shape(episode):
     assert requests.post(f"{episode.door.base_url}/embeddings", json={}).status_code == 404
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
 def test_the_node_client(episode):
     """openai's Node package: the same routes, plain and streamed."""
     said = [f"{THINKING}five", f"{THINKING}five", SAYS["all"], SAYS["all"]]
@@ -370,7 +373,7 @@ def test_the_node_client(episode):
     environment = episode.door.environment
     printed = subprocess.run(
         ["node", NODE / "client.mjs"],
-        env={"PATH": "/usr/bin:/usr/local/bin", **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=60,

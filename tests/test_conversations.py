@@ -12,15 +12,27 @@ import copy
 import json
 import random
 import re
+import sys
 from itertools import accumulate
 
 import pytest
 
 from agentrl.learning.packing import pack
+from agentrl.serving.chat import Chat, identity
 from agentrl.serving.engine import Completion
 from agentrl.types import Sample
 from kernels.tree import build_tree
-from tests.families import DEEPSEEK_R1, FAMILIES, GEMMA, LLAMA3, MISTRAL, tokenizer, write
+from tests.families import (
+    DEEPSEEK_R1,
+    FAMILIES,
+    GEMMA,
+    LLAMA3,
+    MISTRAL,
+    QWEN3,
+    QWEN25,
+    tokenizer,
+    write,
+)
 from tests.spy import make_serving
 
 CONVERSATIONS = 350
@@ -39,6 +51,7 @@ class Model:
 
     def __init__(self, family, rng):
         self.family, self.rng, self.tokenizer = family, rng, tokenizer(family)
+        self.num_texts = 0
 
     def turn(self, tools) -> Completion:
         rng, family = self.rng, self.family
@@ -79,8 +92,10 @@ class Model:
         ]
 
     def text(self) -> str:
+        """No two are the same: else a turn without its reasoning could be one or another."""
         words = [self.rng.choice(WORDS) for _ in range(self.rng.randint(1, 5))]
-        return self.rng.choice([" ", "", "\n"]).join(["so", *words])
+        self.num_texts += 1
+        return self.rng.choice([" ", "", "\n"]).join([f"so{self.num_texts}", *words])
 
     def arguments(self) -> dict:
         return self.rng.choice([{}, {"a": self.rng.randint(0, 99)}, {"a": 1, "b": self.text()}])
@@ -99,6 +114,10 @@ class Agent:
         self.messages, self.superseded, self.requests = [], [], []
         self.num_foreign = 0
         """Messages at the start that are sent as they are."""
+        self.text, self.texts = "", {}
+        """What the template says of the messages, and what it said at each call."""
+        self.grows_from = None
+        """The call that gave the last turn, while the agent only appends to it."""
         if rng.random() < 0.5:
             self.messages.append({"role": "system", "content": self.model.text()})
         self.messages.append({"role": "user", "content": self.model.text()})
@@ -107,7 +126,9 @@ class Agent:
         for _ in range(self.rng.randint(2, 7)):
             fate = self.rng.random()
             if fate < 0.16 and self.requests:
-                await self.ask(*self.rng.choice(self.requests))
+                again = self.rng.choice(self.requests)
+                self.text = again[2]
+                await self.ask(*again[:2])
             elif fate < 0.24:
                 self.edit()
             elif fate < 0.30 and self.family is not GEMMA:
@@ -124,6 +145,7 @@ class Agent:
         n = self.rng.choice([1, 1, 1, 2])
         body |= {"n": n} if n > 1 else {}
         before, drawn_before = list(seat.calls), len(self.engine.log)
+        self.text = self.rendered()
         status, answer = await self.ask(body, seat)
         if status == 200 and self.rng.random() < 0.15:
             # That answer got lost on its way: the client sends the same again.
@@ -135,8 +157,11 @@ class Agent:
             assert list(seat.calls) == before
             self.start_over()
             return
-        self.check_text(seat.calls[-1])
-        reply = self.rng.choice(answer["choices"])["message"]
+        new = seat.calls[-len(answer["choices"]) :]
+        self.check_text(new[-1])
+        self.check_growth(new[-1])
+        chosen = self.rng.randrange(len(new))
+        self.grows_from, reply = new[chosen], answer["choices"][chosen]["message"]
         self.messages.append(reply)
         self.go_on(reply)
 
@@ -152,18 +177,19 @@ class Agent:
 
     def start_over(self) -> None:
         self.messages, self.num_foreign = [{"role": "user", "content": self.model.text()}], 0
+        self.grows_from = None
 
     def edit(self) -> None:
         """Change an earlier message of the user's, and forget what came after."""
         users = [i for i, m in enumerate(self.messages) if m["role"] == "user"]
         at = self.rng.choice(users)
         self.messages = [*self.messages[:at], {"role": "user", "content": self.model.text()}]
-        self.num_foreign = min(self.num_foreign, at)
+        self.num_foreign, self.grows_from = min(self.num_foreign, at), None
 
     def becomes_another_conversation(self) -> None:
         """With other tools or under another name, what was recorded is not put back."""
         self.messages = self.sent()
-        self.num_foreign = len(self.messages)
+        self.num_foreign, self.grows_from = len(self.messages), None
 
     def sent(self) -> list[dict]:
         """The messages as some client sends them."""
@@ -171,7 +197,7 @@ class Agent:
         drops_reasoning, uses_parts = self.rng.random() < 0.5, self.rng.random() < 0.3
         renames, respaces = self.rng.random() < 0.3, self.rng.random() < 0.5
         for message in messages[self.num_foreign :]:
-            if drops_reasoning:
+            if drops_reasoning and message["content"] and message["content"].strip():
                 message.pop("reasoning_content", None)
             if uses_parts and isinstance(message["content"], str) and message["content"]:
                 message["content"] = [{"type": "text", "text": message["content"]}]
@@ -190,23 +216,59 @@ class Agent:
             "/v1/chat/completions", json.dumps(body).encode(), seat.api_key, is_retry=is_retry
         )
         if reply.status == 200:
-            self.requests.append((body, seat))
+            self.requests.append((body, seat, self.text))
+            new = len(json.loads(reply.body)["choices"])
+            self.texts |= {id(call): self.text for call in self.door.calls[-new:]}
         return reply.status, json.loads(reply.body)
 
-    def check_text(self, call) -> None:
-        """The prompt says what the template says, but for how the model spaced its own turns."""
+    def check_growth(self, call) -> None:
+        """Where the template only appends, every token of the call before is where it was."""
+        appends = self.family in (QWEN25, LLAMA3, GEMMA)
+        appends |= self.family is QWEN3 and self.messages[-1]["role"] == "tool"
+        if self.grows_from is None or not appends:
+            return
+        # Another call may have got the same answer to the same question.
+        said = identity(self.grows_from.reply)
+        same = [c.ids for c in self.door.calls if identity(c.reply) == said]
+        assert any(call.prompt_ids[: len(ids)] == ids for ids in same)
+
+    def rendered(self) -> str | None:
         try:
-            text = self.model.tokenizer.apply_chat_template(
+            return self.model.tokenizer.apply_chat_template(
                 [for_template(self.family, message) for message in self.messages],
                 tools=self.tools,
                 tokenize=False,
                 add_generation_prompt=True,
             )
         except Exception:
+            return None
+
+    def check_text(self, call) -> None:
+        """The prompt says what the template says, to the letter, but for the model's own turns."""
+        if self.text is None:
             assert self.family is LLAMA3  # Several calls in one turn: the raw text stands in.
             return
-        said = self.model.tokenizer.decode(call.prompt_ids)
-        assert squeezed(said) == squeezed(text)
+        decode = self.model.tokenizer.decode
+        begun = [
+            c
+            for c in self.door.calls
+            if c is not call
+            and call.prompt_ids[: len(c.ids)] == c.ids
+            and self.texts[id(c)] is not None
+        ]
+        if not begun:
+            assert decode(call.prompt_ids) == self.text
+            return
+        last = max(begun, key=lambda c: len(c.ids))
+        before = self.texts[id(last)]
+        assert self.text.startswith(before)
+        rest, added = self.text[len(before) :], decode(call.prompt_ids[len(last.ids) :])
+        if last.finish_reason == "stop":
+            assert rest.partition(self.family.end_of_turn)[2] == added
+        else:
+            assert rest.endswith(added)
+            assert self.family.end_of_turn in added
+        assert squeezed(decode(call.prompt_ids)) == squeezed(self.text)
 
 
 def for_template(family, message: dict) -> dict:
@@ -228,7 +290,8 @@ def arguments(family, call: dict):
 
 def squeezed(text: str) -> str:
     """Without what the model may write otherwise than the template: space, the marks of thinking
-    (vLLM takes unmarked text for reasoning), and the ids of calls, which are ours."""
+    (vLLM takes unmarked text for reasoning), and the ids of calls, which are ours. What is not the
+    model's own is compared to the letter."""
     return re.sub(r',"id":"\w{9}"|</?think>', "", "".join(text.split()))
 
 
@@ -269,3 +332,24 @@ def test_random_conversations(family):
 
     asyncio.run(run())
     assert shared / CONVERSATIONS > 1.5
+
+
+def tokenised_again(chat, context, text):
+    return chat.encode(text)
+
+
+def with_less_space(chat, context, text):
+    ids = continues(chat, context, text)
+    kept = len(context.ids)
+    return ids and ids[:kept] + [i for i in ids[kept:] if chat.decode([i]).strip()]
+
+
+continues = Chat._continue
+
+
+@pytest.mark.parametrize("wrong", [tokenised_again, with_less_space])
+def test_the_controls_are_caught(monkeypatch, wrong):
+    monkeypatch.setattr(Chat, "_continue", wrong)
+    monkeypatch.setattr(sys.modules[__name__], "CONVERSATIONS", 20)
+    with pytest.raises(AssertionError):
+        test_random_conversations(QWEN25)

@@ -46,7 +46,10 @@ def test_two_tool_calls_with_the_same_empty_text(qwen):
     replies = []
     for a in (1, 2):
         qwen.says(call_text(a=a))
-        replies.append(qwen.ask([ASK], tools=[ADD]))
+        reply = qwen.ask([ASK], tools=[ADD])
+        # The agent's own ids: they cannot help.
+        calls = [{**call, "id": "x"} for call in reply["tool_calls"]]
+        replies.append({**reply, "tool_calls": calls})
     assert [reply["content"] for reply in replies] == [None, None]
     for reply in replies:
         qwen.says("done")
@@ -62,6 +65,34 @@ def test_the_control_matching_by_text_alone_mistakes_one_call_for_the_other(qwen
     monkeypatch.setattr(chat, "identity", lambda message: (message["role"], message["content"]))
     with pytest.raises(AssertionError, match="False, True"):
         test_two_tool_calls_with_the_same_empty_text(qwen)
+
+
+def test_the_same_call_drawn_twice_is_told_apart_by_its_id(qwen):
+    """Only what was thought differs, and the client drops that."""
+    qwen3, replies = Scripted(QWEN3), []
+    for thought in ("first", "second"):
+        qwen3.says(f"<think>\n{thought}\n</think>\n\n{call_text(a=1)}")
+        reply = qwen3.ask([ASK], tools=[ADD])
+        replies.append({k: v for k, v in reply.items() if k != "reasoning_content"})
+    for reply in replies:
+        qwen3.says("<think>\nso\n</think>\n\nfive")
+        qwen3.ask([ASK, reply, *result(reply)], tools=[ADD])
+    first, second, after_first, after_second = qwen3.calls
+    assert continues(first, after_first)
+    assert continues(second, after_second)
+
+
+def test_a_turn_cut_in_its_thinking_is_closed_as_the_template_closes_it():
+    qwen3 = Scripted(QWEN3)
+    qwen3.says("<think>\nhm", ended=False)
+    reply = qwen3.ask([ASK], tools=[ADD])
+    qwen3.says("done")
+    tool = {"role": "tool", "tool_call_id": "x", "content": "5"}
+    qwen3.ask([ASK, reply, tool], tools=[ADD])
+    first, second = qwen3.calls
+    assert continues(first, second)
+    added = qwen3.tokenizer.decode(second.prompt_ids[len(first.ids) :])
+    assert added.startswith("\n</think>\n\n<|im_end|>\n<|im_start|>user\n<tool_response>")
 
 
 def test_the_same_text_with_different_calls(qwen):
@@ -82,13 +113,13 @@ def test_a_longer_context_that_was_recorded_before_its_shorter_one(qwen):
     said = {"role": "assistant", "content": "five"}
     qwen.says("seven")
     last = qwen.ask([ASK, said, MORE])
-    qwen.says("five")
+    qwen.says("five", ids=[qwen.encode(letter)[0] for letter in "five"])
     qwen.ask([ASK])
     qwen.says("nine")
     qwen.ask([ASK, said, MORE, last, MORE])
     longer, shorter, later = qwen.calls
     assert continues(longer, later)
-    assert not continues(shorter, later) or shorter.ids == longer.ids[: len(shorter.ids)]
+    assert not continues(shorter, later)
 
 
 def test_two_identical_independent_calls_stay_two(qwen):
@@ -118,19 +149,21 @@ def test_a_tool_schema_that_changes_in_mid_episode(qwen):
 
 
 def test_a_token_that_would_merge_across_the_end_of_a_turn(qwen):
-    """The model ends on a newline and its limit; text tokenised as a whole would join it with what
-    follows, and the sampled token would be gone."""
-    qwen.says("a list:\n", ended=False)
+    """The prompt ends with a newline and the model begins with one: text tokenised as a whole would
+    join them, and the sampled token would be gone."""
+    (newline,) = qwen.encode("\n")
+    qwen.says("\nfive", ids=[newline, *qwen.encode("five")])
     reply = qwen.ask([ASK])
     qwen.says("done")
     qwen.ask([ASK, reply, MORE])
     first, second = qwen.calls
+    assert first.prompt_ids[-1] == first.completion_ids[0] == newline
     assert continues(first, second)
-    # The control: what tokenising the rendered text would give.
-    whole = qwen.encode(qwen.tokenizer.decode(second.prompt_ids))
-    drawn = qwen.encode("\n") + qwen.encode("\n")
-    assert qwen.encode("\n\n") != drawn
-    assert qwen.tokenizer.decode(whole) == qwen.tokenizer.decode(second.prompt_ids)
+    # The control: what tokenising the rendered text gives.
+    (joined,) = qwen.encode("\n\n")
+    again = qwen.encode(qwen.tokenizer.decode(second.prompt_ids))
+    assert joined in again
+    assert again[: len(first.ids)] != first.ids
 
 
 def test_tokens_that_tokenising_the_text_again_would_lose(qwen):

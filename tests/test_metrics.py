@@ -1,5 +1,7 @@
 """What a step is measured by."""
 
+from dataclasses import replace
+
 from agentrl.types import Call, Episode, Group, Sample
 from agentrl.watch.metrics import episode_metrics, token_metrics
 
@@ -57,6 +59,7 @@ def test_tokens_are_those_of_the_trained_calls():
         "tokens/unique": 5,
         "tokens/computed": 5,
         "tokens/trained": 4,
+        "tokens/under_grammar": 0,
     }
     solver = token_metrics(groups, [Sample(c, 0.0) for c in calls if c.agent == "solver"], 3)
     assert solver == {
@@ -64,4 +67,16 @@ def test_tokens_are_those_of_the_trained_calls():
         "tokens/unique": 3,
         "tokens/computed": 3,
         "tokens/trained": 2,
+        "tokens/under_grammar": 0,
     }
+
+
+def test_tokens_under_a_grammar_are_counted():
+    (one,) = [group(1.0, 0.0)]
+    masked = tuple(
+        replace(e, calls=tuple(replace(c, under_grammar=True) for c in e.calls))
+        for e in one.episodes[:1]
+    )
+    groups = [Group(one.task, (*masked, *one.episodes[1:]))]
+    sampled = sum(len(call.completion_ids) for call in one.episodes[0].calls)
+    assert token_metrics(groups, [], 0)["tokens/under_grammar"] == sampled == 2

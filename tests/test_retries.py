@@ -197,3 +197,43 @@ def test_what_an_agent_samples_with_is_honoured_outside_training(make):
     assert (evaluation.temperature, evaluation.others) == (0.3, {"top_p": 0.5})
     assert (evaluation.seed, evaluation.max_tokens) == (7, 5000)
     evaluated.close()
+
+
+def test_many_requests_of_one_episode_at_once(make):
+    """Threads over HTTP and tasks in process, on one record: nothing is lost or mixed up."""
+    episode = make(hanging=0)
+    answered, lock = [], threading.Lock()
+    drawn = iter(range(10**6))
+    answer = episode.engine.submit
+
+    def submit(prompt_ids, sampling):
+        with lock:
+            episode.says(f"answer {next(drawn)}")
+            return answer(prompt_ids, sampling)
+
+    episode.engine.submit = submit
+    client = episode.client.with_options(timeout=60)
+
+    def over_http():
+        for _ in range(10):
+            said = client.chat.completions.create(model="m", messages=ASK)
+            answered.append(said.choices[0].message.content)
+
+    async def in_process():
+        asked = [
+            episode.door.openai.chat.completions.create(model="m", messages=ASK) for _ in range(40)
+        ]
+        answered.extend(a.choices[0].message.content for a in await asyncio.gather(*asked))
+
+    threads = [threading.Thread(target=over_http) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(in_process())
+    for thread in threads:
+        thread.join()
+    recorded = [call.reply["content"] for call in episode.calls]
+    assert len(recorded) == 120
+    assert sorted(recorded) == sorted(answered)
+    assert len(set(recorded)) == 120
+    ids = {sampling.seed for sampling in episode.engine.samplings}
+    assert len(ids) == 120

@@ -166,17 +166,6 @@ def test_the_model_is_told_what_is_wrong_with_its_arguments(way, server, model):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("arguments", ['"print(1)"', '{"code": '])
-def test_arguments_that_are_no_object_break_no_way(way, arguments, server, model):
-    server.script = [calling(arguments), saying("\\boxed{7}")]
-    output = asyncio.run(load_callable(way)(TASK, model))
-    # LangChain has no message for such a call, so that its agent ends there.
-    gives_up = "langchain" in way
-    assert len(server.asked) == (1 if gives_up else 2)
-    assert (output.response or None) == (None if gives_up else "\\boxed{7}")
-
-
-@pytest.mark.parametrize("way", WAYS)
 def test_what_the_server_refuses_is_raised(way, server, model):
     server.script = [{}]
     with pytest.raises(Exception, match=r"400"):

@@ -80,21 +80,23 @@ def run_episode(
     offered = {"auxiliary_models": auxiliary_models or {}}
 
     async def attempt() -> Episode:
-        output = WorkflowOutput()
+        output, cause = WorkflowOutput(), None
         try:
             output = _as_output(await _call(workflow, task, model, **offered))
         except Exception as error:
             if not model.context_full:
                 raise
             # A context that is full ends the episode; a judge can say what it was worth so far.
+            cause = _describe(error)
             if judge is None:
-                return failed(task, index, model.calls, "truncated", _describe(error))
+                return failed(task, index, model.calls, "truncated", cause)
         status = "truncated" if model.truncated else "ok"
         episode = Episode(
             task=task,
             index=index,
             calls=model.calls,
             status=status,
+            error=cause,
             response=output.response,
             metadata=output.metadata or {},
         )

@@ -22,7 +22,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -97,7 +97,9 @@ class Chat:
         candidates = [
             (i, context)
             for i in range(len(messages) - 1, -1, -1)
-            for context in reversed(past.get(keys[i], ()))
+            for context in sorted(
+                reversed(past.get(keys[i], ())), key=partial(_has_other_ids, messages[i])
+            )
             if _reasoning_agrees(messages, context)
         ]
         if candidates:
@@ -163,8 +165,11 @@ class Chat:
         """The ids that continue a context to this rendered text; None: the template changed it."""
         if not text.startswith(context.prompt.text):
             return None
-        end = context.end or self._turn_end
-        turn, found, added = text[len(context.prompt.text) :].partition(end or "")
+        rest, end = text[len(context.prompt.text) :], context.end or self._turn_end
+        if context.end is None and rest.startswith(context.said):
+            # Cut by its length; whatever closes the turn is the template's, and not trained.
+            return context.ids + self.encode(rest[len(context.said) :])
+        turn, found, added = rest.partition(end or "")
         if not end or not found or not self._says(turn, context.reply):
             return None
         # Tokenised behind the end token: a sentencepiece tokenizer would put a space before it.
@@ -262,7 +267,10 @@ def identity(message: Message) -> tuple:
         (call["function"]["name"], _canonical_arguments(call))
         for call in message.get("tool_calls") or ()
     )
-    return message["role"], message["content"], calls
+    if message["role"] == "assistant":
+        # Clients strip what the model said, and give it names.
+        return "assistant", message["content"].strip(), calls
+    return message["role"], message["content"], message.get("name"), calls
 
 
 def _plain_text(context: Context) -> str:
@@ -276,6 +284,12 @@ def _reasoning_agrees(messages: list[Message], context: Context) -> bool:
         sent.get("reasoning_content") in (None, "", said.get("reasoning_content"))
         for sent, said in zip(messages, recorded)
     )
+
+
+def _has_other_ids(sent: Message, context: Context) -> bool:
+    """Of calls that say the same, the ids can tell which one it was."""
+    sent_calls, calls = (m.get("tool_calls") or () for m in (sent, context.reply))
+    return [call.get("id") for call in sent_calls] != [call["id"] for call in calls]
 
 
 def _restore(messages: list[Message], turn: int, context: Context) -> list[Message]:
@@ -320,7 +334,7 @@ def _arguments(call: dict) -> Any:
 def _parsed(arguments: str) -> Any:
     try:
         return json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
 
 

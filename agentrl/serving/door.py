@@ -1,5 +1,6 @@
 """What a workflow holds: the door to a model."""
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -170,8 +171,12 @@ class _InProcess(httpx2.AsyncBaseTransport):
         if request.method == "GET" and path.startswith("/v1/models"):
             reply = self._endpoint.models(key, path.removeprefix("/v1/models").strip("/") or None)
         else:
-            raw = await request.aread()
-            reply = await self._endpoint.respond(path, raw, key, is_retry=is_retry)
+            raw, seconds = await request.aread(), request.extensions.get("timeout", {}).get("read")
+            try:
+                async with asyncio.timeout(seconds):
+                    reply = await self._endpoint.respond(path, raw, key, is_retry=is_retry)
+            except TimeoutError as error:
+                raise httpx2.ReadTimeout("the answer took too long", request=request) from error
         return httpx2.Response(
             reply.status, content=reply.body, headers=reply.headers, request=request
         )

@@ -5,7 +5,7 @@ through it is rendered, drawn and recorded: exactly the ids that the engine was 
 
 vLLM's own serving classes are not used here. They render, tokenise and answer in one piece, so that
 neither a conversation's exact ids nor the moment of delivery can be had from them. What vLLM knows
-of tool calls, reasoning and grammars is used, in ``chat``.
+of tool calls, reasoning and grammars is used, in ``reply``.
 """
 
 import asyncio
@@ -84,7 +84,9 @@ class Endpoint:
     def seat(self, session: Session, agent: str, served: ServedModel) -> str:
         """A new key to one agent's place in one episode."""
         key = Seat.new_key()
-        self.seats[key] = Seat(session, agent, served)
+        # An episode that has ended gets no new ones, whoever asks.
+        if session.is_open:
+            self.seats[key] = Seat(session, agent, served)
         return key
 
     def episode_url(self) -> str:
@@ -171,7 +173,15 @@ class Endpoint:
         listener = socket.create_server((self._host, self._port), backlog=4096)
         self._port = listener.getsockname()[1]
         app = _under_any_episode(make_app(self))
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            # A connection that is closed just as a client uses it again looks like a lost request.
+            timeout_keep_alive=3600,
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="endpoint", daemon=True

@@ -1,8 +1,8 @@
 """vLLM in this process, stepped by a thread of its own.
 
-Hundreds of episodes await ``generate`` from their own event loops; their calls are batched together
-continuously. Only the stepper thread touches vLLM: whatever else happens to the engine (abort,
-sync, sleep) is a command that is queued to it.
+Hundreds of episodes wait for what they ``submit``; their calls are batched together continuously.
+Only the stepper thread touches vLLM: whatever else happens to the engine (abort, sync, sleep) is a
+command that is queued to it.
 """
 
 import asyncio
@@ -73,7 +73,15 @@ class Completion:
 class Engine:
     """A colocated vLLM engine."""
 
-    def __init__(self, folder: str | Path, *, max_len: int, dtype: str, config: EngineConfig):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        max_len: int,
+        dtype: str,
+        config: EngineConfig,
+        reasoning_parser: str | None = None,
+    ):
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
         # Slow to import, and only needed where an engine is.
         from vllm import EngineArgs
@@ -89,6 +97,8 @@ class Engine:
             enforce_eager=not self._on_gpu,
             enable_sleep_mode=self._on_gpu,
             enable_prefix_caching=True,
+            # A grammar binds what comes after the reasoning.
+            reasoning_parser=reasoning_parser or "",
             # Log-probs of the distribution that was drawn from, temperature included.
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,

@@ -55,13 +55,13 @@ class ReplyParser:
         """
         if not turn.tools and turn.response_format is None:
             return None
-        return _request(self._parser_class, self._tokenizer, turn.form).extract_structured_outputs()
+        return _request(self._parser_class, self._tokenizer, turn.form)[1]
 
     def parse(self, turn: Turn, prompt_ids: list[int], ids: list[int], text: str) -> Message:
         """text: what ``ids`` say, without the token that ended it. Tool calls have no ids yet."""
-        if not turn.tools and not self._reasons:
+        if not self._parser_class or (not turn.tools and not self._reasons):
             return {"role": "assistant", "content": text}
-        request = _request(self._parser_class, self._tokenizer, turn.form)
+        request, _ = _request(self._parser_class, self._tokenizer, turn.form)
         parser = self._parser_class(
             self._tokenizer, request.tools, chat_template_kwargs=dict(turn.template_arguments)
         )
@@ -69,6 +69,9 @@ class ReplyParser:
         reasoning, content, calls = parser.parse(
             text, request, enable_auto_tools=self._has_tools, model_output_token_ids=ids
         )
+        if turn.response_format and not content and self.reasoning_end not in text:
+            # A schema leaves no room for marks.
+            reasoning, content = None, text
         message: Message = {"role": "assistant", "content": content or ""}
         if reasoning:
             message["reasoning_content"] = reasoning
@@ -84,8 +87,8 @@ class ReplyParser:
 
 
 @lru_cache(maxsize=256)
-def _request(parser_class: Any, tokenizer: Any, form: tuple[str, str, str, str]) -> Any:
-    """vLLM's parsers want the request that they parse an answer to, and put the grammar into it."""
+def _request(parser_class: Any, tokenizer: Any, form: tuple[str, str, str, str]) -> tuple[Any, Any]:
+    """The request that vLLM's parsers want to see an answer in the light of, and its grammar."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     tools, tool_choice, response_format, arguments = map(json.loads, form)
@@ -99,15 +102,15 @@ def _request(parser_class: Any, tokenizer: Any, form: tuple[str, str, str, str])
         if parser_class is not None:
             parser = parser_class(tokenizer, request.tools, chat_template_kwargs=arguments)
             request = parser.adjust_request(request)
+        return request, request.extract_structured_outputs()
     except ValidationError as error:
         raise invalid(error) from error
     except Exception as error:
         raise RequestRefused(400, "invalid_request", f"{type(error).__name__}: {error}") from error
-    return request
 
 
 def _is_object(arguments: str) -> bool:
     try:
         return isinstance(json.loads(arguments), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

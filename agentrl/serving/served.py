@@ -20,6 +20,9 @@ from agentrl.types import Call
 
 log = logging.getLogger(__name__)
 
+NEUTRAL = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+NEUTRAL |= {"presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {}}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -49,7 +52,7 @@ class ServedModel:
         self.num_tokens = 0
         """Completion tokens drawn so far, for the progress display."""
         self._temperature, self._max_tokens, self._max_len = temperature, max_tokens, max_len
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_grammar = False
 
     async def answer(self, seat: Seat, turn: Turn, attempt: Attempt) -> Answer:
         """Draw what a turn asks for and record it; cancelling aborts it.
@@ -115,6 +118,7 @@ class ServedModel:
             own = dict(turn.sampling)
         else:
             self._say_what_is_overridden(turn)
+            self._say_what_is_not_trained(request)
             room = min(room, self._max_tokens)
         return Sampling(
             temperature=own.pop("temperature", self._temperature),
@@ -129,13 +133,16 @@ class ServedModel:
     def _read(
         self, request: Prepared, attempt: Attempt, drawn: list[Completion]
     ) -> tuple[Answer, list[Call], list[Context]]:
-        turn, prompt = request.turn, request.prompt
+        turn, prompt, place = request.turn, request.prompt, request.seat.session.seed
         choices, calls, contexts = [], [], []
         for i, completion in enumerate(drawn):
-            # Mistral's template insists on ids of nine letters and digits.
-            call_number = f"{attempt.number:05x}{i:02x}"
+            if completion.finish_reason not in ("stop", "length"):
+                status = 400 if request.grammar else 500
+                reason = f"vLLM ended with {completion.finish_reason!r}, as for a bad schema"
+                raise RequestRefused(status, "invalid_request", reason)
             text = self.chat.decode(completion.ids)
-            choice, context = self._choice(turn, prompt, completion, text, call_number)
+            place_of_choice = (*place, attempt.number, i)
+            choice, context = self._choice(turn, prompt, completion, text, place_of_choice)
             choices.append(choice)
             contexts += [context] if context else []
             calls.append(
@@ -151,11 +158,12 @@ class ServedModel:
                     under_grammar=request.grammar is not None,
                 )
             )
-        answer = Answer(f"{attempt.number}", int(time.time()), len(prompt.ids), tuple(choices))
+        answer_id = _id(*place, attempt.number)
+        answer = Answer(answer_id, int(time.time()), len(prompt.ids), tuple(choices))
         return answer, calls, contexts
 
     def _choice(
-        self, turn: Turn, prompt: Prompt, completion: Completion, text: str, call_number: str
+        self, turn: Turn, prompt: Prompt, completion: Completion, text: str, place: tuple
     ) -> tuple[Choice, Context | None]:
         chat, ids = self.chat, completion.ids
         ended = completion.finish_reason == "stop" and completion.cut_text is None
@@ -168,7 +176,7 @@ class ServedModel:
             reply = {"role": "assistant", "content": said}
         calls = reply.get("tool_calls", [])
         for j, call in enumerate(calls):
-            call["id"] = f"{call_number}{j:02x}"
+            call["id"] = _id(*place, j)
         kept = calls if turn.parallel_tool_calls else calls[:1]
         if calls:
             reply["tool_calls"] = kept
@@ -187,11 +195,21 @@ class ServedModel:
             for i, logprob, top in zip(completion.ids, completion.logprobs, top, strict=True)
         )
 
+    def _say_what_is_not_trained(self, request: Prepared) -> None:
+        if request.grammar is not None and not self._has_warned_of_grammar:
+            self._has_warned_of_grammar = True
+            log.warning(
+                "the agent asked for a schema, or for a forced or strict tool: what is drawn from "
+                "such a masked distribution is recorded, and not trained (said once; "
+                "tokens/under_grammar counts it)"
+            )
+
     def _say_what_is_overridden(self, turn: Turn) -> None:
-        asked = set(turn.sampling)
-        if turn.sampling.get("temperature") == self._temperature:
-            asked -= {"temperature"}
-        if asked and not self._has_warned:
+        if self._has_warned:
+            return
+        same = {**NEUTRAL, "temperature": self._temperature}
+        asked = {name for name, value in turn.sampling.items() if same.get(name) != value}
+        if asked:
             self._has_warned = True
             log.warning(
                 "the agent chose its own %s; every call is drawn at temperature %g instead, "
@@ -205,6 +223,12 @@ def _ended(session: Session) -> RequestRefused:
     if session.is_open:
         return RequestRefused(409, "superseded", "a retry of this request has taken its place")
     return RequestRefused(401, "invalid_api_key", "the episode has ended")
+
+
+def _id(*place: Any) -> str:
+    """Nine letters and digits, on which Mistral's template insists; no two places share them."""
+    number, digits = _hash(*place), "0123456789abcdefghijklmnopqrstuvwxyz"
+    return "".join(digits[number // 36**i % 36] for i in range(9))
 
 
 def _hash(*parts: Any) -> int:

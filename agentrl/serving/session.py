@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentrl.serving.chat import Chat, Context, Past
+from agentrl.serving.turn import RequestRefused
 from agentrl.types import Call, Message
 
 
@@ -60,8 +61,13 @@ class Session:
         self._lock = threading.Lock()
 
     def begin(self, agent: str, fingerprint: bytes, *, is_retry: bool) -> Attempt:
-        """Start an attempt; a retry takes back what the attempt before it left."""
+        """Start an attempt; a retry takes back what the attempt before it left.
+
+        Raises RequestRefused where the episode has ended.
+        """
         with self._lock:
+            if not self.is_open:
+                raise RequestRefused(401, "invalid_api_key", "the episode has ended")
             if is_retry:
                 self._supersede(agent, fingerprint)
             attempt = Attempt(agent, fingerprint, self._num_requests)
@@ -111,10 +117,18 @@ class Session:
         for attempt in (
             *(a for a in same if a.state == "lost"),
             *(a for a in same if a.state == "running"),
-            *(a for a in reversed(same) if a.state == "delivered"),
+            *(a for a in reversed(same) if a.state == "delivered" and not self._went_on(a)),
         ):
             self._withdraw(attempt, "over")
             break
+
+    def _went_on(self, attempt: Attempt) -> bool:
+        """Whether a later call continues one of these: then the client did get the answer."""
+        return any(
+            later.prompt_ids[: len(call.ids)] == call.ids
+            for call in attempt.calls
+            for later in self.calls
+        )
 
     def _withdraw(self, attempt: Attempt, state: Literal["lost", "over"]) -> None:
         if attempt.state == "over":

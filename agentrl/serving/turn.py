@@ -56,11 +56,12 @@ class Turn:
     @cached_property
     def form(self) -> tuple[str, str, str, str]:
         """What decides how an answer must look, as JSON: tools, choice, format, arguments."""
+        # In the order in which they were given: templates and grammars keep it.
         return (
-            to_json(list(self.tools)) if self.tools else "[]",
-            to_json(self.tool_choice if self.tools else "none"),
-            to_json(self.response_format) if self.response_format else "null",
-            to_json(dict(self.template_arguments)) if self.template_arguments else "{}",
+            json.dumps(self.tools) if self.tools else "[]",
+            json.dumps(self.tool_choice if self.tools else "none"),
+            json.dumps(self.response_format) if self.response_format else "null",
+            json.dumps(dict(self.template_arguments)) if self.template_arguments else "{}",
         )
 
 

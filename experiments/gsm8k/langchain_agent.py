@@ -10,7 +10,6 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import ModelCallLimitMiddleware
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import ValidationError
 
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.agents.workflow import WorkflowOutput
@@ -32,9 +31,5 @@ async def solve(task, model) -> WorkflowOutput:
         system_prompt=SYSTEM,
         middleware=[ModelCallLimitMiddleware(run_limit=MAX_TURNS)],
     )
-    try:
-        state = agent.invoke({"messages": [{"role": "user", "content": task["question"]}]})
-    except ValidationError:
-        # LangChain cannot hold a call whose arguments are no JSON object: no answer then.
-        return WorkflowOutput()
+    state = agent.invoke({"messages": [{"role": "user", "content": task["question"]}]})
     return WorkflowOutput(response=state["messages"][-1].content)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 StopStrings = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
@@ -30,6 +30,14 @@ class Body(BaseModel):
     model: str = "policy"
     stream: bool | None = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, body: Any) -> Any:
+        """Clients write null for what they do not ask for."""
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None}
+
 
 class Sampled(Body):
     """What the agent would like to draw with; honoured only outside training."""
@@ -51,6 +59,7 @@ class Sampled(Body):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    verbosity: str | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -20,23 +20,25 @@ class Part(Known, total=False):
 
 class Function(Known, total=False):
     name: Required[str]
-    arguments: Required[str | dict[str, Any]]
+    arguments: Required[str | dict[str, Any] | None]
 
 
 class ToolCall(Known, total=False):
     id: str | None
-    type: Literal["function"]
+    type: Literal["function"] | None
     function: Required[Function]
 
 
 class ChatMessage(Known, total=False):
-    role: Required[Literal["system", "developer", "user", "assistant", "tool", "function"]]
+    role: Required[Literal["system", "developer", "user", "assistant", "tool"]]
     content: str | list[Part] | None
     name: str | None
     tool_calls: list[ToolCall] | None
     tool_call_id: str | None
     reasoning_content: str | None
     reasoning: str | None
+    function_call: None
+    """Of the API before tools; it would be lost."""
 
 
 class FunctionTool(TypedDict):
@@ -53,12 +55,23 @@ class NamedTool(TypedDict):
     function: ToolName
 
 
+class JsonSchema(Known, total=False):
+    name: Required[str]
+    schema: Required[dict[str, Any]]
+    strict: bool | None
+
+
+class ResponseFormat(Known, total=False):
+    type: Required[Literal["text", "json_object", "json_schema"]]
+    json_schema: JsonSchema
+
+
 class ChatBody(Sampled):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -73,14 +86,22 @@ class ChatBody(Sampled):
 
 def plain_message(message: dict[str, Any]) -> Message:
     """A message in the one form that templates, records and judges see."""
-    role = {"developer": "system", "function": "tool"}.get(message["role"], message["role"])
+    role = "system" if message["role"] == "developer" else message["role"]
     plain: Message = {"role": role, "content": text_of(message.get("content"))}
-    for name in ("name", "tool_call_id", "tool_calls"):
+    for name in ("name", "tool_call_id"):
         if message.get(name):
             plain[name] = message[name]
+    if calls := message.get("tool_calls"):
+        plain["tool_calls"] = [_plain_call(call) for call in calls]
     if reasoning := message.get("reasoning_content") or message.get("reasoning"):
         plain["reasoning_content"] = reasoning
     return plain
+
+
+def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
+    if call["function"]["arguments"] is None:
+        call = {**call, "function": {**call["function"], "arguments": "{}"}}
+    return call
 
 
 def turn(body: ChatBody, _: dict) -> Turn:

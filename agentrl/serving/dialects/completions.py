@@ -1,7 +1,7 @@
 """OpenAI's text completions: ``POST /v1/completions``."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,21 +13,29 @@ from agentrl.serving.turn import Answer, Choice, Turn
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+Prompt = Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+
+
 class CompletionBody(Sampled):
-    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
-    """Text, or token ids. A prompt that begins with an earlier one and its completion continues
-    from their ids."""
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=1)]
+    """Text, or token ids, or a list of one of them. A prompt that begins with an earlier one and
+    its completion continues from their ids."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=64)] | None = None
     stop: Annotated[str, Field(min_length=1)] | StopStrings | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream_options: StreamOptions | None = None
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
 
 
 def turn(body: CompletionBody, _: dict) -> Turn:
+    prompt = body.prompt
+    if isinstance(prompt, list) and not isinstance(prompt[0], int):
+        (prompt,) = prompt
     return Turn(
         model=body.model,
-        prompt=body.prompt if isinstance(body.prompt, str) else tuple(body.prompt),
+        prompt=prompt if isinstance(prompt, str) else tuple(prompt),
         n=body.n or 1,
         max_tokens=body.max_tokens,
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),

@@ -83,7 +83,7 @@ class MessagesBody(Body):
     stop_sequences: StopStrings | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
     output_config: OutputConfig | None = None
 
     # Of no consequence here; clients send them all the same.
@@ -94,6 +94,9 @@ class MessagesBody(Body):
 
 
 def turn(body: MessagesBody, _: dict) -> Turn:
+    if body.messages[-1]["role"] == "assistant":
+        refused = "an answer that is begun for the model (a prefill) is not supported here"
+        raise RequestRefused(400, "unsupported_parameter", refused, "messages")
     system = [{"role": "system", "content": text_of(body.system)}] if body.system else []
     chosen = body.tool_choice or {"type": "auto"}
     form = (body.output_config or {}).get("format")
