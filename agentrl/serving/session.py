@@ -76,11 +76,11 @@ class Session:
             return attempt
 
     def add(self, attempt: Attempt, futures: Sequence[Future]) -> None:
-        """Note what an attempt waits for; at once cancelled where the episode has ended."""
+        """Note what an attempt waits for; at once cancelled where it is not wanted any more."""
         with self._lock:
             attempt.futures = list(futures)
-            is_open = self.is_open
-        if not is_open:
+            is_wanted = self.is_open and attempt.state == "running"
+        if not is_wanted:
             _cancel(futures)
 
     def deliver(self, attempt: Attempt, calls: Sequence[Call], contexts: Sequence[Context]) -> bool:
