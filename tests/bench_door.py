@@ -1,8 +1,9 @@
 """What a call costs at the door, with an engine that answers at once: ``make bench``.
 
 CPU time, not latency: of this process for our own share, of the clients apart. The conversations
-are four turns with a tool, on Qwen2.5's template. Amortised over 64 concurrent episodes, several
-rounds; and then 1,000 concurrent episodes over HTTP, of which nothing may be lost.
+are four turns on Qwen2.5's template, plain ones and ones that call a tool each time. Amortised over
+64 concurrent episodes, several rounds; and then 1,000 concurrent episodes over HTTP, of which
+nothing may be lost.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -40,10 +42,23 @@ GROUP = 8
 Ask = Callable[[list[dict]], Awaitable[dict]]
 
 
-def instant_serving():
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    says: str
+    """The model, at every turn."""
+    tools: list[dict]
+
+
+PLAIN = Workload("four plain turns", "She sold 72 clips in all, 48 and then 24.", [])
+TOOLS = Workload("four turns with a tool", write(QWEN25, None, "", [CODE]), [PYTHON_TOOL])
+
+
+def instant_serving(workload: Workload = TOOLS):
     serving, engine = make_serving(QWEN25, make_tokenizer())
     chat = serving.policy.chat
-    ids = [*chat.encode(write(QWEN25, None, "", [CODE])), chat.tokenizer.eos_token_id]
+    ids = [*chat.encode(workload.says), chat.tokenizer.eos_token_id]
+    serving.workload = workload
     completion = Completion(ids, [-1.0] * len(ids), "stop")
 
     def submit(prompt_ids, sampling):
@@ -63,7 +78,7 @@ def make_tokenizer():
     text = tokenizer(QWEN25).apply_chat_template(START, tools=[PYTHON_TOOL], tokenize=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        [text, write(QWEN25, None, "", [CODE])] * 9,
+        [text, TOOLS.says, PLAIN.says] * 9,
         trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(
@@ -78,8 +93,9 @@ async def converse(task: int, ask: Ask) -> None:
     messages = [*START, {"role": "user", "content": f"Problem {task}."}]
     for _ in range(TURNS):
         reply = await ask(messages)
-        (call,) = reply["tool_calls"]
-        messages += [reply, {"role": "tool", "tool_call_id": call["id"], "content": "72"}]
+        calls = reply.get("tool_calls") or ()
+        results = [{"role": "tool", "tool_call_id": c["id"], "content": "72"} for c in calls]
+        messages += [reply, *(results or [{"role": "user", "content": "Are you sure?"}])]
 
 
 async def crowd(asks: list[Ask]) -> None:
@@ -92,7 +108,7 @@ def direct(serving) -> list[Ask]:
 
     def make(key: str) -> Ask:
         async def ask(messages):
-            body = json.dumps({"model": "m", "messages": messages, "tools": [PYTHON_TOOL]})
+            body = json.dumps(body_of(serving, messages))
             reply = await serving.endpoint.respond("/v1/chat/completions", body.encode(), key)
             return json.loads(reply.body)["choices"][0]["message"]
 
@@ -107,7 +123,7 @@ def nothing(serving) -> list[Ask]:
 
     def make() -> Ask:
         async def ask(messages):
-            json.dumps({"model": "m", "messages": messages, "tools": [PYTHON_TOOL]}).encode()
+            json.dumps(body_of(serving, messages)).encode()
             return json.loads(canned)["choices"][0]["message"]
 
         return ask
@@ -147,13 +163,18 @@ def openai_ask(client: openai.AsyncOpenAI) -> Ask:
     return ask
 
 
+def body_of(serving, messages: list[dict]) -> dict:
+    tools = {"tools": serving.workload.tools} if serving.workload.tools else {}
+    return {"model": "m", "messages": messages, **tools}
+
+
 def open_door(serving):
     open_door.number = getattr(open_door, "number", 0) + 1
     return serving.open(step=0, task_id="t", episode=open_door.number)[0]
 
 
 def canned_reply(serving) -> bytes:
-    body = {"model": "m", "messages": START, "tools": [PYTHON_TOOL]}
+    body = body_of(serving, START)
     key = open_door(serving).api_key
     raw = json.dumps(body).encode()
     return asyncio.run(serving.endpoint.respond("/v1/chat/completions", raw, key)).body
@@ -234,9 +255,12 @@ def row(name: str, rounds: list[float]) -> None:
 
 
 def main() -> None:
-    serving = instant_serving()
     print(f"{'CPU milliseconds a call':52} median   least .. most, {ROUNDS - 1} rounds")
-    measured = {}
+    plain = instant_serving(PLAIN)
+    rounds = zip(cpu_per_call(plain, direct), cpu_per_call(plain, nothing), strict=True)
+    row(f"=> our share, in process, {PLAIN.name}", [a - b for a, b in rounds])
+    print(f"{TOOLS.name}:")
+    serving, measured = instant_serving(TOOLS), {}
     for name, make in {
         "encoding and decoding alone": nothing,
         "the door, bytes to bytes, and that": direct,
@@ -246,7 +270,7 @@ def main() -> None:
         measured[name] = cpu_per_call(serving, make)
         row(name, measured[name])
     encoding, door, client, both = measured.values()
-    row("=> our share, in process, bytes to bytes", [a - b for a, b in zip(door, encoding)])
+    row("=> our share, in process", [a - b for a, b in zip(door, encoding)])
     row("=> our share, in process, beside openai's client", [a - b for a, b in zip(both, client)])
     for client in ("aiohttp", "openai"):
         rounds = [over_http(serving, client, EPISODES) for _ in range(ROUNDS)][1:]
