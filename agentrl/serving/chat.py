@@ -81,6 +81,7 @@ class Chat:
         # The episodes of a group begin with the same prompt.
         self.encode = lru_cache(maxsize=256)(self._encode)
         self.decode_token = lru_cache(maxsize=4096)(lambda token: self.decode([token]))
+        self._openings: dict[int, str] = {}
         self._special_tokens = dict(tokenizer.special_tokens_map)
         self._arguments_are_text = False
         self._arguments_are_text = self._wants_text_arguments()
@@ -105,7 +106,9 @@ class Chat:
         if candidates:
             messages = _restore(messages, *candidates[0])
         try:
-            text = self._render(messages, tools, turn.template_arguments)
+            text = self._opening(keys[-1], turn) or self._render(
+                messages, tools, turn.template_arguments
+            )
         except RequestRefused:
             if not candidates:
                 raise
@@ -117,6 +120,22 @@ class Chat:
             if (ids := self._continue(context, text)) is not None:
                 return Prompt(ids, text, messages, keys[-1])
         return Prompt(self.encode(text), text, messages, keys[-1])
+
+    def _opening(self, key: int, turn: Turn) -> str | None:
+        """The rendered text of a conversation that the model has not spoken in yet.
+
+        Kept, because the episodes of a group begin with the same. Its key says all of it.
+        """
+        if any(message["role"] not in ("system", "user") for message in turn.messages):
+            return None
+        text = self._openings.get(key)
+        if text is None:
+            tools = list(turn.tools) or None
+            text = self._render(list(turn.messages), tools, turn.template_arguments)
+            if len(self._openings) >= 256:
+                self._openings.clear()
+            self._openings[key] = text
+        return text
 
     def plain_prompt(self, given: str | Sequence[int], past: Past) -> Prompt:
         """A prompt that is no conversation: token ids as they are; text continues the longest past

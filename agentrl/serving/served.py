@@ -6,6 +6,7 @@ token that was drawn otherwise would be wrong.
 """
 
 import asyncio
+import base64
 import hashlib
 import logging
 import time
@@ -92,7 +93,7 @@ class ServedModel:
 
     async def _draw(self, request: Prepared, attempt: Attempt) -> list[Completion]:
         session = request.seat.session
-        seeds = [_hash(*session.seed, attempt.number, i) for i in range(request.turn.n)]
+        seeds = [_seed(*session.seed, attempt.number, i) for i in range(request.turn.n)]
         futures = [
             self.engine.submit(request.prompt.ids, self._sampling(request, seed)) for seed in seeds
         ]
@@ -227,10 +228,12 @@ def _ended(session: Session) -> RequestRefused:
 
 def _id(*place: Any) -> str:
     """Nine letters and digits, on which Mistral's template insists; no two places share them."""
-    number, digits = _hash(*place), "0123456789abcdefghijklmnopqrstuvwxyz"
-    return "".join(digits[number // 36**i % 36] for i in range(9))
+    return base64.b32hexencode(_digest(place))[:9].decode().lower()
 
 
-def _hash(*parts: Any) -> int:
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+def _seed(*place: Any) -> int:
+    return int.from_bytes(_digest(place), "big") >> 1
+
+
+def _digest(place: tuple) -> bytes:
+    return hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
