@@ -19,11 +19,11 @@ token tree forks. Text decides only where to continue; a sampled token is never 
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from jinja2 import TemplateError
@@ -95,28 +95,22 @@ class Chat:
         messages = list(turn.messages)
         tools = list(turn.tools) or None
         keys = _keys(turn, messages)
-        candidates = [
-            (i, context)
-            for i in range(len(messages) - 1, -1, -1)
-            for context in sorted(
-                reversed(past.get(keys[i], ())), key=partial(_has_other_ids, messages[i])
-            )
-            if _reasoning_agrees(messages, context)
-        ]
-        if candidates:
-            messages = _restore(messages, *candidates[0])
+        candidates = _candidates(messages, keys, past)
+        nearest = next(candidates, None)
+        if nearest:
+            messages = _restore(messages, *nearest)
         try:
             text = self._opening(keys[-1], turn) or self._render(
                 messages, tools, turn.template_arguments
             )
         except RequestRefused:
-            if not candidates:
+            if not nearest:
                 raise
             # Llama's template takes one call a turn. What the model said instead is text to it.
-            i, context = candidates[0]
+            i, context = nearest
             messages[i] = {"role": "assistant", "content": context.said}
             text = self._render(messages, tools, turn.template_arguments)
-        for _, context in candidates:
+        for _, context in chain([nearest] if nearest else [], candidates):
             if (ids := self._continue(context, text)) is not None:
                 return Prompt(ids, text, messages, keys[-1])
         return Prompt(self.encode(text), text, messages, keys[-1])
@@ -303,6 +297,18 @@ def _reasoning_agrees(messages: list[Message], context: Context) -> bool:
         sent.get("reasoning_content") in (None, "", said.get("reasoning_content"))
         for sent, said in zip(messages, recorded)
     )
+
+
+def _candidates(
+    messages: Sequence[Message], keys: list[int], past: Past
+) -> Iterator[tuple[int, Context]]:
+    """The past calls that a request extends, and which of its messages was their answer: the
+    longest first; of equals, the one whose calls have the ids that were sent, then the latest."""
+    for i in range(len(messages) - 1, -1, -1):
+        found = past.get(keys[i], ())
+        for context in sorted(reversed(found), key=partial(_has_other_ids, messages[i])):
+            if _reasoning_agrees(messages, context):
+                yield i, context
 
 
 def _has_other_ids(sent: Message, context: Context) -> bool:

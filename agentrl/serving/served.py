@@ -206,7 +206,7 @@ class ServedModel:
             )
 
     def _say_what_is_overridden(self, turn: Turn) -> None:
-        if self._has_warned:
+        if self._has_warned or not turn.sampling:
             return
         same = {**NEUTRAL, "temperature": self._temperature}
         asked = {name for name, value in turn.sampling.items() if same.get(name) != value}
