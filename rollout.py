@@ -118,18 +118,7 @@ def collect(
     doors, deadlines, episodes, num_failed = {}, {}, {}, 0
 
     def run(place: tuple[int, int]) -> None:
-        episode = run_episode(
-            # Its own copy: a workflow may write to its task.
-            copy.deepcopy(tasks[place[0]]),
-            place[1],
-            workflow=config.workflow,
-            judge=config.judge,
-            model=doors[place][0],
-            auxiliary_models=doors[place][1],
-            seconds=config.episode_seconds,
-            trained_agents=config.trained_agents,
-        )
-        finished.put((place, episode))
+        finished.put((place, _run(tasks[place[0]], place[1], config, *doors[place])))
 
     while todo or deadlines:
         serving.engine.raise_if_stopped()
@@ -151,10 +140,7 @@ def collect(
         except queue.Empty:
             # A workflow that blocks its thread cannot be stopped, only left behind.
             for place in [p for p, deadline in deadlines.items() if time.monotonic() > deadline]:
-                model, _ = doors[place]
-                model.close()
-                cause = f"the workflow blocked its thread for over {config.episode_seconds:g} s"
-                episodes[place] = failed(tasks[place[0]], place[1], model.calls, "timeout", cause)
+                episodes[place] = _abandon(tasks[place[0]], place[1], config, doors[place][0])
                 num_failed += 1
                 del deadlines[place]
         speed = (serving.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
@@ -167,6 +153,26 @@ def collect(
         Group(task, tuple(episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
     ]
+
+
+def _run(task: Task, index: int, config: Config, model, auxiliary_models: dict) -> Episode:
+    return run_episode(
+        # Its own copy: a workflow may write to its task.
+        copy.deepcopy(task),
+        index,
+        workflow=config.workflow,
+        judge=config.judge,
+        model=model,
+        auxiliary_models=auxiliary_models,
+        seconds=config.episode_seconds,
+        trained_agents=config.trained_agents,
+    )
+
+
+def _abandon(task: Task, index: int, config: Config, model) -> Episode:
+    model.close()
+    cause = f"the workflow blocked its thread for over {config.episode_seconds:g} s"
+    return failed(task, index, model.calls, "timeout", cause)
 
 
 def evaluate(tasks: Sequence[Task], config: Config, serving, report: Report) -> dict[str, float]:

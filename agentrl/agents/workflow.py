@@ -79,39 +79,9 @@ def run_episode(
     started = time.monotonic()
     offered = {"auxiliary_models": auxiliary_models or {}}
 
-    async def attempt() -> Episode:
-        output, cause = WorkflowOutput(), None
-        try:
-            output = _as_output(await _call(workflow, task, model, **offered))
-        except Exception as error:
-            if not model.context_full:
-                raise
-            # A context that is full ends the episode; a judge can say what it was worth so far.
-            cause = _describe(error)
-            if judge is None:
-                return failed(task, index, model.calls, "truncated", cause)
-        status = "truncated" if model.truncated else "ok"
-        episode = Episode(
-            task=task,
-            index=index,
-            calls=model.calls,
-            status=status,
-            error=cause,
-            response=output.response,
-            metadata=output.metadata or {},
-        )
-        verdict = output
-        if judge is not None:
-            verdict = _as_verdict(
-                await _call(judge, task, output.response, episode=episode, **offered)
-            )
-        scored = _score(episode, output, verdict)
-        _check_all_are_rewarded(scored, trained_agents)
-        return scored
-
     async def attempt_in_time() -> Episode:
         async with asyncio.timeout(seconds):
-            return await attempt()
+            return await _attempt(task, index, workflow, judge, model, offered, trained_agents)
 
     try:
         episode = asyncio.run(attempt_in_time())
@@ -125,6 +95,44 @@ def run_episode(
     finally:
         model.close()
     return replace(episode, seconds=time.monotonic() - started)
+
+
+async def _attempt(
+    task: Task,
+    index: int,
+    workflow: Callable,
+    judge: Callable | None,
+    model: Door,
+    offered: dict[str, Any],
+    trained_agents: tuple[str, ...] | None,
+) -> Episode:
+    """The workflow, then its verdict; raises what they raise, but for a context that is full."""
+    output, cause = WorkflowOutput(), None
+    try:
+        output = _as_output(await _call(workflow, task, model, **offered))
+    except Exception as error:
+        if not model.context_full:
+            raise
+        # A context that is full ends the episode; a judge can say what it was worth so far.
+        cause = _describe(error)
+        if judge is None:
+            return failed(task, index, model.calls, "truncated", cause)
+    status = "truncated" if model.truncated else "ok"
+    episode = Episode(
+        task=task,
+        index=index,
+        calls=model.calls,
+        status=status,
+        error=cause,
+        response=output.response,
+        metadata=output.metadata or {},
+    )
+    verdict = output
+    if judge is not None:
+        verdict = _as_verdict(await _call(judge, task, output.response, episode=episode, **offered))
+    scored = _score(episode, output, verdict)
+    _check_all_are_rewarded(scored, trained_agents)
+    return scored
 
 
 def _describe(error: BaseException) -> str:
