@@ -10,7 +10,9 @@ from concurrent.futures import Future
 import openai
 import pytest
 import requests
+from fastapi import Request
 
+from agentrl.serving import endpoint as front
 from tests.families import QWEN25
 from tests.spy import Scripted
 
@@ -237,3 +239,27 @@ def test_many_requests_of_one_episode_at_once(make):
     assert len(set(recorded)) == 120
     ids = {sampling.seed for sampling in episode.engine.samplings}
     assert len(ids) == 120
+
+
+def test_an_answer_that_is_ready_as_the_client_hangs_up_is_taken_back(make):
+    episode = make(hanging=0)
+    episode.says("five")
+    body = json.dumps({"messages": ASK}).encode()
+
+    async def disconnected():
+        return {"type": "http.disconnect"}
+
+    gone = Request({"type": "http"}, disconnected)
+
+    async def both_at_once():
+        work = episode.serving.endpoint.respond("/v1/chat/completions", body, episode.door.api_key)
+        reply = await work
+        assert len(episode.calls) == 1
+
+        async def ready():
+            return reply
+
+        return await front._unless_gone(gone, ready())
+
+    assert asyncio.run(both_at_once()) is None
+    assert episode.calls == ()

@@ -13,9 +13,9 @@ import hashlib
 import logging
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -62,6 +62,8 @@ class Reply:
     status: int
     body: bytes
     content_type: str = "application/json"
+    take_back: Callable[[], None] = lambda: None
+    """For whoever finds that nobody is there to read it: what was recorded is withdrawn."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -140,7 +142,8 @@ class Endpoint:
                 if dialect.conversation:
                     conversation = dialect.conversation(answer, body, turn)
                     seat.session.conversations.update([conversation])
-                return _write(dialect, answer, body, turn)
+                take_back = partial(seat.session.drop, attempt, "lost")
+                return replace(_write(dialect, answer, body, turn), take_back=take_back)
             except BaseException as error:
                 was_left = isinstance(error, asyncio.CancelledError)
                 seat.session.drop(attempt, "lost" if was_left else "over")
@@ -250,7 +253,9 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Re
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
+        if gone.done() and task.done():
+            task.result().take_back()
+        return None if gone.done() else task.result()
     finally:
         for waiting in (task, gone):
             waiting.cancel()
