@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.serving.engine import Completion
 from tests.families import QWEN25, tokenizer, write
-from tests.spy import make_serving
+from tests.spy import headers, make_serving
 
 EPISODES, ROUNDS, TURNS = 64, 9, 4
 CROWD, CROWD_ROUNDS = 1000, 5
@@ -106,15 +106,17 @@ async def crowd(asks: list[Ask]) -> None:
 def direct(serving) -> list[Ask]:
     """The door alone: bytes in, bytes out."""
 
-    def make(key: str) -> Ask:
+    def make(door) -> Ask:
+        sent = headers(door)
+
         async def ask(messages):
             body = json.dumps(body_of(serving, messages))
-            reply = await serving.endpoint.respond("/v1/chat/completions", body.encode(), key)
+            reply = await serving.endpoint.respond("/v1/chat/completions", body.encode(), sent)
             return json.loads(reply.body)["choices"][0]["message"]
 
         return ask
 
-    return [make(open_door(serving).api_key) for _ in range(EPISODES)]
+    return [make(open_door(serving)) for _ in range(EPISODES)]
 
 
 def nothing(serving) -> list[Ask]:
@@ -175,9 +177,8 @@ def open_door(serving):
 
 def canned_reply(serving) -> bytes:
     body = body_of(serving, START)
-    key = open_door(serving).api_key
-    raw = json.dumps(body).encode()
-    return asyncio.run(serving.endpoint.respond("/v1/chat/completions", raw, key)).body
+    raw, sent = json.dumps(body).encode(), headers(open_door(serving))
+    return asyncio.run(serving.endpoint.respond("/v1/chat/completions", raw, sent)).body
 
 
 def cpu_per_call(serving, make: Callable[[Any], list[Ask]]) -> list[float]:

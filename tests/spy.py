@@ -39,6 +39,14 @@ def make_serving(family: Family, own_tokenizer: Any = None) -> tuple[Serving, Sp
     return Serving(Endpoint(), policy, seed=0), engine
 
 
+def headers(door, *, is_retry: bool = False) -> dict[str, str]:
+    """What a client of this door's sends."""
+    return {
+        "authorization": f"Bearer {door.api_key}",
+        "x-stainless-retry-count": str(int(is_retry)),
+    }
+
+
 class Scripted:
     """An episode whose model says what the test wants."""
 
@@ -63,8 +71,7 @@ class Scripted:
             self.serving.endpoint.respond(
                 "/v1/chat/completions",
                 json.dumps(body).encode(),
-                (door or self.door).api_key,
-                is_retry=is_retry,
+                headers(door or self.door, is_retry=is_retry),
             )
         )
         answer = json.loads(reply.body)

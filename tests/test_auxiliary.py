@@ -1,11 +1,13 @@
 """Frozen models beside the trained one: by URL, and in an engine of their own."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
 import rollout
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, SamplingConfig, parse
+from agentrl.serving.engine import Sampling
 from tests.families import QWEN25
 from tests.spy import Scripted
 
@@ -60,6 +62,44 @@ def test_an_engine_of_its_own(tiny_folder):
     assert len(greedy) == 1
     # Its doors died with their episodes.
     assert len(serving.endpoint.seats) == 2
+
+
+def test_engines_of_one_process_take_turns(tiny_folder):
+    """vLLM keeps its running forward pass in globals: two at once draw nonsense or die."""
+    judge = AuxiliaryModel(model=str(tiny_folder), max_len=256)
+    serving = rollout.serve(make_config(auxiliary_models={"judge": judge}), tiny_folder)
+    engines = [serving.engine, serving._auxiliary["judge"].engine]
+    inside, turns, overlaps = [], [], []
+
+    def watch(engine):
+        step = engine._llm.step
+
+        def watched():
+            inside.append(engine)
+            overlaps.append(len(inside) > 1)
+            turns.append(engines.index(engine))
+            try:
+                return step()
+            finally:
+                inside.remove(engine)
+
+        engine._llm.step = watched
+
+    try:
+        for engine in engines:
+            watch(engine)
+        sampling = Sampling(temperature=1.0, max_tokens=40, seed=0)
+        futures = [engine.submit([20, 7, i], sampling) for engine in engines for i in range(4)]
+        together = [future.result().ids for future in futures]
+        alone = [
+            engine.submit([20, 7, i], sampling).result().ids for engine in engines for i in range(4)
+        ]
+    finally:
+        serving.close()
+    assert together == alone
+    assert not any(overlaps)
+    # Neither waits for the other to finish.
+    assert sum(a != b for a, b in pairwise(turns)) > 10
 
 
 def test_a_server_somewhere(monkeypatch):

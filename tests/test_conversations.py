@@ -33,7 +33,7 @@ from tests.families import (
     tokenizer,
     write,
 )
-from tests.spy import make_serving
+from tests.spy import headers, make_serving
 
 CONVERSATIONS = 350
 """Of each family."""
@@ -213,7 +213,7 @@ class Agent:
     async def ask(self, body: dict, seat, *, is_retry: bool = False) -> tuple[int, dict]:
         self.engine.next = [self.model.turn(self.tools) for _ in range(body.get("n", 1))]
         reply = await self.endpoint.respond(
-            "/v1/chat/completions", json.dumps(body).encode(), seat.api_key, is_retry=is_retry
+            "/v1/chat/completions", json.dumps(body).encode(), headers(seat, is_retry=is_retry)
         )
         if reply.status == 200:
             self.requests.append((body, seat, self.text))

@@ -17,13 +17,17 @@ from agentrl.types import Call, Sample
 TOLERANCE = 1e-4
 
 
+async def generate(engine, prompt_ids, sampling):
+    return await asyncio.wrap_future(engine.submit(prompt_ids, sampling))
+
+
 def draw(engine, prompts, temperature=1.0, max_tokens=12) -> list[Sample]:
     async def all_at_once():
         sampling = [
             Sampling(temperature=temperature, max_tokens=max_tokens, seed=i) for i in prompts
         ]
         return await asyncio.gather(
-            *(engine.generate([i + 20, 7, 9], s) for i, s in zip(prompts, sampling, strict=True))
+            *(generate(engine, [i + 20, 7, 9], s) for i, s in zip(prompts, sampling, strict=True))
         )
 
     return [
@@ -95,7 +99,7 @@ def test_the_cache_of_the_old_weights_is_forgotten(engine, policy):
     long_prompt = list(range(20, 20 + 200))
 
     async def draw_one():
-        return await engine.generate(long_prompt, Sampling(temperature=1.0, max_tokens=4, seed=0))
+        return await generate(engine, long_prompt, Sampling(temperature=1.0, max_tokens=4, seed=0))
 
     asyncio.run(draw_one())
     perturb(policy)
@@ -114,7 +118,7 @@ def test_seeds_decide_what_is_drawn(engine):
 def test_a_cancelled_call_leaves_the_engine(engine):
     async def cancel():
         task = asyncio.create_task(
-            engine.generate([20, 7, 9], Sampling(temperature=1.0, max_tokens=500))
+            generate(engine, [20, 7, 9], Sampling(temperature=1.0, max_tokens=500))
         )
         await asyncio.sleep(0.05)
         task.cancel()
@@ -131,7 +135,7 @@ def test_a_cancelled_call_leaves_the_engine(engine):
 
 def test_a_prompt_that_does_not_fit_is_an_error_of_its_own_call(engine):
     async def too_long():
-        await engine.generate([20] * 600, Sampling(temperature=1.0, max_tokens=4))
+        await generate(engine, [20] * 600, Sampling(temperature=1.0, max_tokens=4))
 
     with pytest.raises(ValueError, match="512"):
         asyncio.run(too_long())

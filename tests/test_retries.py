@@ -14,7 +14,7 @@ from fastapi import Request
 
 from agentrl.serving import endpoint as front
 from tests.families import QWEN25
-from tests.spy import Scripted
+from tests.spy import Scripted, headers
 
 ASK = [{"role": "user", "content": "2+3?"}]
 
@@ -252,7 +252,7 @@ def test_an_answer_that_is_ready_as_the_client_hangs_up_is_taken_back(make):
     gone = Request({"type": "http"}, disconnected)
 
     async def both_at_once():
-        work = episode.serving.endpoint.respond("/v1/chat/completions", body, episode.door.api_key)
+        work = episode.serving.endpoint.respond("/v1/chat/completions", body, headers(episode.door))
         reply = await work
         assert len(episode.calls) == 1
 

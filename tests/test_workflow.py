@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from agentrl.agents.workflow import JudgeOutput, WorkflowOutput, check_signatures, run_episode
+from agentrl.serving.door import RemoteModel
 from agentrl.types import Call
 
 TASK = {"id": "t", "question": "?"}
@@ -74,7 +75,10 @@ def test_the_judge_sees_the_response_and_the_episode():
 
 
 def test_auxiliary_models_go_to_those_who_declare_them():
+    auxiliary = {name: RemoteModel("m", "http://127.0.0.1:1/v1", "k") for name in "ab"}
+
     async def solve(task, model, auxiliary_models):
+        assert not auxiliary_models["a"].openai.is_closed()
         return float(len(auxiliary_models))
 
     model = ScriptedModel()
@@ -85,9 +89,12 @@ def test_auxiliary_models_go_to_those_who_declare_them():
         judge=None,
         model=model,
         seconds=5.0,
-        auxiliary_models={"a": 1, "b": 2},
+        auxiliary_models=auxiliary,
     )
     assert episode.reward == 2.0
+    # Its connections end with the episode; the other's client was never made.
+    assert auxiliary["a"].openai.is_closed()
+    assert "openai" not in vars(auxiliary["b"])
 
 
 async def raises(task, model):

@@ -80,8 +80,12 @@ def run_episode(
     offered = {"auxiliary_models": auxiliary_models or {}}
 
     async def attempt_in_time() -> Episode:
-        async with asyncio.timeout(seconds):
-            return await _attempt(task, index, workflow, judge, model, offered, trained_agents)
+        try:
+            async with asyncio.timeout(seconds):
+                return await _attempt(task, index, workflow, judge, model, offered, trained_agents)
+        finally:
+            for auxiliary in offered["auxiliary_models"].values():
+                await auxiliary.aclose()
 
     try:
         episode = asyncio.run(attempt_in_time())

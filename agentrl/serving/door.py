@@ -48,6 +48,11 @@ class RemoteModel:
         model.client = self.openai
         return model
 
+    async def aclose(self) -> None:
+        """Close the connections of the client, where one was made."""
+        if "openai" in vars(self):
+            await self.openai.close()
+
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to find the model: OpenAI's and Anthropic's variables."""
@@ -165,16 +170,15 @@ class _InProcess(httpx2.AsyncBaseTransport):
         self._endpoint = endpoint
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        is_retry = request.headers.get("x-stainless-retry-count", "0") != "0"
-        path = request.url.path
+        path, headers = request.url.path, request.headers
         if request.method == "GET" and path.startswith("/v1/models"):
-            reply = self._endpoint.models(key, path.removeprefix("/v1/models").strip("/") or None)
+            name = path.removeprefix("/v1/models").strip("/") or None
+            reply = self._endpoint.models(headers, name)
         else:
             raw, seconds = await request.aread(), request.extensions.get("timeout", {}).get("read")
             try:
                 async with asyncio.timeout(seconds):
-                    reply = await self._endpoint.respond(path, raw, key, is_retry=is_retry)
+                    reply = await self._endpoint.respond(path, raw, headers)
             except TimeoutError as error:
                 raise httpx2.ReadTimeout("the answer took too long", request=request) from error
         return httpx2.Response(

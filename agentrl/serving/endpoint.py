@@ -13,9 +13,9 @@ import hashlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,6 +24,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
@@ -120,21 +121,21 @@ class Endpoint:
                 self._thread.join()
                 self._server = None
 
-    async def respond(
-        self, path: str, raw: bytes, key: str | None, *, is_retry: bool = False
-    ) -> Reply:
+    async def respond(self, path: str, raw: bytes, headers: Mapping[str, str]) -> Reply:
         """Answer one request. Cancelling it leaves nothing behind.
 
+        headers: their names in lower case, or in any where the mapping ignores it.
         An answer is drawn and parsed whole, and only then written down, as one object or as the
         events of a stream: both say the same, and what goes wrong has a status of its own.
         """
         dialect = DIALECTS.get(path)
         try:
-            seat = self._find_seat(key)
+            seat = self._find_seat(headers)
             if dialect is None:
                 raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
             body = _parse(dialect.body, raw)
             fingerprint = hashlib.blake2b(path.encode() + raw, digest_size=16).digest()
+            is_retry = headers.get("x-stainless-retry-count", "0") != "0"
             attempt = seat.session.begin(seat.agent, fingerprint, is_retry=is_retry)
             try:
                 turn = dialect.turn(body, seat.session.conversations)
@@ -142,8 +143,8 @@ class Endpoint:
                 if dialect.conversation:
                     conversation = dialect.conversation(answer, body, turn)
                     seat.session.conversations.update([conversation])
-                take_back = partial(seat.session.drop, attempt, "lost")
-                return replace(_write(dialect, answer, body, turn), take_back=take_back)
+                kind, written = _write(dialect, answer, body, turn)
+                return Reply(200, written, kind, partial(seat.session.drop, attempt, "lost"))
             except BaseException as error:
                 was_left = isinstance(error, asyncio.CancelledError)
                 seat.session.drop(attempt, "lost" if was_left else "over")
@@ -155,10 +156,10 @@ class Endpoint:
             log.exception("a request failed")
             return _refuse(_internal(error), dialect)
 
-    def models(self, key: str | None, name: str | None = None) -> Reply:
+    def models(self, headers: Mapping[str, str], name: str | None = None) -> Reply:
         """The one model that a key opens."""
         try:
-            seat = self._find_seat(key)
+            seat = self._find_seat(headers)
             if name not in (None, seat.served.name):
                 raise RequestRefused(404, "model_not_found", f"there is no model {name!r}")
         except RequestRefused as refusal:
@@ -166,8 +167,10 @@ class Endpoint:
         model = {"id": seat.served.name, "object": "model", "created": 0, "owned_by": "agentrl"}
         return Reply(200, to_json(model if name else {"object": "list", "data": [model]}))
 
-    def _find_seat(self, key: str | None) -> Seat:
-        seat = self.seats.get(key or "")
+    def _find_seat(self, headers: Mapping[str, str]) -> Seat:
+        bearer = headers.get("authorization", "")
+        key = bearer[7:] if bearer[:7].lower() == "bearer " else headers.get("x-api-key", "")
+        seat = self.seats.get(key)
         if seat is None:
             raise RequestRefused(401, "invalid_api_key", "this key belongs to no live episode")
         return seat
@@ -192,19 +195,32 @@ class Endpoint:
         self._thread.start()
 
 
+class _RawRoute(APIRoute):
+    """Hands over the request as it came: FastAPI's own parsing of it would be done for nothing."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
+
+
 def make_app(endpoint: Endpoint) -> FastAPI:
     """The HTTP routes over an endpoint."""
     app = FastAPI(title="agentrl", docs_url=None, redoc_url=None)
     for dialect in DIALECTS.values():
-        app.post(dialect.path, openapi_extra=_describe(dialect))(_route(endpoint, dialect.path))
+        app.router.add_api_route(
+            dialect.path,
+            _route(endpoint, dialect.path),
+            methods=["POST"],
+            openapi_extra=_describe(dialect),
+            route_class_override=_RawRoute,
+        )
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        return _response(endpoint.models(_key(request)))
+        return _response(endpoint.models(request.headers))
 
     @app.get("/v1/models/{name}")
     async def model(request: Request, name: str) -> Response:
-        return _response(endpoint.models(_key(request), name))
+        return _response(endpoint.models(request.headers, name))
 
     @app.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> Response:
@@ -233,19 +249,12 @@ def _under_any_episode(app: FastAPI) -> Any:
 
 def _route(endpoint: Endpoint, path: str) -> Any:
     async def route(request: Request) -> Response:
-        raw = await request.body()
-        is_retry = request.headers.get("x-stainless-retry-count", "0") != "0"
-        work = endpoint.respond(path, raw, _key(request), is_retry=is_retry)
+        work = endpoint.respond(path, await request.body(), request.headers)
         reply = await _unless_gone(request, work)
         # Whoever has gone reads nothing of what is sent to it.
         return _response(reply) if reply else Response(status_code=499)
 
     return route
-
-
-def _key(request: Request) -> str | None:
-    bearer = request.headers.get("authorization", "")
-    return bearer[7:] if bearer[:7].lower() == "bearer " else request.headers.get("x-api-key")
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply | None:
@@ -263,11 +272,11 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Re
             await task
 
 
-def _write(dialect: Dialect, answer: Answer, body: Body, turn: Turn) -> Reply:
+def _write(dialect: Dialect, answer: Answer, body: Body, turn: Turn) -> tuple[str, bytes]:
     if not body.stream:
-        return Reply(200, to_json(dialect.whole(answer, body, turn)))
+        return "application/json", to_json(dialect.whole(answer, body, turn))
     events = [_encode_event(*event) for event in dialect.events(answer, body, turn)]
-    return Reply(200, b"".join(events), "text/event-stream")
+    return "text/event-stream", b"".join(events)
 
 
 def _encode_event(name: str | None, data: Any) -> bytes:

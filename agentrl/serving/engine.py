@@ -5,16 +5,15 @@ Only the stepper thread touches vLLM: whatever else happens to the engine (abort
 command that is queued to it.
 """
 
-import asyncio
 import copy
 import itertools
 import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 PROBE_TOKENS = 64
+_NEXT, _STEPPING = threading.Lock(), threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -142,10 +142,6 @@ class Engine:
         )
         return self._submit(prompt_ids, params, _completion)
 
-    async def generate(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
-        """Draw a completion. Cancelling the awaiting task aborts it in the engine."""
-        return await asyncio.wrap_future(self.submit(prompt_ids, sampling))
-
     def score(self, ids: list[int]) -> list[float]:
         """Log-probabilities at temperature 1 of ``ids[1:]``, each given all before it."""
         from vllm import SamplingParams
@@ -220,7 +216,9 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._obey():
-                for output in self._llm.step():
+                with _turn():
+                    outputs = self._llm.step()
+                for output in outputs:
                     done, read = self._waiting.pop(output.request_id)
                     # Whoever waited may have given up just now.
                     with suppress(InvalidStateError):
@@ -243,7 +241,8 @@ class Engine:
             done, command = entry
             if not done.cancelled():
                 try:
-                    command()
+                    with _turn():
+                        command()
                 except Exception as error:
                     with suppress(InvalidStateError):
                         done.set_exception(error)
@@ -271,6 +270,21 @@ class Engine:
         self._llm.apply_model(_refresh_head)
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache, which belongs to the old weights")
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One engine of the process at a time, and no engine twice while another waits.
+
+    vLLM keeps the context of the forward pass that is running, and its CPU kernels their scratch
+    memory, in globals: engines that step at once draw nonsense or die.
+    """
+    with _NEXT:
+        _STEPPING.acquire()
+    try:
+        yield
+    finally:
+        _STEPPING.release()
 
 
 def _completion(output: Any) -> Completion:

@@ -6,7 +6,6 @@ token that was drawn otherwise would be wrong.
 """
 
 import asyncio
-import base64
 import hashlib
 import logging
 import time
@@ -228,7 +227,7 @@ def _ended(session: Session) -> RequestRefused:
 
 def _id(*place: Any) -> str:
     """Nine letters and digits, on which Mistral's template insists; no two places share them."""
-    return base64.b32hexencode(_digest(place))[:9].decode().lower()
+    return _digest(place).hex()[:9]
 
 
 def _seed(*place: Any) -> int:

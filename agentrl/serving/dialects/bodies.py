@@ -63,6 +63,4 @@ class Sampled(Body):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        names = Sampled.model_fields.keys() & SAMPLING
-        asked = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in asked.items() if value is not None}
+        return {name: getattr(self, name) for name in self.model_fields_set & SAMPLING}
