@@ -193,7 +193,7 @@ def cpu_per_call(serving, make: Callable[[Any], list[Ask]]) -> list[float]:
     return rounds[1:]
 
 
-def load(url: str, keys: list[str], client: str, done: Any) -> None:
+def load(url: str, keys: list[str], client: str, tools: list[dict], done: Any) -> None:
     """In a process of its own: one episode a key, all at once; reports its CPU time."""
 
     async def run() -> int:
@@ -210,7 +210,7 @@ def load(url: str, keys: list[str], client: str, done: Any) -> None:
             await crowd(asks)
             return len(keys) * TURNS
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            await crowd([aiohttp_ask(session, url, key) for key in keys])
+            await crowd([aiohttp_ask(session, url, key, tools) for key in keys])
         return len(keys) * TURNS
 
     started = time.process_time()
@@ -218,11 +218,11 @@ def load(url: str, keys: list[str], client: str, done: Any) -> None:
     done.put((answered, time.process_time() - started))
 
 
-def aiohttp_ask(session: aiohttp.ClientSession, url: str, key: str) -> Ask:
+def aiohttp_ask(session: aiohttp.ClientSession, url: str, key: str, tools: list[dict]) -> Ask:
     headers = {"Authorization": f"Bearer {key}"}
 
     async def ask(messages):
-        body = {"model": "m", "messages": messages, "tools": [PYTHON_TOOL]}
+        body = {"model": "m", "messages": messages, **({"tools": tools} if tools else {})}
         async with session.post(
             f"{url}/v1/chat/completions", json=body, headers=headers
         ) as response:
@@ -237,7 +237,8 @@ def over_http(serving, client: str, episodes: int) -> tuple[float, float, int, i
     context = multiprocessing.get_context("spawn")
     doors = [open_door(serving) for _ in range(episodes)]
     keys, done = [door.api_key for door in doors], context.Queue()
-    process = context.Process(target=load, args=(serving.endpoint.url, keys, client, done))
+    asked = (serving.endpoint.url, keys, client, serving.workload.tools, done)
+    process = context.Process(target=load, args=asked)
     started = time.process_time()
     process.start()
     answered, client_seconds = done.get()
@@ -255,11 +256,23 @@ def row(name: str, rounds: list[float]) -> None:
     print(f"{name:52} {median:6.3f}   {min(rounds):6.3f} .. {max(rounds):6.3f}")
 
 
+def loopback(serving, client: str) -> None:
+    rounds = [over_http(serving, client, EPISODES) for _ in range(ROUNDS)][1:]
+    row(f"=> our share over loopback ({client} in another process)", [r[0] for r in rounds])
+    row(f"   that {client}, in its process", [r[1] for r in rounds])
+
+
 def main() -> None:
+    # As rollout.serve does.
+    gc.collect()
+    gc.freeze()
     print(f"{'CPU milliseconds a call':52} median   least .. most, {ROUNDS - 1} rounds")
     plain = instant_serving(PLAIN)
     rounds = zip(cpu_per_call(plain, direct), cpu_per_call(plain, nothing), strict=True)
-    row(f"=> our share, in process, {PLAIN.name}", [a - b for a, b in rounds])
+    print(f"{PLAIN.name}:")
+    row("=> our share, in process", [a - b for a, b in rounds])
+    loopback(plain, "aiohttp")
+    plain.endpoint.close()
     print(f"{TOOLS.name}:")
     serving, measured = instant_serving(TOOLS), {}
     for name, make in {
@@ -274,9 +287,7 @@ def main() -> None:
     row("=> our share, in process", [a - b for a, b in zip(door, encoding)])
     row("=> our share, in process, beside openai's client", [a - b for a, b in zip(both, client)])
     for client in ("aiohttp", "openai"):
-        rounds = [over_http(serving, client, EPISODES) for _ in range(ROUNDS)][1:]
-        row(f"=> our share over loopback ({client} in another process)", [r[0] for r in rounds])
-        row(f"   that {client}, in its process", [r[1] for r in rounds])
+        loopback(serving, client)
 
     print(f"\n{CROWD} concurrent episodes over HTTP, {TURNS} calls each, one round a line")
     for _ in range(CROWD_ROUNDS):
