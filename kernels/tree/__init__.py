@@ -10,6 +10,16 @@ A tree is a trie over token ids in depth-first order, four integers a token:
 Token i may attend to token j exactly when ``j <= i < end[j]``: ``end`` alone is the whole mask.
 """
 
+from kernels.tree.plan import Blocks, Run, TreePlan, plan
 from kernels.tree.trie import TokenTree, build_tree, count_distinct_prefixes, cut
 
-__all__ = ["TokenTree", "build_tree", "count_distinct_prefixes", "cut"]
+__all__ = [
+    "Blocks",
+    "Run",
+    "TokenTree",
+    "TreePlan",
+    "build_tree",
+    "count_distinct_prefixes",
+    "cut",
+    "plan",
+]

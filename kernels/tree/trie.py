@@ -1,11 +1,14 @@
 """Build a token tree, and choose which sequences share one.
 
 Sorted sequences visit their trie depth-first, and two neighbours meet in the tree at their longest
-common prefix. So sorting is the whole algorithm: no nodes, no dictionaries, no Python per token.
+common prefix. So sorting is the whole algorithm: no dictionaries, no Python per token.
+
+Of a token's children the heaviest comes first. Then the longest runs of tokens that follow their
+parent are as long as they can be, and attention finds its keys side by side.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,9 +33,9 @@ def build_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
 
     >>> tree = build_tree([[5, 6, 7], [5, 6, 8, 9], [5, 6]])
     >>> tree.ids.tolist(), tree.parent.tolist(), tree.end.tolist()
-    ([5, 6, 7, 8, 9], [-1, 0, 1, 1, 3], [5, 5, 3, 5, 5])
+    ([5, 6, 8, 9, 7], [-1, 0, 1, 2, 1], [5, 5, 4, 4, 5])
     >>> [positions.tolist() for positions in tree.index]
-    [[0, 1, 2], [0, 1, 3, 4], [0, 1]]
+    [[0, 1, 4], [0, 1, 2, 3], [0, 1]]
     """
     arrays = _as_arrays(sequences)
     visits = list(_depth_first(arrays))
@@ -97,12 +100,50 @@ def _as_arrays(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 def _depth_first(arrays: list[np.ndarray]) -> Iterator[tuple[int, int]]:
     """Yield sequences by index, depth-first, each with the prefix it shares with the one before."""
-    # Big-endian bytes compare like the token ids that they hold.
-    keys = [array.astype(">u4").tobytes() for array in arrays]
     previous = np.empty(0, np.int32)
-    for s in sorted(range(len(arrays)), key=keys.__getitem__):
+    for s in _heaviest_first(arrays):
         yield s, _common_prefix(previous, arrays[s])
         previous = arrays[s]
+
+
+@dataclass
+class _Fork:
+    """A prefix that is open while the sorted sequences pass through it."""
+
+    depth: int
+    ending: list[int] = field(default_factory=list)
+    """The sequences that end here."""
+    children: list[tuple[int, list[int]]] = field(default_factory=list)
+    """How many tokens hang below by each way on, and the sequences that take it."""
+
+
+def _heaviest_first(arrays: list[np.ndarray]) -> list[int]:
+    # Big-endian bytes compare like the token ids that they hold.
+    keys = [array.astype(">u4").tobytes() for array in arrays]
+    open_forks, previous = [_Fork(0)], np.empty(0, np.int32)
+    for s in sorted(range(len(arrays)), key=keys.__getitem__):
+        _close(open_forks, _common_prefix(previous, arrays[s]))
+        if open_forks[-1].depth < len(arrays[s]):
+            open_forks.append(_Fork(len(arrays[s])))
+        open_forks[-1].ending.append(s)
+        previous = arrays[s]
+    _close(open_forks, 0)
+    return _in_order(open_forks[0])
+
+
+def _close(open_forks: list[_Fork], depth: int) -> None:
+    """Hand what lies deeper than ``depth`` to the forks that it hangs from."""
+    while open_forks[-1].depth > depth:
+        fork = open_forks.pop()
+        if open_forks[-1].depth < depth:
+            open_forks.append(_Fork(depth))
+        below = fork.depth - open_forks[-1].depth + sum(tokens for tokens, _ in fork.children)
+        open_forks[-1].children.append((below, _in_order(fork)))
+
+
+def _in_order(fork: _Fork) -> list[int]:
+    heaviest_first = sorted(fork.children, key=lambda child: -child[0])
+    return fork.ending + [s for _, sequences in heaviest_first for s in sequences]
 
 
 def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
