@@ -33,6 +33,7 @@ from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
 from agentrl.watch.run import Run
+from kernels.tree_attention import choose
 from rollout import collect, compute_dtype, evaluate, find_model, find_tasks, serve
 
 
@@ -53,7 +54,10 @@ def main() -> None:
     display.line(f"run: {run.folder}")
     with startup("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
-        policy = Policy.load(model_folder, checkpointing=config.model.checkpointing)
+        kernels = choose(config.kernels, accelerator.device)
+        policy = Policy.load(
+            model_folder, kernels=kernels, checkpointing=config.model.checkpointing
+        )
         optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=config.optim.lr,
@@ -62,6 +66,7 @@ def main() -> None:
         )
         policy, optimizer = accelerator.prepare(policy, optimizer)
         serving = serve(config, model_folder)
+    display.line(f"kernels: {kernels}")
     engine, temperature = serving.engine, config.sampling.temperature
 
     for step in range(len(batches) + 1):

@@ -80,8 +80,9 @@ class ModelConfig:
     """Longest prompt + completion in tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What both engines compute in; weights stay fp32 in the trainer. auto: bfloat16 on GPU."""
-    checkpointing: bool = False
-    """Recompute activations in the backward pass, layer by layer: less memory, 1/3 more work."""
+    checkpointing: Literal["off", "full", "selective"] = "off"
+    """Recompute activations in the backward pass, layer by layer: less memory, 1/3 more work.
+    selective: attention, the dearest per byte, is kept."""
     tool_parser: str | None = "hermes"
     """The vLLM tool parser that fits the model's way of writing tool calls."""
     reasoning_parser: str | None = None
@@ -230,6 +231,8 @@ class Config:
     """Episodes that run at once."""
     micro_batch_tokens: int = 16384
     """Tree tokens that go through the policy at once: memory against speed, never the gradient."""
+    kernels: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
+    """How the trainer attends. auto: segments on CPU; on GPU triton, or flash without Triton."""
     save_every: int | None = None
     """Save a checkpoint every so many steps, besides the one at the end."""
     runs: Path = Path("runs")

@@ -5,12 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from agentrl.learning.loss import policy_loss
 from agentrl.learning.model import Policy
 from agentrl.learning.packing import pack
 from agentrl.types import Call, Sample
+from kernels.tree_attention.segments import _batches
 
 SIZES = dict(
     vocab_size=97,
@@ -23,6 +25,14 @@ SIZES = dict(
     tie_word_embeddings=True,
 )
 TEMPERATURE = 0.7
+
+
+class CountAttention(TorchDispatchMode):
+    times = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.times += operator.name() == "aten::_scaled_dot_product_flash_attention_for_cpu"
+        return operator(*args, **(kwargs or {}))
 
 
 def language_model(family: str):
@@ -90,14 +100,11 @@ def per_call_gradients(lm, samples) -> list[torch.Tensor]:
     return gradients(lm)
 
 
-def merged_gradients(lm, samples, budget, checkpointing=False) -> list[torch.Tensor]:
-    lm = copy.deepcopy(lm)
-    if checkpointing:
-        lm.gradient_checkpointing_enable({"use_reentrant": False})
-    policy = Policy(lm)
+def merged_gradients(lm, samples, budget, **options) -> list[torch.Tensor]:
+    policy = Policy(copy.deepcopy(lm), **options)
     for micro in pack(samples, budget):
         logprobs = policy(micro, TEMPERATURE)[0][micro.term]
-        loss_sum(logprobs, micro.sampler_logprobs, micro.advantages.double()).backward()
+        loss_sum(logprobs, micro.sampler_logprobs, micro.advantages.to(logprobs.dtype)).backward()
     return gradients(policy)
 
 
@@ -108,12 +115,35 @@ def largest_difference(mine, theirs) -> float:
     )
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 2e-6), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("checkpointing", ["off", "full", "selective"])
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_merged_equals_per_call(family, checkpointing):
-    lm, samples = language_model(family), conversations()
+def test_merged_equals_per_call(family, checkpointing, dtype, tolerance):
+    lm, samples = language_model(family).to(dtype), conversations()
     mine = merged_gradients(lm, samples, budget=10_000, checkpointing=checkpointing)
-    assert largest_difference(mine, per_call_gradients(lm, samples)) < 2e-6
+    assert largest_difference(mine, per_call_gradients(lm, samples)) < tolerance
+
+
+@pytest.mark.parametrize(("checkpointing", "runs"), [("off", 1), ("full", 2), ("selective", 1)])
+def test_selective_checkpointing_attends_once(checkpointing, runs):
+    """Counted below autograd: how often each layer attends in a forward and a backward pass."""
+    with CountAttention() as counted:
+        merged_gradients(
+            language_model("qwen3"), conversations(), 10_000, checkpointing=checkpointing
+        )
+    (micro,) = pack(conversations(), 10_000)
+    batches = len(_batches(micro.plan, torch.float64).batches)
+    assert counted.times == runs * batches * SIZES["num_hidden_layers"]
+
+
+def test_bf16_with_fp32_weights():
+    """Under autocast: gradients in fp32, as close to the exact ones as bf16 can tell."""
+    lm, samples = language_model("qwen3"), conversations()
+    exact = merged_gradients(lm, samples, 10_000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mine = merged_gradients(lm.float(), samples, 10_000)
+    assert {g.dtype for g in mine} == {torch.float32}
+    assert 1e-4 < largest_difference(mine, exact) < 0.1
 
 
 def test_one_micro_batch_equals_many():

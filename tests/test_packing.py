@@ -25,7 +25,7 @@ def test_literal_tree_and_terms():
     assert micro.ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert micro.parent.tolist() == [-1, 0, 1, 2, 3, 4, 2]
     assert micro.depth.tolist() == [0, 1, 2, 3, 4, 5, 3]
-    assert micro.end.tolist() == [7, 7, 7, 6, 6, 6, 7]
+    assert micro.plan.end.tolist() == [7, 7, 7, 6, 6, 6, 7]
     # Token 3 was sampled twice: one tree token, two loss terms. Token 5 is a tool's: none.
     assert micro.trained.tolist() == [2, 3, 5, 6]
     terms = zip(

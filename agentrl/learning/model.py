@@ -6,22 +6,34 @@ sharding hooks on its root see every use of every weight.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
 from agentrl.learning.packing import MicroBatch
 from kernels.logprob import linear_logprob
 from kernels.tree_attention import tree_attention
 
+ATTENTION = {
+    "agentrl::tree_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_flash_attention_forward",
+    "torch_attn::_varlen_attn",
+}
+"""What selective checkpointing keeps: the output of whichever operator attends."""
 
-def _attend(module, query, key, value, attention_mask, *, scaling, tree_end, **_):
+
+def _attend(module, query, key, value, attention_mask, *, scaling, plan, kernels, **_):
     """What transformers calls in every layer; heads come first there, tokens first here."""
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, H or K, D)
-    return tree_attention(q, k, v, tree_end, scaling)[None], None
+    # Under autocast rotary embeddings leave fp32 behind.
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (T, H or K, D)
+    return tree_attention(q, k, v, plan, scaling, kernels)[None], None
 
 
 AttentionInterface.register("agentrl_tree", _attend)
@@ -30,18 +42,21 @@ AttentionInterface.register("agentrl_tree", _attend)
 class Policy(nn.Module):
     """A causal LM that scores token trees."""
 
-    def __init__(self, lm: PreTrainedModel):
+    def __init__(self, lm: PreTrainedModel, *, kernels: str = "auto", checkpointing: str = "off"):
+        """kernels: see ``kernels.tree_attention``. checkpointing: off, full, or selective, which
+        computes all but attention again."""
         super().__init__()
         lm.set_attn_implementation("agentrl_tree")
-        self.lm = lm.train()
+        self.lm, self.kernels = lm.train(), kernels
+        if checkpointing != "off":
+            keep = partial(create_selective_checkpoint_contexts, _keep_attention)
+            how = {"context_fn": keep} if checkpointing == "selective" else {}
+            lm.gradient_checkpointing_enable({"use_reentrant": False, **how})
 
     @classmethod
-    def load(cls, folder: str | Path, *, checkpointing: bool = False) -> "Policy":
+    def load(cls, folder: str | Path, **options: str) -> "Policy":
         """Load a transformers folder or hub name with fp32 weights."""
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        if checkpointing:
-            lm.gradient_checkpointing_enable({"use_reentrant": False})
-        return cls(lm)
+        return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), **options)
 
     def forward(
         self, batch: MicroBatch, temperature: float = 1.0
@@ -51,11 +66,17 @@ class Policy(nn.Module):
             input_ids=batch.ids[None],
             position_ids=batch.depth[None],
             use_cache=False,
-            tree_end=batch.end,
+            plan=batch.plan,
+            kernels=self.kernels,
         ).last_hidden_state[0]  # (T, C)
         # A token was drawn from the state of the token before it.
         drawn_from = hidden[batch.parent[batch.trained]]  # (M, C)
         weight = self.lm.get_output_embeddings().weight
+        device = weight.device.type
+        if torch.is_autocast_enabled(device):
+            drawn_from, weight = (
+                x.to(torch.get_autocast_dtype(device)) for x in (drawn_from, weight)
+            )
         return linear_logprob(drawn_from, weight, batch.ids[batch.trained], temperature)
 
     def tie_weights(self) -> None:
@@ -66,3 +87,8 @@ class Policy(nn.Module):
         """Every weight under its name in a transformers checkpoint, tied ones once."""
         for name, weight in self.lm.named_parameters():
             yield name, weight.detach()
+
+
+def _keep_attention(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    is_attention = operator.name() in ATTENTION
+    return CheckpointPolicy.MUST_SAVE if is_attention else CheckpointPolicy.PREFER_RECOMPUTE

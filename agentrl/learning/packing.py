@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from agentrl.types import Sample
-from kernels.tree import build_tree, cut
+from kernels.tree import TreePlan, build_tree, cut, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class MicroBatch:
     ids: Int[Tensor, " T"]
     depth: Int[Tensor, " T"]
     parent: Int[Tensor, " T"]
-    end: Int[Tensor, " T"]
+    plan: TreePlan
     trained: Int[Tensor, " M"]
     """Tree positions of the tokens whose log-probability is needed, ascending."""
     term: Int[Tensor, " N"]
@@ -61,7 +61,7 @@ def _micro_batch(samples: list[Sample], sequences: list[np.ndarray]) -> MicroBat
         ids=torch.from_numpy(tree.ids).long(),
         depth=torch.from_numpy(tree.depth).long(),
         parent=torch.from_numpy(tree.parent).long(),
-        end=torch.from_numpy(tree.end),
+        plan=plan(tree),
         trained=torch.from_numpy(trained).long(),
         term=torch.from_numpy(term),
         sampler_logprobs=torch.from_numpy(np.concatenate(logprobs).astype(np.float32)),

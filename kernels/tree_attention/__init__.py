@@ -1,23 +1,90 @@
 """Attention over a token tree: every token sees itself and its ancestors."""
 
+import importlib.util
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+import torch
 from torch import Tensor
 
-from kernels.tree_attention.blocked import blocked
+from kernels.tree import TreePlan
 from kernels.tree_attention.reference import reference
+from kernels.tree_attention.segments import segments
+
+Implementation = Literal["reference", "triton", "flash", "segments"]
+
+log = logging.getLogger(__name__)
 
 
-def tree_attention(q: Tensor, k: Tensor, v: Tensor, end: Tensor, scale: float) -> Tensor:
+def tree_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: TreePlan,
+    scale: float | None = None,
+    impl: Literal["auto"] | Implementation = "auto",
+) -> Tensor:
     """Attend from each token to its root path.
 
-    q [T, H, D]; k, v [T, K, D] with H a multiple of K (grouped queries); end [T] as in
-    ``kernels.tree``. Returns [T, H, D]. Raises ValueError when the shapes do not belong together.
+    q [T, H, D]; k, v [T, K, D] with H a multiple of K (grouped queries); plan of the tree that the
+    T tokens are; scale: D ** -0.5 where none is given. Returns [T, H, D]. Raises ValueError where
+    the inputs do not belong together.
     """
+    _check(q, k, v, plan)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return _function(choose(impl, q.device))(q, k, v, plan, scale)
+
+
+def choose(impl: str, device: torch.device) -> Implementation:
+    """What ``auto`` means on a device: segments on a CPU, triton on a GPU, flash without Triton."""
+    if impl != "auto":
+        return impl
+    if device.type == "cpu":
+        return "segments"
+    return _choose_for_gpu()
+
+
+@cache
+def _choose_for_gpu() -> Implementation:
+    if importlib.util.find_spec("triton"):
+        return "triton"
+    log.warning("Triton is not installed: tree attention runs as gathered flash attention instead")
+    return "flash"
+
+
+def _function(impl: str) -> Callable[..., Tensor]:
+    if impl == "triton":
+        from kernels.tree_attention.kernel import triton_attention
+
+        return triton_attention
+    if impl == "flash":
+        from kernels.tree_attention.flash import flash_attention
+
+        return flash_attention
+    return {"reference": reference, "segments": segments}[impl]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan) -> None:
     tokens, heads, dim = q.shape
     if k.shape != v.shape or k.shape[0] != tokens or k.shape[2] != dim or heads % k.shape[1]:
         raise ValueError(f"q {tuple(q.shape)} does not fit k {tuple(k.shape)}, v {tuple(v.shape)}")
-    if end.shape != (tokens,):
-        raise ValueError(f"end {tuple(end.shape)} belongs to another tree than q {tuple(q.shape)}")
-    return blocked(q, k, v, end, scale)
+    if len(plan) != tokens:
+        raise ValueError(f"a plan of {len(plan)} tokens belongs to another tree than {tokens} of q")
+    for what, values in {
+        "dtype": [x.dtype for x in (q, k, v)],
+        "device": [x.device for x in (q, k, v, plan)],
+    }.items():
+        if len(set(values)) > 1:
+            named = ", ".join(map(str, values))
+            raise ValueError(f"q, k, v and the plan must have one {what}, not {named}")
+    for name, x in {"q": q, "k": k, "v": v}.items():
+        if x.stride(-1) != 1:
+            raise ValueError(
+                f"the last axis of {name} has stride {x.stride(-1)}, not 1: "
+                f"give {name}.contiguous()"
+            )
 
 
-__all__ = ["blocked", "reference", "tree_attention"]
+__all__ = ["Implementation", "choose", "reference", "segments", "tree_attention"]

@@ -4,11 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.tree import TreePlan
 
-def reference(q: Tensor, k: Tensor, v: Tensor, end: Tensor, scale: float) -> Tensor:
+
+def reference(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
     """Return softmax(scale * q k^T + mask) v. Shapes as in ``tree_attention``."""
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H or K, T, D)
-    mask = ancestor_mask(end)
+    mask = ancestor_mask(plan.end)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
     return out[0].transpose(0, 1)  # (T, H, D)
 
