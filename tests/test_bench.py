@@ -62,9 +62,9 @@ def test_the_tokens_of_each_workload():
     assert counts == {
         "append-only, 10 turns": [40_000, 6_880, 6_180],
         "append-only, 20 turns": [85_600, 8_080, 7_780],
-        "long shared prompt": [49_920, 25_600, 3_100],
-        "thinking stripped": [33_920, 33_920, 8_040],
-        "two agents": [44_800, 10_880, 7_300],
+        "long shared prompt": [50_240, 25_600, 3_100],
+        "thinking stripped": [29_120, 29_120, 8_120],
+        "two agents": [44_800, 10_880, 6_980],
         "single turn": [11_200, 11_200, 5_600],
     }
 
