@@ -1,5 +1,11 @@
+import os
+
 import pytest
 import torch
+
+# Before anything imports triton: its kernels run on a CPU in its interpreter alone.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from agentrl.learning.tiny import Recipe, make_tiny_model
 
