@@ -45,10 +45,11 @@ def tile_shape(N: int, C: int, V: int, cuda: bool) -> tuple[int, int]:
     """Rows and columns of a tile of logits.
 
     >>> tile_shape(8192, 4096, 151_936, cuda=True), tile_shape(4000, 128, 800, cuda=False)
-    ((8192, 8064), (1024, 896))
+    ((8192, 8064), (2048, 896))
     """
-    # A GPU wants few large products, with 256 MiB a tile; a CPU, what is near its caches.
-    rows, size = (8192, 2**26) if cuda else (1024, 2**22)
+    # A GPU wants few large products, with 256 MiB a tile; a CPU, what is near its caches and yet
+    # worth waking its threads for.
+    rows, size = (8192, 2**26) if cuda else (2048, 2**22)
     rows = max(1, min(rows, N))
     # Of a piece of the vocabulary there are its logits, and its gradient of C columns.
     pieces = max(1, -(-V // max(128, size // max(rows, C))))
