@@ -21,6 +21,7 @@ check: .venv/installed-agents tests/node/node_modules  ## what a commit should p
 
 bench: .venv/installed-agents  ## the kernels against their references, and what a call costs
 	$(BIN)/python -m kernels.tree_attention.bench
+	$(BIN)/python -m kernels.logprob.bench
 	$(BIN)/python -m tests.bench_door
 
 .venv/installed: $(REQUIREMENTS) requirements-dev.txt
