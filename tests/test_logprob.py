@@ -1,7 +1,6 @@
 import math
 import os
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch

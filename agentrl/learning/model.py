@@ -72,11 +72,6 @@ class Policy(nn.Module):
         # A token was drawn from the state of the token before it.
         drawn_from = hidden[batch.parent[batch.trained]]  # (M, C)
         weight = self.lm.get_output_embeddings().weight
-        device = weight.device.type
-        if torch.is_autocast_enabled(device):
-            drawn_from, weight = (
-                x.to(torch.get_autocast_dtype(device)) for x in (drawn_from, weight)
-            )
         return linear_logprob(drawn_from, weight, batch.ids[batch.trained], temperature)
 
     def tie_weights(self) -> None:
