@@ -19,9 +19,11 @@ check: .venv/installed-agents tests/node/node_modules  ## what a commit should p
 	$(BIN)/ruff check .
 	$(BIN)/pytest
 
-bench: .venv/installed-agents  ## the kernels against their references, and what a call costs
+bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, and what a call costs
+	$(BIN)/python -m kernels.tree.bench
 	$(BIN)/python -m kernels.tree_attention.bench
 	$(BIN)/python -m kernels.logprob.bench
+	$(BIN)/python -m agentrl.bench
 	$(BIN)/python -m tests.bench_door
 
 .venv/installed: $(REQUIREMENTS) requirements-dev.txt

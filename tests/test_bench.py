@@ -3,7 +3,7 @@
 import pytest
 
 from agentrl.bench import rows, workloads
-from agentrl.bench.__main__ import Options, Way, gradients, make_model, make_step, operations
+from agentrl.bench.layouts import Options, Way, gradients, make_model, make_step, operations
 from agentrl.types import Call, Sample
 
 

@@ -23,7 +23,7 @@ from kernels.tree_attention import tree_attention
 ATTENTION = {
     "agentrl::tree_attention",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "aten::_flash_attention_forward",
+    "flash_attn::_flash_attn_varlen_forward",
     "torch_attn::_varlen_attn",
 }
 """What selective checkpointing keeps: the output of whichever operator attends."""
