@@ -45,6 +45,7 @@ def main() -> None:
         train_tasks, held_out = find_tasks(config)
         batches = task_batches(train_tasks, config)
         accelerator = make_accelerator(compute_dtype(config))
+        kernels = choose(config.kernels, accelerator.device)
         with startup("model"):
             model_folder = find_model(config, None, display)
     except ValueError as error:
@@ -54,7 +55,6 @@ def main() -> None:
     display.line(f"run: {run.folder}")
     with startup("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
-        kernels = choose(config.kernels, accelerator.device)
         policy = Policy.load(
             model_folder, kernels=kernels, checkpointing=config.model.checkpointing
         )

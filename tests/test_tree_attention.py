@@ -102,6 +102,8 @@ def test_what_does_not_belong_together():
     tree = plan(build_tree([[1, 2, 3], [1, 4, 5]]))
     with pytest.raises(ValueError, match=r"a plan of 4 tokens belongs to another tree than 5 of q"):
         tree_attention(q, k, v, plan(build_tree([[1, 2, 3, 4]])))
+    with pytest.raises(ValueError, match=r"the axes \[T, heads, D\], not \(1, 5, 4, 8\), "):
+        tree_attention(q[None], k, v, tree)
     with pytest.raises(ValueError, match=r"\(5, 4, 8\) does not fit k \(4, 2, 8\)"):
         tree_attention(q, k[:4], v[:4], tree)
     with pytest.raises(ValueError, match=r"one dtype, not torch.float64, torch.float32"):
@@ -110,6 +112,17 @@ def test_what_does_not_belong_together():
         tree_attention(q, k, v, tree.to("meta"))
     with pytest.raises(ValueError, match=r"the last axis of v has stride 2, not 1"):
         tree_attention(q, k, torch.randn(5, 2, 16, dtype=torch.float64)[..., ::2], tree)
+
+
+def test_what_cannot_run_here(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for impl in ("triton", "flash"):
+        with pytest.raises(ValueError, match=f"kernels '{impl}' needs a GPU: use segments"):
+            choose(impl, torch.device("cpu"))
+    with pytest.raises(ValueError, match="kernels 'dense' is none of auto, reference, triton"):
+        choose("dense", torch.device("cpu"))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose("triton", torch.device("cpu")) == "triton"
 
 
 def test_what_auto_means(monkeypatch, caplog):

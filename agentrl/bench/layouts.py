@@ -17,34 +17,29 @@ from agentrl.learning.model import Policy
 from agentrl.learning.packing import pack
 from agentrl.types import Sample
 
-TINY = dict(vocab_size=800, hidden_size=128, intermediate_size=384, num_hidden_layers=4)
-TINY |= dict(num_attention_heads=4, num_key_value_heads=2, head_dim=32)
-QWEN25 = dict(vocab_size=151_936, num_key_value_heads=2, tie_word_embeddings=True)
-SHAPES: dict[str, tuple[type, type, dict]] = {
-    "tiny": (Qwen3ForCausalLM, Qwen3Config, TINY | dict(tie_word_embeddings=True)),
+SHAPES: dict[str, tuple[type, type, dict[str, int]]] = {
+    "tiny": (
+        *(Qwen3ForCausalLM, Qwen3Config),
+        dict(vocab_size=800, hidden_size=128, intermediate_size=384, num_hidden_layers=4)
+        | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=32),
+    ),
     "qwen2.5-0.5b": (
-        Qwen2ForCausalLM,
-        Qwen2Config,
-        QWEN25
-        | dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24)
-        | dict(num_attention_heads=14),
+        *(Qwen2ForCausalLM, Qwen2Config),
+        dict(vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24)
+        | dict(num_attention_heads=14, num_key_value_heads=2),
     ),
     "qwen2.5-1.5b": (
-        Qwen2ForCausalLM,
-        Qwen2Config,
-        QWEN25
-        | dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
-        | dict(num_attention_heads=12),
+        *(Qwen2ForCausalLM, Qwen2Config),
+        dict(vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
+        | dict(num_attention_heads=12, num_key_value_heads=2),
     ),
     "qwen3-0.6b": (
-        Qwen3ForCausalLM,
-        Qwen3Config,
+        *(Qwen3ForCausalLM, Qwen3Config),
         dict(vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28)
-        | dict(num_attention_heads=16, num_key_value_heads=8, head_dim=128)
-        | dict(tie_word_embeddings=True),
+        | dict(num_attention_heads=16, num_key_value_heads=8, head_dim=128),
     ),
 }
-BUDGETS = (2048, 4096, 8192)
+"""All tie their embeddings."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +50,10 @@ class Options:
     kernels: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
     checkpointing: Literal["off", "full", "selective"] = "off"
     repeats: int = 20
+    budgets: tuple[int, ...] = (2048, 4096, 8192)
+    """Micro-batch sizes to choose from."""
+    copies: int = 1
+    """How many times as large the workloads are: 16k tokens or so with 2."""
     workloads: tuple[str, ...] = tuple(workloads.WORKLOADS)
 
 
@@ -70,9 +69,9 @@ class Way:
         return f"{self.layout} {self.budget}"
 
 
-def ways(side: str) -> list[Way]:
+def ways(side: str, budgets: Sequence[int]) -> list[Way]:
     layouts = ("tree",) if side == "C" else ("padded", "packed")
-    return [Way(side, layout, budget) for layout in layouts for budget in BUDGETS]
+    return [Way(side, layout, budget) for layout in layouts for budget in budgets]
 
 
 def make_model(options: Options) -> tuple[nn.Module, Policy, torch.device]:
@@ -80,7 +79,7 @@ def make_model(options: Options) -> tuple[nn.Module, Policy, torch.device]:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model_type, config_type, sizes = SHAPES[options.shape]
-    config = config_type(**sizes, max_position_embeddings=32_768)
+    config = config_type(**sizes, tie_word_embeddings=True, max_position_embeddings=32_768)
     lm = model_type(config).to(device)
     policy = Policy(lm, kernels=options.kernels, checkpointing=options.checkpointing)
     return lm, policy, device
@@ -164,7 +163,7 @@ def peak_mib(name: str, way: Way, options: Options) -> float:
 
 
 def _peak(name: str, way: Way, options: Options) -> float:
-    make_step(way, workloads.make(name), options, make_model(options))()
+    make_step(way, workloads.make(name, options.copies), options, make_model(options))()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     # Not getrusage: its peak is the parent's, where that was higher.

@@ -66,9 +66,10 @@ WORKLOADS: dict[str, Callable[[Numbers], Iterator[list[Sample]]]] = {
 }
 
 
-def make(name: str) -> list[list[Sample]]:
+def make(name: str, copies: int = 1) -> list[list[Sample]]:
     """The episodes of a workload, each its calls in order; the same every time."""
-    return list(WORKLOADS[name](np.random.default_rng(0)))
+    seeds = (np.random.default_rng(seed) for seed in range(copies))
+    return [calls for rng in seeds for calls in WORKLOADS[name](rng)]
 
 
 def _episodes(

@@ -2,9 +2,10 @@
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -38,7 +39,16 @@ def tree_attention(
 
 
 def choose(impl: str, device: torch.device) -> Implementation:
-    """What ``auto`` means on a device: segments on a CPU, triton on a GPU, flash without Triton."""
+    """What ``auto`` means on a device: segments on a CPU, triton on a GPU, flash without Triton.
+
+    Raises ValueError for what is none of them, or cannot run there.
+    """
+    if impl not in ("auto", *get_args(Implementation)):
+        raise ValueError(f"kernels {impl!r} is none of auto, {', '.join(get_args(Implementation))}")
+    # Its interpreter runs on a CPU, at a speed for tests.
+    is_interpreted = impl == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if impl in ("triton", "flash") and device.type == "cpu" and not is_interpreted:
+        raise ValueError(f"kernels {impl!r} needs a GPU: use segments on a CPU, or auto")
     if impl != "auto":
         return impl
     if device.type == "cpu":
@@ -67,6 +77,9 @@ def _function(impl: str) -> Callable[..., Tensor]:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan) -> None:
+    if not q.ndim == k.ndim == v.ndim == 3:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"q, k and v must have the axes [T, heads, D], not {shapes}")
     tokens, heads, dim = q.shape
     if k.shape != v.shape or k.shape[0] != tokens or k.shape[2] != dim or heads % k.shape[1]:
         raise ValueError(f"q {tuple(q.shape)} does not fit k {tuple(k.shape)}, v {tuple(v.shape)}")

@@ -57,6 +57,8 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
+    """All segments of a tree, and where their outputs go."""
+
     batches: list[Batch]
     place: Tensor
     """[T] where the token's output stands in those of all batches, one after the other."""
