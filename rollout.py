@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def _serve_model(config: Config, name: str, folder: str | Path, model, engine_co
         dtype=dtype,
         config=engine_config,
         reasoning_parser=model.reasoning_parser,
+        lockstep=config.deterministic,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return ServedModel(
@@ -109,12 +110,13 @@ def collect(
     step: int,
     group_size: int,
     report: Report,
+    check: Callable[[], None] = lambda: None,
     own_sampling: bool = False,
 ) -> list[Group]:
     """Run group_size episodes of every task, each in a thread of its own, and group them by task.
 
     Always returns an episode for each: those that fail or outlast their time carry their cause.
-    Raises RuntimeError where the engine has stopped.
+    Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
     finished: queue.SimpleQueue[tuple[tuple[int, int], Episode]] = queue.SimpleQueue()
     todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
@@ -124,35 +126,51 @@ def collect(
     def run(place: tuple[int, int]) -> None:
         finished.put((place, _run(tasks[place[0]], place[1], config, *doors[place])))
 
-    while todo or deadlines:
-        serving.engine.raise_if_stopped()
-        while todo and len(deadlines) < config.concurrent_episodes:
-            place = todo.popleft()
-            doors[place] = serving.open(
-                step=step,
-                task_id=tasks[place[0]]["id"],
-                episode=place[1],
-                own_sampling=own_sampling,
+    def start(places: list[tuple[int, int]]) -> None:
+        # All doors before the first thread: in lockstep, the engine waits for all of them.
+        for row, index in places:
+            task_id = tasks[row]["id"]
+            doors[row, index] = serving.open(
+                step=step, task_id=task_id, episode=index, own_sampling=own_sampling
             )
+        for place in places:
             deadlines[place] = time.monotonic() + config.episode_seconds + GRACE_SECONDS
             threading.Thread(target=run, args=(place,), daemon=True).start()
-        try:
-            place, episode = finished.get(timeout=0.1)
-            if deadlines.pop(place, None) is not None:
-                episodes[place] = episode
-                num_failed += not episode.scored
-        except queue.Empty:
-            # A workflow that blocks its thread cannot be stopped, only left behind.
-            for place in [p for p, deadline in deadlines.items() if time.monotonic() > deadline]:
-                episodes[place] = _abandon(tasks[place[0]], place[1], config, doors[place][0])
-                num_failed += 1
-                del deadlines[place]
-        speed = (serving.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
-        report(
-            len(episodes) / total,
-            f"{len(episodes)} done, {len(deadlines)} running, {num_failed} failed, "
-            f"{speed:.0f} tokens/s",
-        )
+
+    over: list[tuple[int, int]] = []
+    try:
+        while todo or deadlines:
+            serving.engine.raise_if_stopped()
+            check()
+            free = min(len(todo), config.concurrent_episodes - len(deadlines))
+            start([todo.popleft() for _ in range(free)])
+            while over:
+                serving.release(doors[over.pop()][0])
+            try:
+                place, episode = finished.get(timeout=0.1)
+                if deadlines.pop(place, None) is not None:
+                    episodes[place] = episode
+                    num_failed += not episode.scored
+                    over.append(place)
+            except queue.Empty:
+                # A workflow that blocks its thread cannot be stopped, only left behind.
+                now = time.monotonic()
+                for place in [p for p, deadline in deadlines.items() if now > deadline]:
+                    episodes[place] = _abandon(tasks[place[0]], place[1], config, doors[place][0])
+                    num_failed += 1
+                    over.append(place)
+                    del deadlines[place]
+            speed = (serving.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
+            report(
+                len(episodes) / total,
+                f"{len(episodes)} done, {len(deadlines)} running, {num_failed} failed, "
+                f"{speed:.0f} tokens/s",
+            )
+    finally:
+        for place in deadlines:
+            doors[place][0].close()
+        for place in (*over, *deadlines):
+            serving.release(doors[place][0])
     return [
         Group(task, tuple(episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
@@ -179,17 +197,27 @@ def _abandon(task: Task, index: int, config: Config, model) -> Episode:
     return failed(task, index, model.calls, "timeout", cause)
 
 
-def evaluate(tasks: Sequence[Task], config: Config, serving, report: Report) -> dict[str, float]:
-    """Measures of one episode of each task, drawn with the same seeds each time."""
-    groups = collect(
+def evaluate(
+    tasks: Sequence[Task],
+    config: Config,
+    serving,
+    report: Report,
+    check: Callable[[], None] = lambda: None,
+) -> list[Group]:
+    """One episode of each task, drawn with the same seeds each time."""
+    return collect(
         tasks,
         config,
         serving,
         step=EVALUATION,
         group_size=1,
         report=report,
+        check=check,
         own_sampling=config.eval.sampling == "agent",
     )
+
+
+def evaluation_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
 
 
@@ -268,7 +296,7 @@ def main() -> None:
         serving = serve(config, folder)
     with display.phase("episodes") as report:
         if flags.evaluate:
-            metrics = evaluate(held_out, config, serving, report)
+            metrics = evaluation_metrics(evaluate(held_out, config, serving, report))
         else:
             tasks = held_out[: flags.num_tasks]
             groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)

@@ -2,7 +2,9 @@
 
     accelerate launch train.py --exp gsm8k_offline
     accelerate launch train.py --exp gsm8k --steps 200 --optim.lr 2e-6
+    accelerate launch --use_fsdp --fsdp_version 2 --num_processes 8 train.py --exp gsm8k
     python train.py --exp path/to/my_experiment.py
+    python train.py --exp gsm8k --resume runs/gsm8k/20261121-120000
 
 Differences from GRPO as published (arXiv 2402.03300): no reference model and no KL term; the loss
 is the mean over all trained tokens of the batch, not of each episode; one optimizer step per batch,
@@ -10,50 +12,72 @@ so that it is strictly on-policy; all calls of a batch are merged into token tre
 is computed once.
 """
 
+import argparse
 import math
+import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
 
 from agentrl.agents.workflow import check_signatures
 from agentrl.config import Config, parse, to_json
+from agentrl.interruption import Interrupted, Interruption
 from agentrl.learning import checkpoint
 from agentrl.learning.advantages import trainable
-from agentrl.learning.distributed import make_accelerator
+from agentrl.learning.checkpoint import CheckpointError
+from agentrl.learning.distributed import RankLost, Ranks
 from agentrl.learning.loss import policy_loss
 from agentrl.learning.model import Policy
-from agentrl.learning.packing import pack
+from agentrl.learning.packing import deal, pack
 from agentrl.learning.probe import probe_gap
-from agentrl.types import Group, Task
+from agentrl.types import EngineStopped, Group, Task
 from agentrl.watch import report, rollouts
 from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
 from agentrl.watch.run import Run
 from kernels.tree_attention import choose
-from rollout import collect, compute_dtype, evaluate, find_model, find_tasks, serve
+from rollout import (
+    collect,
+    compute_dtype,
+    evaluate,
+    evaluation_metrics,
+    find_model,
+    find_tasks,
+    serve,
+)
 
 
 def main() -> None:
-    name, config, flags = parse(sys.argv[1:], "Train the model behind an agent.")
-    display, startup = Display(), Clock()
-    try:
+    name, config, flags = parse(sys.argv[1:], "Train the model behind an agent.", add_flags)
+    interruption = Interruption()
+    interruption.listen()
+    ranks = Ranks(compute_dtype(config), interruption, config.wait_seconds)
+    with ending_in_a_sentence(ranks):
+        train(name, config, flags.resume, ranks)
+
+
+def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) -> None:
+    """Every step from where the run is to its last. Interrupted, it saves where it came to."""
+    display, whole = Display(silent=not ranks.is_first), Clock()
+    with what_was_typed():
         check_signatures(config.workflow, config.judge)
         train_tasks, held_out = find_tasks(config)
         batches = task_batches(train_tasks, config)
-        accelerator = make_accelerator(compute_dtype(config))
-        kernels = choose(config.kernels, accelerator.device)
-        with startup("model"):
-            model_folder = find_model(config, None, display)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+        kernels = choose(config.kernels, ranks.device)
+        if config.deterministic:
+            compute_repeatably()
+        run, resumed = open_run(resume, experiment, config, ranks, display)
+        with whole("model"):
+            model_folder = resumed or find_model_once(config, ranks, display)
 
-    run = Run(config.runs, name, to_json(config))
-    display.line(f"run: {run.folder}")
-    with startup("load"), display.phase("loading"), quiet():
+    with whole("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
         policy = Policy.load(
             model_folder, kernels=kernels, checkpointing=config.model.checkpointing
@@ -64,91 +88,201 @@ def main() -> None:
             betas=config.optim.betas,
             weight_decay=config.optim.weight_decay,
         )
-        policy, optimizer = accelerator.prepare(policy, optimizer)
+        policy, optimizer = ranks.prepare(policy, optimizer)
         serving = serve(config, model_folder)
+        # Last: vLLM seeds every generator when it starts.
+        lost = checkpoint.load(resumed, policy, optimizer, ranks) if resumed else None
     display.line(f"kernels: {kernels}")
+    if lost:
+        display.line(f"warning: {lost}")
     engine, temperature = serving.engine, config.sampling.temperature
+    done = checkpoint.step_of(resumed) if resumed else -1
+    random_state = checkpoint.get_random_state()
 
-    for step in range(len(batches) + 1):
-        clock = Clock()
-        metrics = {"step": step}
-        if step > 0:
-            # Episodes: the engine samples, the workflow acts, the judge scores.
-            with clock("rollout"), display.phase("episodes") as progress:
-                groups = collect(
-                    batches[step - 1],
-                    config,
-                    serving,
-                    step=step,
-                    group_size=config.group_size,
-                    report=progress,
-                )
-            metrics |= episode_metrics(groups)
-            if step == 1:
-                check_trained_agents(groups, config.trained_agents, display)
-            engine.sleep()
+    def save() -> None:
+        folder = run.checkpoints / f"step-{done:05d}"
+        if done >= 0 and not folder.exists():
+            with whole("save"), quiet():
+                checkpoint.save(folder, policy, optimizer, tokenizer, ranks, random_state)
+            if config.keep_last and ranks.is_first:
+                checkpoint.prune(run.checkpoints, config.keep_last, run.best_step)
 
-            # Gradient: every call of the batch, merged into trees, and one loss term a sampled
-            # token.
-            with clock("train"), display.phase("training") as progress:
-                samples = trainable(config.advantages(groups), config.trained_agents)
-                micro_batches = pack(samples, config.micro_batch_tokens)
-                num_terms = sum(len(micro.term) for micro in micro_batches)
-                tally = Tally(num_terms)
-                for i, micro in enumerate(micro_batches):
-                    micro = micro.to(accelerator.device)
-                    trained_logprobs, entropies = policy(micro, temperature)  # (M,)
-                    logprobs = trained_logprobs[micro.term]  # (N,)
-                    terms = policy_loss(
-                        logprobs,
-                        micro.sampler_logprobs,
-                        micro.advantages,
-                        clip_low=config.loss.clip_low,
-                        clip_high=config.loss.clip_high,
-                        correction_cap=config.loss.correction_cap,
+    try:
+        for step in range(done + 1, len(batches) + 1):
+            clock = Clock()
+            metrics = {"step": step}
+            if step > 0:
+                # Episodes: the engine samples, the workflow acts, the judge scores.
+                with clock("rollout"), display.phase("episodes") as progress:
+                    own_groups = collect(
+                        ranks.share(batches[step - 1]),
+                        config,
+                        serving,
+                        step=step,
+                        group_size=config.group_size,
+                        report=progress,
+                        check=ranks.check,
                     )
-                    accelerator.backward(terms.loss.sum() / num_terms)
-                    tally.add(terms, logprobs, micro.sampler_logprobs, entropies[micro.term])
-                    progress((i + 1) / len(micro_batches), f"{len(micro_batches)} trees")
-                grad_norm = accelerator.clip_grad_norm_(
-                    policy.parameters(), config.optim.max_grad_norm
-                )
-                for group in optimizer.param_groups:
-                    group["lr"] = config.optim.rate(step, len(batches))
-                # Without a difference in rewards there is nothing to learn, and AdamW would still
-                # move.
-                degenerate = all(sample.advantage == 0 for sample in samples)
-                if not degenerate:
-                    optimizer.step()
-                optimizer.zero_grad()
-            metrics |= token_metrics(groups, samples, sum(len(m.ids) for m in micro_batches))
-            metrics |= tally.metrics()
-            metrics |= {"grad_norm": grad_norm.item(), "lr": group["lr"], "degenerate": degenerate}
-            rollouts.save(run.rollouts, step, groups, samples)
+                    groups = ranks.gather(portable(own_groups), "episodes")
+                metrics |= episode_metrics(groups)
+                if step == 1:
+                    check_trained_agents(groups, config.trained_agents, display)
+                engine.sleep()
 
-        # Push: the engine samples the next batch from exactly these weights.
-        with clock("sync"):
-            engine.wake()
-            sampler_probe = engine.sync(accelerator.unwrap_model(policy).weights())
-            metrics["gap/probe"] = probe_gap(policy, engine.probe, sampler_probe)
+                # Gradient: every call of the batch, merged into trees, and one loss term a sampled
+                # token.
+                with clock("train"), display.phase("training") as progress:
+                    samples = trainable(config.advantages(groups), config.trained_agents)
+                    micro_batches = pack(samples, config.micro_batch_tokens)
+                    num_terms = sum(len(micro.term) for micro in micro_batches)
+                    own_micro_batches = deal(micro_batches, ranks.rank, ranks.size)
+                    tally = Tally()
+                    for i, micro in enumerate(own_micro_batches):
+                        ranks.check_in_step()
+                        micro = micro.to(ranks.device)
+                        trained_logprobs, entropies = policy(micro, temperature)  # (M,)
+                        logprobs = trained_logprobs[micro.term]  # (N,)
+                        terms = policy_loss(
+                            logprobs,
+                            micro.sampler_logprobs,
+                            micro.advantages,
+                            clip_low=config.loss.clip_low,
+                            clip_high=config.loss.clip_high,
+                            correction_cap=config.loss.correction_cap,
+                        )
+                        ranks.backward(terms.loss.sum() / num_terms)
+                        tally.add(terms, logprobs, micro.sampler_logprobs, entropies[micro.term])
+                        progress((i + 1) / len(own_micro_batches), f"{len(micro_batches)} trees")
+                    tallies = ranks.gather([tally], "gradients")
+                    grad_norm = ranks.clip(policy, config.optim.max_grad_norm)
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.optim.rate(step, len(batches))
+                    # Without a difference in rewards there is nothing to learn, and AdamW would
+                    # still move.
+                    degenerate = all(sample.advantage == 0 for sample in samples)
+                    if not degenerate:
+                        optimizer.step()
+                    optimizer.zero_grad()
+                metrics |= token_metrics(groups, samples, sum(len(m.ids) for m in micro_batches))
+                metrics |= Tally.metrics(tallies)
+                metrics |= {"grad_norm": grad_norm, "lr": group["lr"], "degenerate": degenerate}
+                if ranks.is_first:
+                    rollouts.save(run.rollouts, step, groups, samples)
 
-        is_last = step == len(batches)
-        if config.eval.every and (step % config.eval.every == 0 or is_last):
-            with clock("eval"), display.phase("evaluation") as progress:
-                metrics |= evaluate(held_out, config, serving, progress)
-            if step == 0 and "eval/success" not in metrics:
-                sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
-        if is_last or (config.save_every and step and step % config.save_every == 0):
-            with clock("save"), quiet():
-                folder = run.checkpoints / f"step-{step:05d}"
-                checkpoint.save(accelerator.unwrap_model(policy), tokenizer, folder)
-        metrics |= clock.metrics()
-        run.log(metrics)
-        if "eval/success" in metrics:
-            run.draw_curve()
-        display.line(report.step_line(run.rows, len(batches)))
+            # Push: the engine samples the next batch from exactly these weights.
+            with clock("sync"):
+                engine.wake()
+                sampler_probe = engine.sync(policy.weights())
+                metrics["gap/probe"] = probe_gap(policy, engine.probe, sampler_probe)
+
+            is_last = step == len(batches)
+            if config.eval.every and (step % config.eval.every == 0 or is_last):
+                with clock("eval"), display.phase("evaluation") as progress:
+                    share = ranks.share(held_out)
+                    own_groups = evaluate(share, config, serving, progress, ranks.check)
+                    groups = ranks.gather(portable(own_groups), "evaluation")
+                metrics |= evaluation_metrics(groups)
+                if step == 0 and "eval/success" not in metrics:
+                    sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
+            metrics |= clock.metrics()
+            run.log(metrics)
+            done, random_state = step, checkpoint.get_random_state()
+            if is_last or (config.save_every and step and step % config.save_every == 0):
+                save()
+            if "eval/success" in metrics:
+                run.draw_curve()
+            display.line(report.step_line(run.rows, len(batches)))
+    except Interrupted as signal:
+        save()
+        display.line(f"{signal} after step {done}: go on with --resume {run.folder}")
+        raise
     run.draw_curve()
-    report.summary(display, flags.exp, run, startup)
+    report.summary(display, experiment, run, whole)
+
+
+@contextmanager
+def ending_in_a_sentence(ranks: Ranks) -> Iterator[None]:
+    """What a person caused is told without a traceback; peers, who may wait, hear of any end."""
+    go_on = "the last checkpoint is whole: go on from it with --resume and the run's folder"
+    try:
+        yield
+    except Interrupted as signal:
+        sys.exit(128 + signal.number)
+    except CannotStart as error:
+        ranks.fail(str(error))
+        sys.exit(f"error: {error}")
+    except (CheckpointError, EngineStopped, RankLost) as error:
+        ranks.fail(str(error))
+        sys.exit(f"error: {error}; {go_on}")
+    except BaseException as error:
+        ranks.fail(f"{type(error).__name__}: {error}")
+        raise
+
+
+class CannotStart(Exception):
+    """Something that was typed, or that it names, cannot be used."""
+
+
+@contextmanager
+def what_was_typed() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder"
+    )
+
+
+def open_run(
+    resume: Path | None, experiment: str, config: Config, ranks: Ranks, display: Display
+) -> tuple[Run, Path | None]:
+    """A new run, or the one to resume with its newest checkpoint; the same on every rank."""
+    if resume is None:
+        made = []
+        if ranks.is_first:
+            made = [Run.create(config.runs, experiment, to_json(config)).folder]
+        run = Run(ranks.gather(made, "run's folder")[0], writes=ranks.is_first)
+        display.line(f"run: {run.folder}")
+        return run, None
+    run = Run.reopen(resume, experiment, writes=ranks.is_first)
+    resumed = checkpoint.newest(run.checkpoints)
+    step = checkpoint.step_of(resumed) if resumed else None
+    ranks.wait("resume")
+    changed = run.go_on(step, to_json(config))
+    display.line(f"run: {run.folder}, {f'after step {step}' if resumed else 'from the start'}")
+    for name, (before, now) in changed.items():
+        display.line(f"warning: {name} was {before} and is {now} from here on")
+    return run, resumed
+
+
+def find_model_once(config: Config, ranks: Ranks, display: Display) -> str | Path:
+    """Where the model has to be made, one process of a host does it, and the others wait."""
+    if ranks.is_first_of_host:
+        folder = find_model(config, None, display)
+    ranks.wait("model")
+    return folder if ranks.is_first_of_host else find_model(config, None, display)
+
+
+def compute_repeatably() -> None:
+    """One thread, and no kernel whose result depends on timing."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
+def portable(groups: Sequence[Group]) -> list[Group]:
+    """Without what may be anything and stays on its rank: responses and metadata.
+
+    Only judges read them.
+    """
+    return [
+        replace(g, episodes=tuple(replace(e, response=None, metadata={}) for e in g.episodes))
+        for g in groups
+    ]
 
 
 def check_trained_agents(

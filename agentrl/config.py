@@ -234,7 +234,15 @@ class Config:
     kernels: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
     """How the trainer attends. auto: segments on CPU; on GPU triton, or flash without Triton."""
     save_every: int | None = None
-    """Save a checkpoint every so many steps, besides the one at the end."""
+    """Save a checkpoint every so many steps, besides the ones at the end and when interrupted."""
+    keep_last: int | None = None
+    """Keep so many of the last checkpoints, and the one that did best on held-out tasks. Absent:
+    all."""
+    deterministic: bool = False
+    """Repeat bit for bit, and resume so: the engine steps only while every episode waits for it,
+    and one thread computes. Slower."""
+    wait_seconds: float = 1800.0
+    """How long ranks wait for one another, before they say who is missing and end."""
     runs: Path = Path("runs")
     """Where runs/<experiment>/<time>/ is made."""
 
@@ -252,7 +260,7 @@ class Config:
     def __post_init__(self):
         for name in ("tasks_per_step", "micro_batch_tokens", "concurrent_episodes"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "give at least 1")
-        for name in ("steps", "epochs", "save_every"):
+        for name in ("steps", "epochs", "save_every", "keep_last"):
             value = getattr(self, name)
             _check(value is None or value > 0, name, value, "give at least 1")
         _check(
@@ -266,6 +274,12 @@ class Config:
             "trained_agents",
             "empty",
             "name at least one agent, or leave it out to train all",
+        )
+        _check(
+            not (self.deterministic and self.auxiliary_models),
+            "deterministic",
+            self.deterministic,
+            "what auxiliary models answer, and when, cannot be repeated: leave one of them out",
         )
         _check(
             self.model.path is not None or self.make_model is not None,

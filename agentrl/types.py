@@ -122,3 +122,7 @@ class Sample:
 
     call: Call
     advantage: float
+
+
+class EngineStopped(RuntimeError):
+    """The engine's thread has ended: nothing can be drawn any more."""

@@ -22,6 +22,11 @@ class SpyEngine(Engine):
         self.next: list[Completion] = []
         self.samplings = []
 
+    def enter(self, episode):
+        pass
+
+    leave = enter
+
     def submit(self, prompt_ids, sampling):
         done = Future()
         completion = self.next.pop(0)

@@ -16,7 +16,7 @@ from tests.test_workflow import ScriptedModel
 
 class ScriptedServing:
     def __init__(self):
-        self.num_tokens, self.doors, self.engine = 0, [], self
+        self.num_tokens, self.doors, self.released, self.engine = 0, [], [], self
 
     def raise_if_stopped(self):
         pass
@@ -24,6 +24,9 @@ class ScriptedServing:
     def open(self, *, step, task_id, episode, own_sampling):
         self.doors.append(ScriptedModel())
         return self.doors[-1], {}
+
+    def release(self, model):
+        self.released.append(model)
 
 
 def tasks(count: int) -> list[dict]:
@@ -44,6 +47,7 @@ def collect(workflow, num_tasks, group_size, **overrides):
         report=lambda share, note: reports.append((share, note)),
     )
     assert all(door.closed for door in serving.doors)
+    assert sorted(map(id, serving.released)) == sorted(map(id, serving.doors))
     assert reports[-1][0] == 1.0
     return groups
 

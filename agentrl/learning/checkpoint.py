@@ -1,19 +1,172 @@
-"""Checkpoints: transformers folders, which transformers and vLLM load as they are."""
+"""Checkpoints: transformers folders, which transformers and vLLM load as they are.
 
+    checkpoints/step-00012/
+      config.json, model.safetensors, tokenizer.json, ...
+      resume/            what going on from here needs besides: AdamW's moments, each rank's shard
+                         (torch.distributed.checkpoint), and the random state of each rank
+
+A checkpoint appears under its name only when all of it is on the disk: it is written beside,
+synced, and renamed. Whatever happens meanwhile, the one before it stays as it was.
+"""
+
+import os
+import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from transformers import PreTrainedTokenizerBase
 
+from agentrl.learning.distributed import RankLost, Ranks
 from agentrl.learning.model import Policy
 
+RESUME = "resume"
 
-def save(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
-    """Write the policy and its tokenizer; the folder appears only when it is whole."""
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written."""
+
+
+def save(
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks,
+    random_state: dict[str, Any],
+) -> Path:
+    """Write a checkpoint, all ranks together.
+
+    random_state: what ``get_random_state`` returned when the step ended. Raises CheckpointError, in
+    one sentence, where it cannot be written; nothing of it is left then.
+    """
     unfinished = folder.with_name(f".{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    policy.lm.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with _cleared_on_failure(unfinished, folder):
+        if ranks.is_first:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            (unfinished / RESUME).mkdir(parents=True)
+        ranks.wait("checkpoint folder")
+        _save_weights(unfinished, policy, tokenizer, ranks)
+        dcp.save(
+            {"optimizer": get_optimizer_state_dict(policy, optimizer)},
+            checkpoint_id=unfinished / RESUME,
+            no_dist=ranks.size == 1,
+        )
+        torch.save(random_state, unfinished / RESUME / f"rank-{ranks.rank}.pt")
+        ranks.wait("checkpoint files")
+        if ranks.is_first:
+            _sync(unfinished)
+            unfinished.rename(folder)
+            _sync_entry(folder.parent)
+        ranks.wait("checkpoint")
     return folder
+
+
+def load(
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> str | None:
+    """Put back what ``save`` wrote besides the weights, which ``Policy.load`` reads.
+
+    The number of ranks may be another one: the optimizer's shards are dealt anew. Returns a
+    sentence about what cannot go on as it was then.
+    """
+    state = {"optimizer": get_optimizer_state_dict(policy, optimizer)}
+    dcp.load(state, checkpoint_id=folder / RESUME, no_dist=ranks.size == 1)
+    set_optimizer_state_dict(policy, optimizer, state["optimizer"])
+    saved = len(list((folder / RESUME).glob("rank-*.pt")))
+    if saved == ranks.size:
+        own = folder / RESUME / f"rank-{ranks.rank}.pt"
+        # The states of random and numpy are tuples, which torch's safe loading knows.
+        set_random_state(torch.load(own, weights_only=False))
+        return None
+    return (
+        f"the checkpoint is of {saved} ranks and this run has {ranks.size}: random states start "
+        "afresh, and sums are rounded in another order"
+    )
+
+
+def get_random_state() -> dict[str, Any]:
+    """The state of every generator that a step may draw from."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def newest(checkpoints: Path) -> Path | None:
+    """The checkpoint of the highest step, if there is one."""
+    return max(checkpoints.glob("step-*"), default=None)
+
+
+def step_of(folder: Path) -> int:
+    """
+    >>> step_of(Path("checkpoints/step-00012"))
+    12
+    """
+    return int(folder.name.removeprefix("step-"))
+
+
+def prune(checkpoints: Path, keep_last: int, best_step: int | None) -> None:
+    """Delete all but the last few, and the best."""
+    folders = sorted(checkpoints.glob("step-*"))
+    for folder in folders[:-keep_last]:
+        if step_of(folder) != best_step:
+            shutil.rmtree(folder)
+
+
+def _save_weights(
+    folder: Path, policy: Policy, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
+) -> None:
+    # Every rank brings its shards of every weight; the first one keeps the whole.
+    weights = {name: w.cpu() for name, w in policy.weights() if ranks.is_first}
+    if ranks.is_first:
+        policy.lm.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _cleared_on_failure(unfinished: Path, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except RankLost:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    # Each library has an error of its own for a disk that is full.
+    except (Exception, dcp.CheckpointException) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        cause = error
+        if isinstance(error, dcp.CheckpointException):
+            cause = next(failure for failure, _ in error.failures.values())
+        raise CheckpointError(f"{folder} could not be written ({cause})") from error
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync_entry(path)
+
+
+def _sync_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
@@ -79,9 +80,13 @@ class Policy(nn.Module):
         self.lm.tie_weights()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight under its name in a transformers checkpoint, tied ones once."""
+        """Every weight, whole, under its name in a transformers checkpoint; tied ones once.
+
+        Where the weights are sharded, all ranks iterate together.
+        """
         for name, weight in self.lm.named_parameters():
-            yield name, weight.detach()
+            whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield name, whole.detach()
 
 
 def _keep_attention(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -6,14 +6,14 @@ clipping and weights stay exact however much is shared.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agentrl.types import Sample
+from agentrl.types import Call, Sample
 from kernels.tree import TreePlan, build_tree, cut, plan
 
 
@@ -46,6 +46,26 @@ def pack(samples: Sequence[Sample], budget: int) -> list[MicroBatch]:
         _micro_batch([samples[s] for s in piece], [sequences[s] for s in piece])
         for piece in cut(sequences, budget)
     ]
+
+
+def deal(micro_batches: Sequence[MicroBatch], rank: int, size: int) -> list[MicroBatch]:
+    """One rank's micro-batches: every size-th. Each rank gets as many, if need be an idle one.
+
+    An idle micro-batch has no loss terms: its gradient is zero, and its collectives are those of
+    any other.
+    """
+    mine = list(micro_batches[rank::size])
+    most = -(-len(micro_batches) // size)
+    return [*mine, *[_idle()] * (most - len(mine))]
+
+
+def _idle() -> MicroBatch:
+    call = Call(prompt_ids=[0], completion_ids=[0], logprobs=[0.0])
+    micro = _micro_batch([Sample(call, 0.0)], [np.asarray(call.ids, np.int32)])
+    nothing = {
+        name: getattr(micro, name)[:0] for name in ("term", "sampler_logprobs", "advantages")
+    }
+    return replace(micro, **nothing)
 
 
 def _micro_batch(samples: list[Sample], sequences: list[np.ndarray]) -> MicroBatch:

@@ -103,6 +103,11 @@ class Model(RemoteModel):
         return tuple(self._session.calls)
 
     @property
+    def place(self) -> tuple:
+        """Run seed, step, task and episode."""
+        return self._session.seed
+
+    @property
     def context_full(self) -> bool:
         return self._session.context_full
 
@@ -153,7 +158,12 @@ class Serving:
             else:
                 auxiliary[name] = model()
         session = Session(place, own_sampling=own_sampling, companions=companions)
+        self.engine.enter(place)
         return Model(self.endpoint, self.policy, session), auxiliary
+
+    def release(self, model: Model) -> None:
+        """The engine waits no more for an episode that is over, once others have its place."""
+        self.engine.leave(model.place)
 
     def close(self) -> None:
         """Stop the HTTP server and the engines."""

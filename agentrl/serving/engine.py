@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from agentrl.config import EngineConfig
+from agentrl.types import EngineStopped
 
 # vLLM reads these when it is imported.
 for _name, _value in {
@@ -51,6 +53,8 @@ class Sampling:
     """How many alternatives to report for each token."""
     grammar: Any = None
     """vLLM's StructuredOutputsParams: draw only what these allow."""
+    place: tuple = ()
+    """Whose call it is, and which of that episode's: what lockstep goes by."""
     others: Mapping[str, Any] = field(default_factory=dict)
     """top_p, top_k, penalties, ...: never in training, where they would bias the ratio."""
 
@@ -81,13 +85,18 @@ class Engine:
         dtype: str,
         config: EngineConfig,
         reasoning_parser: str | None = None,
+        lockstep: bool = False,
     ):
+        """lockstep: batches, and so bits, do not depend on threads. The engine steps only while
+        every live episode waits for it, and admits calls in the order of their places.
+        """
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
         # Slow to import, and only needed where an engine is.
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._on_gpu = torch.cuda.is_available()
+        self._device = torch.cuda.current_device() if self._on_gpu else None
         args = EngineArgs(
             model=str(folder),
             dtype=dtype,
@@ -102,6 +111,8 @@ class Engine:
             # Log-probs of the distribution that was drawn from, temperature included.
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
+            # One engine a rank, in the group that is there.
+            **({"distributed_executor_backend": "external_launcher"} if _several_ranks() else {}),
             # Nothing may be in flight when the last call has returned and weights are to change.
             async_scheduling=False,
             use_tqdm_on_load=False,
@@ -112,6 +123,7 @@ class Engine:
         self._probe = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).tolist()
         self._numbers = itertools.count()
         self._waiting: dict[str, tuple[Future, Callable]] = {}
+        self._lockstep = _Lockstep() if lockstep else None
         self._commands: queue.SimpleQueue[tuple[Future, Callable] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._stepper = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -140,7 +152,17 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             **sampling.others,
         )
-        return self._submit(prompt_ids, params, _completion)
+        return self._submit(prompt_ids, params, _completion, sampling.place)
+
+    def enter(self, episode: tuple) -> None:
+        """In lockstep: from now on wait for this episode's calls."""
+        if self._lockstep:
+            self._tell(lambda: self._enter(episode))
+
+    def leave(self, episode: tuple) -> None:
+        """In lockstep: it is over, and whoever takes its place has entered."""
+        if self._lockstep:
+            self._tell(lambda: self._lockstep.live.discard(episode))
 
     def score(self, ids: list[int]) -> list[float]:
         """Log-probabilities at temperature 1 of ``ids[1:]``, each given all before it."""
@@ -174,9 +196,9 @@ class Engine:
         self._llm.engine_core.shutdown()
 
     def raise_if_stopped(self) -> None:
-        """Raise RuntimeError where the stepper thread has ended: nothing can be drawn any more."""
+        """Raise EngineStopped where the stepper thread has ended."""
         if self._failure is not None:
-            raise RuntimeError(f"the engine has stopped: {self._failure!r}")
+            raise self._stopped()
 
     # Below: how work gets onto the stepper thread, and what it does there. A command comes with the
     # future that it resolves, so that nobody waits for a thread that has ended.
@@ -187,7 +209,19 @@ class Engine:
         self._fail_if_stopped()
         return done.result()
 
-    def _submit(self, prompt_ids: list[int], params: Any, read: Callable[[Any], Any]) -> Future:
+    def _tell(self, command: Callable[[], None]) -> None:
+        """Queue what nobody waits for."""
+        self._commands.put((Future(), command))
+
+    def _enter(self, episode: tuple) -> None:
+        # What an earlier batch has cached may be computed here, or not be: bits would tell.
+        if not self._lockstep.live:
+            self._llm.reset_prefix_cache()
+        self._lockstep.live.add(episode)
+
+    def _submit(
+        self, prompt_ids: list[int], params: Any, read: Callable[[Any], Any], place: tuple = ()
+    ) -> Future:
         """Queue a request; its future resolves to what ``read`` makes of vLLM's output."""
         from vllm.exceptions import VLLMValidationError
         from vllm.inputs.engine import tokens_input
@@ -200,11 +234,14 @@ class Engine:
             except VLLMValidationError as error:
                 raise ValueError(str(error)) from error
             self._waiting[number] = done, read
-            done.add_done_callback(
-                lambda _: self._commands.put((Future(), lambda: self._abort(number, request_id)))
-            )
+            done.add_done_callback(lambda _: self._tell(lambda: self._abort(number, request_id)))
 
-        self._commands.put((done, add))
+        def hold() -> None:
+            self._lockstep.hold(place, done, add)
+            # Whoever is cancelled waits no more, and the others may go on.
+            done.add_done_callback(lambda _: self._tell(lambda: None))
+
+        self._commands.put((done, hold if self._lockstep and place else add))
         self._fail_if_stopped()
         return done
 
@@ -215,6 +252,9 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            if self._on_gpu:
+                # A thread starts on the first GPU, whichever its process has.
+                torch.cuda.set_device(self._device)
             while self._obey():
                 with _turn():
                     outputs = self._llm.step()
@@ -233,19 +273,30 @@ class Engine:
         """Carry out queued commands, waiting for one if there is nothing to step; False: stop."""
         while True:
             try:
-                entry = self._commands.get(block=not self._llm.has_unfinished_requests())
+                entry = self._commands.get(block=not self._may_step())
             except queue.Empty:
                 return True
             if entry is None:
                 return False
-            done, command = entry
-            if not done.cancelled():
-                try:
-                    with _turn():
-                        command()
-                except Exception as error:
-                    with suppress(InvalidStateError):
-                        done.set_exception(error)
+            self._carry_out(*entry)
+
+    def _may_step(self) -> bool:
+        if self._lockstep:
+            if not self._lockstep.everyone_waits():
+                return False
+            for done, add in self._lockstep.admit():
+                self._carry_out(done, add)
+        return self._llm.has_unfinished_requests()
+
+    def _carry_out(self, done: Future, command: Callable[[], None]) -> None:
+        if done.cancelled():
+            return
+        try:
+            with _turn():
+                command()
+        except Exception as error:
+            with suppress(InvalidStateError):
+                done.set_exception(error)
 
     def _fail_if_stopped(self) -> None:
         """Fail whatever waits for a stepper that has ended. Whoever queues comes by here after."""
@@ -255,10 +306,14 @@ class Engine:
         with suppress(queue.Empty):
             while True:
                 entries.append(self._commands.get_nowait())
-        waiting = [done for done, _ in (*self._waiting.values(), *filter(None, entries))]
+        held = self._lockstep.admit() if self._lockstep else []
+        waiting = [done for done, _ in (*self._waiting.values(), *held, *filter(None, entries))]
         for done in waiting:
             with suppress(InvalidStateError):
-                done.set_exception(RuntimeError(f"the engine has stopped: {self._failure!r}"))
+                done.set_exception(self._stopped())
+
+    def _stopped(self) -> EngineStopped:
+        return EngineStopped(f"the engine has stopped: {self._failure!r}")
 
     def _load(self, weights: list[tuple[str, Tensor]]) -> None:
         if self._llm.has_unfinished_requests():
@@ -270,6 +325,28 @@ class Engine:
         self._llm.apply_model(_refresh_head)
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache, which belongs to the old weights")
+
+
+class _Lockstep:
+    """Which episodes live, and the calls of theirs that are not with vLLM yet, or not done."""
+
+    def __init__(self) -> None:
+        self.live: set[tuple] = set()
+        self._held: list[tuple[tuple, Future, Callable[[], None]]] = []
+        self._unfinished: dict[Future, tuple] = {}
+
+    def hold(self, place: tuple, done: Future, add: Callable[[], None]) -> None:
+        self._held.append((place, done, add))
+        self._unfinished[done] = place[0]
+
+    def everyone_waits(self) -> bool:
+        self._unfinished = {d: episode for d, episode in self._unfinished.items() if not d.done()}
+        return self.live <= set(self._unfinished.values())
+
+    def admit(self) -> list[tuple[Future, Callable[[], None]]]:
+        """The calls that were held, in the order of their places."""
+        held, self._held = sorted(self._held, key=itemgetter(0)), []
+        return [(done, add) for _, done, add in held]
 
 
 @contextmanager
@@ -309,6 +386,10 @@ def _completion(output: Any) -> Completion:
 def _prompt_logprobs(output: Any) -> list[float]:
     ids = output.prompt_token_ids
     return [scores[i].logprob for scores, i in zip(output.prompt_logprobs[1:], ids[1:])]
+
+
+def _several_ranks() -> bool:
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def _whole_prompts(max_len: int, max_num_seqs: int) -> dict[str, Any]:

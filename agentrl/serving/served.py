@@ -92,9 +92,10 @@ class ServedModel:
 
     async def _draw(self, request: Prepared, attempt: Attempt) -> list[Completion]:
         session = request.seat.session
-        seeds = [_seed(*session.seed, attempt.number, i) for i in range(request.turn.n)]
+        places = [(session.seed, attempt.number, i) for i in range(request.turn.n)]
         futures = [
-            self.engine.submit(request.prompt.ids, self._sampling(request, seed)) for seed in seeds
+            self.engine.submit(request.prompt.ids, self._sampling(request, place))
+            for place in places
         ]
         session.add(attempt, futures)
         waiting = [asyncio.wrap_future(future) for future in futures]
@@ -111,7 +112,7 @@ class ServedModel:
             for future in waiting:
                 future.cancel()
 
-    def _sampling(self, request: Prepared, seed: int) -> Sampling:
+    def _sampling(self, request: Prepared, place: tuple) -> Sampling:
         turn, room = request.turn, self._max_len - len(request.prompt.ids)
         own = {}
         if request.seat.session.own_sampling:
@@ -123,10 +124,11 @@ class ServedModel:
         return Sampling(
             temperature=own.pop("temperature", self._temperature),
             max_tokens=min(room, turn.max_tokens or self._max_tokens),
-            seed=own.pop("seed", seed),
+            seed=own.pop("seed", _seed(*place[0], *place[1:])),
             stop=turn.stop,
             top_logprobs=turn.top_logprobs or 0,
             grammar=request.grammar,
+            place=place,
             others=own,
         )
 

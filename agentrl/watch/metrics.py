@@ -69,8 +69,7 @@ def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: 
 class Tally:
     """Sums over the loss terms of a step, micro-batch by micro-batch."""
 
-    def __init__(self, num_terms: int):
-        self._num_terms = num_terms
+    def __init__(self) -> None:
         self._sums: Counter[str] = Counter()
         self._max_gap = 0.0
 
@@ -81,9 +80,10 @@ class Tally:
         with torch.no_grad():
             gap = (trainer_logprobs - sampler_logprobs).abs()
             prob_gap = (trainer_logprobs.exp() - sampler_logprobs.exp()).abs()
-            self._max_gap = max(self._max_gap, gap.max().item())
+            self._max_gap = max(self._max_gap, gap.max().item() if len(gap) else 0.0)
             self._sums.update(
                 {
+                    "terms": len(gap),
                     "loss": terms.loss.sum().item(),
                     "clipped": terms.clipped.sum().item(),
                     "entropy": entropy.sum().item(),
@@ -91,12 +91,17 @@ class Tally:
                 }
             )
 
-    def metrics(self) -> dict[str, float]:
-        """Means over the terms; nothing where there were none."""
-        if not self._sums:
+    @staticmethod
+    def metrics(tallies: Sequence["Tally"]) -> dict[str, float]:
+        """Means over the terms that all ranks have tallied; nothing where there were none."""
+        sums: Counter[str] = Counter()
+        for tally in tallies:
+            sums.update(tally._sums)
+        num_terms = sums.pop("terms", 0)
+        if not num_terms:
             return {}
-        means = {name: total / self._num_terms for name, total in self._sums.items()}
-        return {**means, "gap/max_abs_logprob": self._max_gap}
+        means = {name: total / num_terms for name, total in sums.items()}
+        return {**means, "gap/max_abs_logprob": max(tally._max_gap for tally in tallies)}
 
 
 class Clock:
@@ -110,7 +115,7 @@ class Clock:
     def __call__(self, part: str) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self._seconds[part] = time.monotonic() - started
+        self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
 
     def metrics(self) -> dict[str, float]:
         parts = {f"time/{part}_seconds": seconds for part, seconds in self._seconds.items()}

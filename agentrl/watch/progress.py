@@ -18,9 +18,10 @@ PLAIN_SECONDS = 10.0
 
 
 class Display:
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
+        """silent: of several ranks, one speaks."""
         # A log file has no width: lines are not to be broken.
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, quiet=silent)
         self._started = time.monotonic()
 
     def line(self, text: str) -> None:

@@ -70,7 +70,7 @@ def summary(display: Display, experiment: str, run: Run, startup: Clock) -> None
         ("phase", "seconds"),
         [(phase, f"{seconds:.1f}") for phase, seconds in spent],
     )
-    checkpoints = sorted(run.checkpoints.iterdir())
+    checkpoints = sorted(run.checkpoints.glob("step-*"))
     display.line(f"run         {run.folder}")
     display.line(f"curve       {run.folder / 'curve.png'}")
     display.line(
