@@ -107,6 +107,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
             if config.keep_last and ranks.is_first:
                 checkpoint.prune(run.checkpoints, config.keep_last, run.best_step)
 
+    ranks.interruption.postpone()
     try:
         for step in range(done + 1, len(batches) + 1):
             clock = Clock()
@@ -194,7 +195,8 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
             display.line(report.step_line(run.rows, len(batches)))
     except Interrupted as signal:
         save()
-        display.line(f"{signal} after step {done}: go on with --resume {run.folder}")
+        what = f"after step {done}" if done >= 0 else "before the first step was done"
+        display.line(f"{signal} {what}: go on with --resume {run.folder}")
         raise
     run.draw_curve()
     report.summary(display, experiment, run, whole)
@@ -207,6 +209,7 @@ def ending_in_a_sentence(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except Interrupted as signal:
+        ranks.fail(f"it was interrupted by {signal}")
         sys.exit(128 + signal.number)
     except CannotStart as error:
         ranks.fail(str(error))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first is noted, and work ends where it can; the second ends at once."""
+"""Ctrl-C and SIGTERM: the first ends the work where it can end, the second ends it at once."""
 
 import ctypes
 import os
@@ -11,8 +11,8 @@ ECHO_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
 
 
-class Interrupted(Exception):
-    """Work was ended by a signal."""
+class Interrupted(BaseException):
+    """A signal has asked the process to end. No handler of ordinary errors stops it."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -24,19 +24,26 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._noted = 0.0
+        self._is_postponed, self._at = False, 0.0
 
     def listen(self) -> None:
-        """Note SIGINT and SIGTERM from now on; only the main thread may ask for this."""
-        signal.signal(signal.SIGINT, self._note)
-        signal.signal(signal.SIGTERM, self._note)
+        """Raise Interrupted on SIGINT and SIGTERM from now on, in the main thread."""
+        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGTERM, self._handle)
         # A launcher that is gone cannot pass anything on.
         if "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    def _note(self, number: int, frame: Any) -> None:
-        if self.signal is None:
-            self.signal, self._noted = number, time.monotonic()
-        elif time.monotonic() - self._noted > ECHO_SECONDS:
+    def postpone(self) -> None:
+        """From now on the signal is only noted: whoever works asks for it where work can end."""
+        self._is_postponed = True
+
+    def _handle(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if self.signal is not None and now - self._at > ECHO_SECONDS:
             # No clean-up may hold this up; the tool's workers end with their parent.
             os._exit(128 + number)
+        if self.signal is None:
+            self.signal, self._at = number, now
+            if not self._is_postponed:
+                raise Interrupted(number)

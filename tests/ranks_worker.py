@@ -174,7 +174,7 @@ def interruptions(ranks: Ranks, out: Path) -> dict:
         started = time.monotonic()
         try:
             if is_last:
-                ranks._interruption.signal = signal.SIGTERM
+                ranks.interruption.signal = signal.SIGTERM
             if is_last or where == "others work":
                 while time.monotonic() - started < 20:
                     ranks.check()
@@ -183,16 +183,16 @@ def interruptions(ranks: Ranks, out: Path) -> dict:
             found[where] = "not noticed"
         except Interrupted as error:
             found[where] = str(error)
-        ranks._interruption.signal = None
+        ranks.interruption.signal = None
         # All are where they can meet again.
         found[f"{where}, then"] = ranks.gather([ranks.rank], "then")
     if is_last:
-        ranks._interruption.signal = signal.SIGTERM
+        ranks.interruption.signal = signal.SIGTERM
     try:
         ranks.check_in_step()
     except Interrupted as error:
         found["in step"] = str(error)
-    ranks._interruption.signal = None
+    ranks.interruption.signal = None
     return found
 
 

@@ -43,7 +43,7 @@ class Ranks:
 
     def __init__(self, dtype: str, interruption: Interruption, wait_seconds: float = 1800.0):
         """dtype: what the policy computes in. wait_seconds: how long to wait for one another."""
-        self._dtype, self._interruption, self._wait_seconds = dtype, interruption, wait_seconds
+        self._dtype, self.interruption, self._wait_seconds = dtype, interruption, wait_seconds
         # Every collective follows a wait, so it is short: who is late is late for the wait.
         patience = InitProcessGroupKwargs(timeout=timedelta(seconds=wait_seconds))
         precision = "bf16" if dtype == "bfloat16" else "no"
@@ -145,7 +145,7 @@ class Ranks:
         while missing := self._missing():
             self._raise_if_failed()
             # Whoever ends us has no patience, and a rank that was killed never comes.
-            patience = self._wait_seconds if self._interruption.signal is None else HURRY_SECONDS
+            patience = self._wait_seconds if self.interruption.signal is None else HURRY_SECONDS
             if time.monotonic() - started > patience:
                 raise RankLost(
                     f"rank {', '.join(map(str, missing))} did not come to {what!r} "
@@ -153,7 +153,7 @@ class Ranks:
                 )
             time.sleep(POLL_SECONDS)
         if self._waits == self._interrupted_at():
-            raise Interrupted(self._interruption.signal or signal.SIGTERM)
+            raise Interrupted(self.interruption.signal or signal.SIGTERM)
 
     def check(self) -> None:
         """For work that a rank does by itself, often: raise Interrupted where this process or a
@@ -167,7 +167,7 @@ class Ranks:
         elif time.monotonic() - self._looked > LOOK_SECONDS:
             self._looked = time.monotonic()
             self._raise_if_failed()
-            if self._interruption.signal is not None:
+            if self.interruption.signal is not None:
                 self._store.set("interrupted", str(self._waits + 1))
             if self._interrupted_at() == self._waits + 1:
                 self.wait("interruption")
@@ -175,8 +175,8 @@ class Ranks:
     def check_in_step(self) -> None:
         """The same for work that all ranks do in step: all of them raise, or none."""
         if self.size > 1:
-            asked = self.sum({"signal": float(self._interruption.signal is not None)})
-            if asked["signal"] and self._interruption.signal is None:
+            asked = self.sum({"signal": float(self.interruption.signal is not None)})
+            if asked["signal"] and self.interruption.signal is None:
                 raise Interrupted(signal.SIGTERM)
         self._raise_if_interrupted()
 
@@ -204,8 +204,8 @@ class Ranks:
         return int(self._store.get(key)) if self._store.check([key]) else None
 
     def _raise_if_interrupted(self) -> None:
-        if self._interruption.signal is not None:
-            raise Interrupted(self._interruption.signal)
+        if self.interruption.signal is not None:
+            raise Interrupted(self.interruption.signal)
 
     def _raise_if_failed(self) -> None:
         if self._store.check(["failed"]):
