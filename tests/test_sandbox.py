@@ -309,18 +309,21 @@ def test_all_that_can_be_listed(walled, world):
     assert walled.run(code) == NOTHING_PRINTED
 
 
+PRIVILEGES = (
+    HELPERS
+    + """
+header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+call("capget", header, sets)
+PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS = 21, 39
+print(list(sets), call("prctl", PR_GET_SECCOMP, 0), call("prctl", PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
+print(os.getresuid(), os.getresgid())
+"""
+)
+NONE = "[0, 0, 0, 0, 0, 0] 2 1\n(65534, 65534, 65534) (65534, 65534, 65534)"
+
+
 def test_privileges(walled):
-    code = HELPERS + textwrap.dedent("""
-        header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-        call("capget", header, sets)
-        PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP = 39, 21
-        print(list(sets), call("prctl", PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), call("prctl", 21, 0))
-        print(os.getresuid(), os.getresgid())
-        """)
-    assert walled.run(code).splitlines() == [
-        "[0, 0, 0, 0, 0, 0] 1 2",
-        "(65534, 65534, 65534) (65534, 65534, 65534)",
-    ]
+    assert walled.run(PRIVILEGES) == NONE
 
 
 def test_nothing_is_left_for_the_next(walled):
@@ -436,6 +439,7 @@ def test_shared_memory_is_counted(walled):
 def test_memory_of_threads_without_their_first(walled):
     code = HELPERS + textwrap.dedent("""
         def hold():
+            time.sleep(0.2)
             held = b'x' * (100 << 20)
             time.sleep(1)
             os._exit(0)
@@ -578,10 +582,11 @@ def test_an_ordinary_user_is_as_safe(walled, world):
     if python is None:
         pytest.skip("no Python that an ordinary user could start")
     codes = [f"{prelude(world)}attempt(lambda: {escape.step})" for escape in ESCAPES]
-    messages, aloud = run_elsewhere([*codes, MANY_CHILDREN], python=python, **user)
-    *failures, counted = messages
+    codes += [MANY_CHILDREN, PRIVILEGES]
+    (*failures, counted, privileges), aloud = run_elsewhere(codes, python=python, **user)
     assert [e.name for e, m in zip(ESCAPES, failures) if not m.startswith(e.fails)] == []
     assert counted == f"[Errno 11] Resource temporarily unavailable {PROCESSES - 3}"
+    assert privileges == NONE
     assert aloud == ""
 
 

@@ -25,8 +25,8 @@ memory of many processes together to the byte: in 20 ms they may overshoot. Wher
 user namespaces, code runs in the open: with limits, an empty environment and the filter of kernel
 calls (so without network); a warning, once, lists what is then not contained.
 
-Why not bubblewrap: it starts a program in a new sandbox, which with Python is 47 ms a call where
-this takes 3; as root it runs the code as root's user, whose processes the kernel does not count;
-it leaves AF_VSOCK open; and on most GPU machines it is not installed. Ours are the same kernel
-calls, once per worker.
+Why not bubblewrap: it starts a program in a new sandbox, with Python tens of milliseconds a
+call where this takes four (``python -m tests.bench_tools``); as root it runs the code as root's
+user, whose processes the kernel does not count; it leaves AF_VSOCK open; and on most GPU machines
+it is not installed. Ours are the same kernel calls, once per worker.
 """
