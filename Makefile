@@ -25,6 +25,7 @@ bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, an
 	$(BIN)/python -m kernels.logprob.bench
 	$(BIN)/python -m agentrl.bench
 	$(BIN)/python -m tests.bench_door
+	$(BIN)/python -m tests.bench_tools
 
 .venv/installed: $(REQUIREMENTS) requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -1,14 +1,12 @@
-"""The Python tool: runs a model's code in a separate process and returns what it printed."""
+"""The Python tool: runs a model's code in a sandbox and returns what it printed."""
 
 import asyncio
 import json
 import queue
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+
+from agentrl.agents.sandbox.limits import PROCESSES, Limits
+from agentrl.agents.sandbox.process import Outcome, Sandbox
 
 PYTHON_TOOL = {
     "type": "function",
@@ -24,17 +22,15 @@ PYTHON_TOOL = {
 }
 """The tool in OpenAI's form."""
 
-GRACE_SECONDS = 2.0
-"""How much longer than the code's own time its worker may take to answer."""
-
 NOTHING_PRINTED = "(nothing was printed: use print)"
 
 
 class PythonTool:
-    """A pool of workers that run code, each call in a fresh process with limits.
+    """A few sandboxes that run code, each call in a fresh process; see ``agentrl.agents.sandbox``.
 
     What goes wrong in the code comes back as a sentence for the model to read, never as an
-    exception. Safe to call from any thread.
+    exception. Safe to call from any thread. Calls wait for a free sandbox in the order they came,
+    and their ``seconds`` begin after that; one that is cancelled while it waits never runs.
     """
 
     def __init__(
@@ -44,16 +40,14 @@ class PythonTool:
         max_characters: int = 2000,
         workers: int = 8,
     ):
-        self._limits = {
-            "seconds": seconds,
-            "memory_bytes": memory_mib << 20,
-            "output_bytes": 4 * max_characters,
-        }
+        self._limits = Limits(
+            seconds=seconds, memory_mib=memory_mib, output_bytes=4 * max_characters
+        )
         self._max_characters = max_characters
-        self._idle: queue.LifoQueue[subprocess.Popen | None] = queue.LifoQueue()
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="python-tool")
+        self._idle: queue.LifoQueue[Sandbox] = queue.LifoQueue()
         for _ in range(workers):
-            # Started when first needed.
-            self._idle.put(None)
+            self._idle.put(Sandbox(self._limits))
 
     async def __call__(self, arguments: str) -> str:
         """Run the code in a tool call's JSON arguments and return the tool message."""
@@ -61,48 +55,34 @@ class PythonTool:
             code = json.loads(arguments)["code"]
         except (ValueError, KeyError, TypeError):
             return 'The arguments must be JSON like {"code": "print(1 + 2)"}.'
-        return await asyncio.to_thread(self.run, str(code))
+        return await asyncio.wrap_future(self._threads.submit(self._run, str(code)))
 
     def run(self, code: str) -> str:
         """Run code and return what it printed, or a sentence about why there is nothing."""
-        worker = self._idle.get()
+        return self._threads.submit(self._run, code).result()
+
+    def _run(self, code: str) -> str:
+        # As many as there are threads, so that one is always free.
+        sandbox = self._idle.get_nowait()
         try:
-            if worker is None or worker.poll() is not None:
-                worker = _start_worker()
-            return self._message(**self._ask(worker, code))
-        except (OSError, ValueError):
-            # The code reached out of its process and ended or stopped the worker.
-            worker.kill()
-            worker.wait()
-            return self._message(output="", timed_out=False, signal=signal.SIGKILL)
+            return self._message(sandbox.run(code))
         finally:
-            self._idle.put(worker)
+            self._idle.put(sandbox)
 
-    def _ask(self, worker: subprocess.Popen, code: str) -> dict:
-        worker.stdin.write(json.dumps({"code": code, **self._limits}) + "\n")
-        worker.stdin.flush()
-        if not select.select([worker.stdout], [], [], self._limits["seconds"] + GRACE_SECONDS)[0]:
-            raise ValueError("the worker does not answer")
-        return json.loads(worker.stdout.readline())
-
-    def _message(self, output: str, timed_out: bool, signal: int | None) -> str:
-        text = output.rstrip()
+    def _message(self, outcome: Outcome) -> str:
+        text = outcome.output.rstrip()
         if len(text) > self._max_characters:
             return f"{text[: self._max_characters]}\n[cut after {self._max_characters} characters]"
-        if timed_out:
-            return f"{text}\nThe code ran longer than {self._limits['seconds']:g} s.".lstrip()
-        if signal is not None:
-            return f"{text}\nThe code was ended by signal {signal}.".lstrip()
+        if outcome.ended_by in self._reasons:
+            return f"{text}\n{self._reasons[outcome.ended_by]}".lstrip()
+        if outcome.signal is not None:
+            return f"{text}\nThe code was ended by signal {outcome.signal}.".lstrip()
         return text or NOTHING_PRINTED
 
-
-def _start_worker() -> subprocess.Popen:
-    return subprocess.Popen(
-        # It ends by itself when its stdin closes, so also when this process is killed.
-        [sys.executable, "-I", str(Path(__file__).with_name("python_worker.py"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={},
-        cwd=tempfile.gettempdir(),
-    )
+    @property
+    def _reasons(self) -> dict[str, str]:
+        return {
+            "seconds": f"The code ran longer than {self._limits.seconds:g} s.",
+            "memory": f"The code used more than {self._limits.memory_mib} MiB of memory.",
+            "processes": f"The code had more than {PROCESSES} processes and threads.",
+        }
