@@ -58,7 +58,12 @@ def main() -> None:
     name, config, flags = parse(sys.argv[1:], "Train the model behind an agent.", add_flags)
     interruption = Interruption()
     interruption.listen()
-    ranks = Ranks(compute_dtype(config), interruption, config.wait_seconds)
+    try:
+        ranks = Ranks(
+            compute_dtype(config), interruption, config.wait_seconds, config.engine.tensor_parallel
+        )
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     with ending_in_a_sentence(ranks):
         train(name, config, flags.resume, ranks)
 

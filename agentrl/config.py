@@ -174,6 +174,14 @@ class EngineConfig:
     """KV cache where there is no GPU."""
     max_num_seqs: int = 256
     """Calls that decode together."""
+    tensor_parallel: int = 1
+    """Ranks that hold one engine together; each has its share of every layer."""
+
+    def __post_init__(self):
+        for name in ("max_num_seqs", "tensor_parallel", "cpu_cache_gib"):
+            _check(
+                getattr(self, name) > 0, f"engine.{name}", getattr(self, name), "give at least 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +283,15 @@ class Config:
             "empty",
             "name at least one agent, or leave it out to train all",
         )
+        for name, auxiliary in self.auxiliary_models.items():
+            _check(
+                auxiliary.url is not None
+                or auxiliary.engine.tensor_parallel == self.engine.tensor_parallel,
+                f"auxiliary_models.{name}.engine.tensor_parallel",
+                auxiliary.engine.tensor_parallel,
+                "all engines of a run span as many ranks: give it engine.tensor_parallel's, "
+                f"{self.engine.tensor_parallel}",
+            )
         _check(
             not (self.deterministic and self.auxiliary_models),
             "deterministic",

@@ -41,9 +41,19 @@ class RankLost(RuntimeError):
 class Ranks:
     """This process and its peers. With one process, every wait is over at once."""
 
-    def __init__(self, dtype: str, interruption: Interruption, wait_seconds: float = 1800.0):
-        """dtype: what the policy computes in. wait_seconds: how long to wait for one another."""
+    def __init__(
+        self,
+        dtype: str,
+        interruption: Interruption,
+        wait_seconds: float = 1800.0,
+        ranks_per_engine: int = 1,
+    ):
+        """dtype: what the policy computes in. wait_seconds: how long to wait for one another.
+
+        Raises ValueError where the ranks do not divide into engines.
+        """
         self._dtype, self.interruption, self._wait_seconds = dtype, interruption, wait_seconds
+        self._ranks_per_engine = ranks_per_engine
         # Every collective follows a wait, so it is short: who is late is late for the wait.
         patience = InitProcessGroupKwargs(timeout=timedelta(seconds=wait_seconds))
         precision = "bf16" if dtype == "bfloat16" else "no"
@@ -54,6 +64,11 @@ class Ranks:
             kwargs_handlers=[patience],
         )
         self._waits, self._looked = 0, 0.0
+        if self.size % ranks_per_engine:
+            raise ValueError(
+                f"engine.tensor_parallel is {ranks_per_engine}, which does not divide the "
+                f"{self.size} ranks: launch a multiple of it with --num_processes"
+            )
 
     @property
     def rank(self) -> int:
@@ -109,11 +124,12 @@ class Ranks:
         return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """This rank's part of what there is to do: every size-th item."""
-        return list(items[self.rank :: self.size])
+        """This rank's part of what there is to sample; of an engine's ranks, the first has it."""
+        engine, place = divmod(self.rank, self._ranks_per_engine)
+        return [] if place else list(items[engine :: self.size // self._ranks_per_engine])
 
     def gather(self, share: Sequence[Item], what: str) -> list[Item]:
-        """The items of all ranks, in the order that ``share`` dealt them; on every rank."""
+        """The items of all ranks, in the order that ``share`` deals them; on every rank."""
         if self.size == 1:
             return list(share)
         self.wait(what)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from agentrl.config import EngineConfig
+from agentrl.serving.tensor_parallel import Leading, Together
 from agentrl.types import EngineStopped
 
 # vLLM reads these when it is imported.
@@ -111,7 +112,8 @@ class Engine:
             # Log-probs of the distribution that was drawn from, temperature included.
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
-            # One engine a rank, in the group that is there.
+            tensor_parallel_size=config.tensor_parallel,
+            # In the process group that is there.
             **({"distributed_executor_backend": "external_launcher"} if _several_ranks() else {}),
             # Nothing may be in flight when the last call has returned and weights are to change.
             async_scheduling=False,
@@ -119,6 +121,11 @@ class Engine:
             **({} if self._on_gpu else _whole_prompts(max_len, config.max_num_seqs)),
         )
         self._llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
+        self._together = None
+        if config.tensor_parallel > 1:
+            self._together = Together(config.tensor_parallel)
+            if self._together.leads:
+                self._llm = Leading(self._llm, self._together)
         vocabulary = self._llm.model_config.get_vocab_size()
         self._probe = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).tolist()
         self._numbers = itertools.count()
@@ -168,8 +175,14 @@ class Engine:
         """Log-probabilities at temperature 1 of ``ids[1:]``, each given all before it."""
         from vllm import SamplingParams
 
+        if self._follows:
+            return self._call(lambda: self._heard)
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        return self._submit(ids, params, _prompt_logprobs).result()
+        scores = self._submit(ids, params, _prompt_logprobs).result()
+        if self._together:
+            self._tell(lambda: self._together.say("heard", scores))
+            self._call(lambda: None)
+        return scores
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> list[float]:
         """Replace the weights, forget what was cached under the old ones, and score the probe.
@@ -204,8 +217,15 @@ class Engine:
     # future that it resolves, so that nobody waits for a thread that has ended.
 
     def _call(self, function: Callable, *args: Any) -> Any:
+        """Carry out what every rank of the engine is asked for, and return what comes of it."""
         done: Future = Future()
-        self._commands.put((done, lambda: done.set_result(function(*args))))
+
+        def command() -> None:
+            if self._together and self._together.leads:
+                self._together.say("command")
+            done.set_result(function(*args))
+
+        self._commands.put((done, command))
         self._fail_if_stopped()
         return done.result()
 
@@ -255,6 +275,19 @@ class Engine:
             if self._on_gpu:
                 # A thread starts on the first GPU, whichever its process has.
                 torch.cuda.set_device(self._device)
+            self._follow() if self._follows else self._lead()
+            self._failure = RuntimeError("it was closed")
+        except BaseException as error:
+            self._failure = error
+            log.exception("vLLM failed")
+        self._fail_if_stopped()
+
+    @property
+    def _follows(self) -> bool:
+        return self._together is not None and not self._together.leads
+
+    def _lead(self) -> None:
+        try:
             while self._obey():
                 with _turn():
                     outputs = self._llm.step()
@@ -263,11 +296,21 @@ class Engine:
                     # Whoever waited may have given up just now.
                     with suppress(InvalidStateError):
                         done.set_result(read(output))
-            self._failure = RuntimeError("it was closed")
-        except BaseException as error:
-            self._failure = error
-            log.exception("vLLM failed")
-        self._fail_if_stopped()
+        finally:
+            if self._together:
+                self._together.say("close")
+
+    def _follow(self) -> None:
+        """Do what the leader does; at its commands, what this rank was asked for meanwhile."""
+        while (heard := self._together.hear()) != ("close",):
+            match heard:
+                case ("command",):
+                    self._carry_out(*self._commands.get())
+                case ("heard", scores):
+                    self._heard = scores
+                case (name, args, kwargs):
+                    with _turn():
+                        getattr(self._llm, name)(*args, **kwargs)
 
     def _obey(self) -> bool:
         """Carry out queued commands, waiting for one if there is nothing to step; False: stop."""
