@@ -15,11 +15,16 @@ import random
 import sys
 from collections.abc import Sequence
 
+from agentrl.config import Config, parse, to_json
+
+if __name__ == "__main__":
+    # What is wrong with what was typed is said before the imports below take their seconds.
+    parse(sys.argv[1:], "Train the model behind an agent.")
+
 import torch
 from transformers import AutoTokenizer
 
-from agentrl.agents.workflow import check_signatures
-from agentrl.config import Config, parse, to_json
+from agentrl import preflight
 from agentrl.learning import checkpoint
 from agentrl.learning.advantages import trainable
 from agentrl.learning.distributed import make_accelerator
@@ -41,13 +46,25 @@ def main() -> None:
     name, config, flags = parse(sys.argv[1:], "Train the model behind an agent.")
     display, startup = Display(), Clock()
     try:
-        check_signatures(config.workflow, config.judge)
         train_tasks, held_out = find_tasks(config)
         batches = task_batches(train_tasks, config)
         accelerator = make_accelerator(compute_dtype(config))
         kernels = choose(config.kernels, accelerator.device)
+        ranks = accelerator.num_processes
+        preflight.check_surroundings(config, train_tasks, held_out, ranks=ranks, display=display)
         with startup("model"):
             model_folder = find_model(config, None, display)
+            preflight.check_model(
+                config,
+                model_folder,
+                train_tasks,
+                num_steps=len(batches),
+                ranks=ranks,
+                dtype=compute_dtype(config),
+                kernels=kernels,
+                device=accelerator.device,
+                display=display,
+            )
     except ValueError as error:
         sys.exit(f"error: {error}")
 
@@ -86,6 +103,7 @@ def main() -> None:
             metrics |= episode_metrics(groups)
             if step == 1:
                 check_trained_agents(groups, config.trained_agents, display)
+                preflight.check_prompts_fit(groups, config.model.max_len)
             engine.sleep()
 
             # Gradient: every call of the batch, merged into trees, and one loss term a sampled

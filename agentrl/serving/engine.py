@@ -24,15 +24,6 @@ from torch import Tensor
 
 from agentrl.config import EngineConfig
 
-# vLLM reads these when it is imported.
-for _name, _value in {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}.items():
-    os.environ.setdefault(_name, _value)
-
 PROBE_TOKENS = 64
 _NEXT, _STEPPING = threading.Lock(), threading.Lock()
 
@@ -109,7 +100,8 @@ class Engine:
         )
         self._llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
         vocabulary = self._llm.model_config.get_vocab_size()
-        self._probe = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).tolist()
+        length = min(PROBE_TOKENS, max_len - 1)
+        self._probe = np.random.default_rng(0).integers(0, vocabulary, length).tolist()
         self._numbers = itertools.count()
         self._waiting: dict[str, tuple[Future, Callable]] = {}
         self._commands: queue.SimpleQueue[tuple[Future, Callable] | None] = queue.SimpleQueue()
