@@ -10,7 +10,6 @@ import argparse
 import atexit
 import copy
 import gc
-import os
 import queue
 import sys
 import threading
@@ -20,12 +19,33 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-from transformers import AutoConfig, AutoTokenizer
-
-from agentrl.agents.data import with_id
-from agentrl.agents.workflow import check_signatures, failed, run_episode
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, parse
+
+
+def at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text}: give at least 1")
+    return int(text)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-tasks", type=at_least_one, default=1)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--evaluate", action="store_true")
+
+
+DESCRIPTION = "Run an agent without training: --num-tasks K [--checkpoint DIR], or --evaluate."
+
+if __name__ == "__main__":
+    # What is wrong with what was typed is said before the imports below take their seconds.
+    parse(sys.argv[1:], DESCRIPTION, add_flags)
+
+import torch
+from transformers import AutoTokenizer
+
+from agentrl import hub, preflight
+from agentrl.agents.data import with_id
+from agentrl.agents.workflow import failed, run_episode
 from agentrl.types import Episode, Group, Report, Task
 from agentrl.watch.metrics import episode_metrics
 from agentrl.watch.progress import Display
@@ -62,12 +82,7 @@ def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
 
     if model.url is None:
         return _serve_model(config, name, model.model, model, model.engine)
-    if model.key_variable not in os.environ:
-        raise ValueError(
-            f"auxiliary_models.{name}.key_variable is {model.key_variable}: set that variable to "
-            f"the key of {model.url}"
-        )
-    return partial(RemoteModel, model.model, model.url, os.environ[model.key_variable])
+    return partial(RemoteModel, model.model, model.url, preflight.key_of(name, model))
 
 
 def _serve_model(config: Config, name: str, folder: str | Path, model, engine_config: EngineConfig):
@@ -237,13 +252,7 @@ def find_model(config: Config, path: str | None, display: Display) -> str | Path
     if path is None:
         with display.phase("tiny model") as report, quiet():
             return config.make_model(report)
-    try:
-        AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is neither a transformers folder nor a hub model within reach "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+    hub.check_model(path)
     return path
 
 
@@ -273,23 +282,14 @@ def _print_message(display: Display, message: dict) -> None:
         display.console.print(f"  {function['name']}({function['arguments']})", markup=False)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-tasks", type=int, default=1)
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--evaluate", action="store_true")
-
-
 def main() -> None:
-    _, config, flags = parse(
-        sys.argv[1:],
-        "Run an agent without training: --num-tasks K [--checkpoint DIR], or --evaluate.",
-        add_flags,
-    )
+    _, config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
     display = Display()
     try:
-        check_signatures(config.workflow, config.judge)
         held_out = find_tasks(config)[1]
+        preflight.check_doors(config)
         folder = find_model(config, flags.checkpoint, display)
+        preflight.check_serving(config, folder, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
     with display.phase("loading"), quiet():

@@ -22,11 +22,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from agentrl.config import Config, parse, to_json
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder"
+    )
+
+
+DESCRIPTION = "Train the model behind an agent."
+
+if __name__ == "__main__":
+    # What is wrong with what was typed is said before the imports below take their seconds.
+    parse(sys.argv[1:], DESCRIPTION, add_flags)
+
 import torch
 from transformers import AutoTokenizer
 
-from agentrl.agents.workflow import check_signatures
-from agentrl.config import Config, parse, to_json
+from agentrl import preflight
 from agentrl.interruption import Interrupted, Interruption
 from agentrl.learning import checkpoint
 from agentrl.learning.advantages import trainable
@@ -55,7 +69,7 @@ from rollout import (
 
 
 def main() -> None:
-    name, config, flags = parse(sys.argv[1:], "Train the model behind an agent.", add_flags)
+    name, config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
     interruption = Interruption()
     interruption.listen()
     try:
@@ -72,15 +86,30 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
     """Every step from where the run is to its last. Interrupted, it saves where it came to."""
     display, whole = Display(silent=not ranks.is_first), Clock()
     with what_was_typed():
-        check_signatures(config.workflow, config.judge)
         train_tasks, held_out = find_tasks(config)
         batches = task_batches(train_tasks, config)
         kernels = choose(config.kernels, ranks.device)
+        preflight.check_surroundings(
+            config, train_tasks, held_out, ranks=ranks.size, display=display
+        )
+        run = Run.reopen(resume, experiment, writes=ranks.is_first) if resume else None
+        resumed = checkpoint.newest(run.checkpoints) if run else None
         if config.deterministic:
             compute_repeatably()
-        run, resumed = open_run(resume, experiment, config, ranks, display)
         with whole("model"):
             model_folder = resumed or find_model_once(config, ranks, display)
+            preflight.check_model(
+                config,
+                model_folder,
+                train_tasks,
+                num_steps=len(batches),
+                ranks=ranks.size,
+                dtype=compute_dtype(config),
+                kernels=kernels,
+                device=ranks.device,
+                display=display,
+            )
+        run = begin(run, resumed, experiment, config, ranks, display)
 
     with whole("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -133,6 +162,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                 metrics |= episode_metrics(groups)
                 if step == 1:
                     check_trained_agents(groups, config.trained_agents, display)
+                    preflight.check_prompts_fit(groups, config.model.max_len)
                 engine.sleep()
 
                 # Gradient: every call of the batch, merged into trees, and one loss term a sampled
@@ -239,32 +269,29 @@ def what_was_typed() -> Iterator[None]:
         raise CannotStart(str(error)) from error
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder"
-    )
-
-
-def open_run(
-    resume: Path | None, experiment: str, config: Config, ranks: Ranks, display: Display
-) -> tuple[Run, Path | None]:
-    """A new run, or the one to resume with its newest checkpoint; the same on every rank."""
-    if resume is None:
+def begin(
+    run: Run | None,
+    resumed: Path | None,
+    experiment: str,
+    config: Config,
+    ranks: Ranks,
+    display: Display,
+) -> Run:
+    """A new run's folder, or the old one, cut back to its checkpoint; the same on every rank."""
+    if run is None:
         made = []
         if ranks.is_first:
             made = [Run.create(config.runs, experiment, to_json(config)).folder]
         run = Run(ranks.gather(made, "run's folder")[0], writes=ranks.is_first)
         display.line(f"run: {run.folder}")
-        return run, None
-    run = Run.reopen(resume, experiment, writes=ranks.is_first)
-    resumed = checkpoint.newest(run.checkpoints)
+        return run
     step = checkpoint.step_of(resumed) if resumed else None
     ranks.wait("resume")
     changed = run.go_on(step, to_json(config))
     display.line(f"run: {run.folder}, {f'after step {step}' if resumed else 'from the start'}")
     for name, (before, now) in changed.items():
         display.line(f"warning: {name} was {before} and is {now} from here on")
-    return run, resumed
+    return run
 
 
 def find_model_once(config: Config, ranks: Ranks, display: Display) -> str | Path:

@@ -7,10 +7,13 @@ the other flags override it. Callables are ordinary fields: on the command line 
 
 import argparse
 import dataclasses
+import difflib
 import importlib
 import importlib.util
 import json
+import math
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from agentrl.agents.workflow import check_signatures
 from agentrl.learning.advantages import samples
 from agentrl.types import Group, Report, Sample, Task
 
@@ -30,28 +34,56 @@ def load_callable(spec: str) -> Callable:
     module_name, colon, name = spec.rpartition(":")
     if not colon:
         raise ValueError(f"{spec!r} names no function: write package.module:function")
-    try:
-        module = load_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module_name} ({error})") from error
+    module = load_module(module_name)
     if not callable(getattr(module, name, None)):
-        raise ValueError(f"{module_name} has no function {name!r}")
+        functions = [known for known, value in vars(module).items() if callable(value)]
+        raise ValueError(f"{module_name} has no function {name!r}{_nearest(name, functions)}")
     return getattr(module, name)
 
 
 def load_module(name: str) -> ModuleType:
-    """Import ``package.module``, or the file at ``path/file.py``."""
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    path = Path(name).resolve()
-    if not path.is_file():
+    """Import ``package.module``, or the file at ``path/file.py``; once, however often it is asked.
+
+    Raises ValueError with the lines at fault, where it cannot be imported.
+    """
+    if name.endswith(".py") and not Path(name).is_file():
         raise ValueError(f"there is no file {name}")
+    try:
+        return _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        cause = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
+        raise ValueError(f"cannot import {name} ({cause}){_lines_at_fault(error)}") from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if str(path) in sys.modules:
+        return sys.modules[str(path)]
     # A file may import its neighbours, but hides nothing that is installed.
     sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(str(path), path)
     module = sys.modules[str(path)] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[str(path)]
+        raise
     return module
+
+
+def _lines_at_fault(error: BaseException) -> str:
+    """The part of a traceback that an experiment's author wrote."""
+    ours = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = traceback.format_list([f for f in frames if not f.filename.startswith(ours)])
+    if isinstance(error, SyntaxError):
+        lines += traceback.format_exception_only(error)[:-1]
+    return "".join(["\n", *lines]).rstrip()
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def callable_name(function: Callable | None) -> str:
@@ -89,7 +121,8 @@ class ModelConfig:
     """The vLLM reasoning parser that fits the model's way of thinking, where it thinks."""
 
     def __post_init__(self):
-        _check(self.max_len > 1, "model.max_len", self.max_len, "give at least 2 tokens")
+        _check(self.max_len >= 16, "model.max_len", self.max_len, "give at least 16 tokens")
+        _check(self.path != "", "model.path", "empty", "name a transformers folder or a hub model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +140,7 @@ class SamplingConfig:
 
     def __post_init__(self):
         _check(
-            self.temperature > 0,
+            0 < self.temperature < math.inf,
             "sampling.temperature",
             self.temperature,
             "it must be above 0, because greedy episodes of a group are all the same",
@@ -129,6 +162,17 @@ class OptimConfig:
 
     def __post_init__(self):
         _check(self.lr >= 0, "optim.lr", self.lr, "a learning rate cannot be negative")
+        _check(self.lr < math.inf, "optim.lr", self.lr, "give a finite learning rate")
+        _check(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "give 0 or more")
+        _check(0 <= self.final_share <= 1, "optim.final_share", self.final_share, "give 0 to 1")
+        _check(
+            all(0 <= beta < 1 for beta in self.betas),
+            "optim.betas",
+            self.betas,
+            "give two numbers from 0 to below 1",
+        )
+        _check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "give 0 or more")
+        _check(self.max_grad_norm > 0, "optim.max_grad_norm", self.max_grad_norm, "give above 0")
 
     def rate(self, step: int, num_steps: int) -> float:
         """The learning rate of a step, counted from 1.
@@ -152,6 +196,11 @@ class LossConfig:
     correction_cap: float = 2.0
     """Largest importance weight of the trainer's distribution over the sampler's."""
 
+    def __post_init__(self):
+        _check(0 < self.clip_low <= 1, "loss.clip_low", self.clip_low, "give above 0, at most 1")
+        _check(self.clip_high > 0, "loss.clip_high", self.clip_high, "give above 0")
+        _check(self.correction_cap > 0, "loss.correction_cap", self.correction_cap, "give above 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -164,6 +213,7 @@ class EvalConfig:
 
     def __post_init__(self):
         _check(self.every is None or self.every > 0, "eval.every", self.every, "give 1 or more")
+        _check(self.num_tasks > 0, "eval.num_tasks", self.num_tasks, "give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +233,16 @@ class EngineConfig:
                 getattr(self, name) > 0, f"engine.{name}", getattr(self, name), "give at least 1"
             )
 
+    def __post_init__(self):
+        _check(
+            0 < self.memory_share < 1,
+            "engine.memory_share",
+            self.memory_share,
+            "give a share of the GPU's memory, between 0 and 1",
+        )
+        _check(self.cpu_cache_gib > 0, "engine.cpu_cache_gib", self.cpu_cache_gib, "give 1 or more")
+        _check(self.max_num_seqs > 0, "engine.max_num_seqs", self.max_num_seqs, "give 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
@@ -190,6 +250,9 @@ class EndpointConfig:
     """Where agents that come over HTTP find the model. Whoever reaches it still needs a key."""
     port: int = 0
     """0: any that is free."""
+
+    def __post_init__(self):
+        _check(0 <= self.port < 65536, "endpoint.port", self.port, "give 0 to 65535; 0: any free")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +334,7 @@ class Config:
         for name in ("steps", "epochs", "save_every", "keep_last"):
             value = getattr(self, name)
             _check(value is None or value > 0, name, value, "give at least 1")
+        _check(self.episode_seconds > 0, "episode_seconds", self.episode_seconds, "give above 0")
         _check(
             self.group_size > 1,
             "group_size",
@@ -304,6 +368,7 @@ class Config:
             self.model.path,
             "name a transformers folder or a hub model with --model.path",
         )
+        check_signatures(self.workflow, self.judge)
 
 
 def experiment_names() -> list[str]:
@@ -314,9 +379,12 @@ def experiment_names() -> list[str]:
 def load_experiment(name: str) -> Config:
     """Return ``config`` of experiments/NAME, or of the file at path/to/file.py."""
     if not name.endswith(".py") and name not in experiment_names():
+        if Path(f"{name}.py").is_file():
+            raise ValueError(f"there is no experiment {name!r}: did you mean {name}.py?")
+        folder = " (it is a folder)" if Path(name).is_dir() else ""
         raise ValueError(
-            f"there is no experiment {name!r}: choose one of {', '.join(experiment_names())}, "
-            "or give the path of a .py file"
+            f"there is no experiment {name!r}{folder}: "
+            f"choose one of {', '.join(experiment_names())}, or give the path of a .py file"
         )
     module = load_module(name if name.endswith(".py") else f"experiments.{name}")
     if not isinstance(getattr(module, "config", None), Config):

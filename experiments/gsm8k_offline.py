@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentrl.agents.data import read_folder, with_id
+from agentrl.agents.data import with_id
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
 from agentrl.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.learning.tiny import Recipe, make_tiny_model
@@ -108,7 +108,7 @@ def _take(tasks: Iterator[Task], count: int) -> list[Task]:
 
 def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
     if data.path:
-        return read_folder(data.path, required=("question", "answer"))
+        return gsm8k.read_rows(data.path)
     return _take(problems(1, held_out=False), 4000), _take(problems(2, held_out=True), 500)
 
 

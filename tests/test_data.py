@@ -31,9 +31,12 @@ def test_rows_of_a_folder(folder):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", r"train.jsonl:2 is not JSON"),
-        ('{"question": "?"}', r"train.jsonl:2 has no 'answer'"),
-        ("{}", r"train.jsonl:2 has no 'question' and no 'answer'"),
+        ("{", r"train.jsonl:2: not JSON \(Expecting property name.*, column 2\)"),
+        ('{"question": "?"}', r"train.jsonl:2: no 'answer'"),
+        ("{}", r"train.jsonl:2: no 'question' and no 'answer'"),
+        ('{"question": "?", "answer": 5}', r"train.jsonl:2: no text as 'answer', but 5"),
+        ('{"question": " ", "answer": "5"}', r"train.jsonl:2: no text as 'question', but ' '"),
+        ('["question", "answer"]', r"train.jsonl:2: not a JSON object, but a list"),
     ],
 )
 def test_bad_lines_are_named(folder, line, sentence):
@@ -52,7 +55,7 @@ def test_missing_and_empty_files(folder, tmp_path):
 
 def test_an_answer_without_a_number(folder):
     write(folder, "test.jsonl", [json.dumps({"question": "?", "answer": "two"})])
-    with pytest.raises(ValueError, match="no number after ####"):
+    with pytest.raises(ValueError, match=r"test.jsonl:1: no number after #### in the answer 'two'"):
         gsm8k.tasks(DataConfig(path=str(folder)))
 
 

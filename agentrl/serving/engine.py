@@ -27,15 +27,6 @@ from agentrl.config import EngineConfig
 from agentrl.serving.tensor_parallel import Leading, Together
 from agentrl.types import EngineStopped
 
-# vLLM reads these when it is imported.
-for _name, _value in {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}.items():
-    os.environ.setdefault(_name, _value)
-
 PROBE_TOKENS = 64
 _NEXT, _STEPPING = threading.Lock(), threading.Lock()
 
@@ -127,7 +118,8 @@ class Engine:
             if self._together.leads:
                 self._llm = Leading(self._llm, self._together)
         vocabulary = self._llm.model_config.get_vocab_size()
-        self._probe = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).tolist()
+        length = min(PROBE_TOKENS, max_len - 1)
+        self._probe = np.random.default_rng(0).integers(0, vocabulary, length).tolist()
         self._numbers = itertools.count()
         self._waiting: dict[str, tuple[Future, Callable]] = {}
         self._lockstep = _Lockstep() if lockstep else None

@@ -39,10 +39,7 @@ class ReplyParser:
                 tokenizer=tokenizer,
             )
         except (TypeError, KeyError) as error:
-            raise ValueError(
-                f"model.tool_parser {tool_parser!r} and model.reasoning_parser "
-                f"{reasoning_parser!r} are not both parsers of vLLM that fit this model ({error})"
-            ) from None
+            raise ValueError(_misnamed(tool_parser, reasoning_parser, error)) from None
         parser = self._parser_class(tokenizer).reasoning_parser if self._parser_class else None
         self._reasons = parser is not None
         self.reasoning_end: str = (parser.reasoning_end_str or "") if parser else ""
@@ -84,6 +81,23 @@ class ReplyParser:
                 for call in calls
             ]
         return message
+
+
+def _misnamed(tool_parser: str | None, reasoning_parser: str | None, error: Exception) -> str:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for field, name, manager in (
+        ("model.tool_parser", tool_parser, ToolParserManager),
+        ("model.reasoning_parser", reasoning_parser, ReasoningParserManager),
+    ):
+        known = manager.list_registered()
+        if name is not None and name not in known:
+            return f"{field} is {name!r}, which vLLM does not know: give one of {', '.join(known)}"
+    return (
+        f"model.tool_parser {tool_parser!r} and model.reasoning_parser {reasoning_parser!r} "
+        f"do not both fit this model ({error})"
+    )
 
 
 @lru_cache(maxsize=256)

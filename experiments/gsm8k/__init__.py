@@ -16,14 +16,16 @@ from experiments.gsm8k.openai_sdk import solve
 
 
 def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
-    train, test = (
-        read_folder(data.path, required=("question", "answer"))
-        if data.path
-        else read_hub("openai/gsm8k", "main")
+    if data.path:
+        return read_rows(data.path)
+    return read_hub("openai/gsm8k", "main")
+
+
+def read_rows(folder: str) -> tuple[list[Task], list[Task]]:
+    """Train and held-out rows in GSM8K's schema, each with a gold answer."""
+    return read_folder(
+        folder, required=("question", "answer"), check=lambda task: gold_number(task["answer"])
     )
-    for task in train + test:
-        gold_number(task["answer"])
-    return train, test
 
 
 async def judge(task, response, episode: Episode) -> JudgeOutput:

@@ -1,0 +1,62 @@
+"""Models and datasets by name: a folder here, or the Hugging Face hub's.
+
+Whether the hub answers is found out once, in seconds: its libraries try again for half a minute
+before they look into their cache.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+PATIENCE_SECONDS = 5.0
+OFFLINE = "or try --exp gsm8k_offline, which downloads nothing"
+"""What works without it."""
+
+
+@cache
+def stay_offline_where_unreachable() -> None:
+    """Let the hub's libraries use their cache alone, where the hub does not answer."""
+    # Slow to import, and only needed here.
+    import httpx2
+    from huggingface_hub import constants, get_session
+
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            get_session().head(constants.ENDPOINT, timeout=PATIENCE_SECONDS)
+    except httpx2.TransportError:
+        # For what is imported already, and for what is not yet.
+        constants.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def check_model(path: str) -> None:
+    """Raise ValueError, in a sentence, for what is no model that transformers could load."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    if Path(path).is_dir():
+        _check_folder(Path(path))
+    elif not Path(path).is_absolute() and not path.startswith("."):
+        stay_offline_where_unreachable()
+    try:
+        AutoConfig.from_pretrained(path)
+        AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is neither a transformers folder nor a hub model within reach "
+            f"({str(error).splitlines()[0]}): give one, {OFFLINE}"
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    found = {path.suffix if path.name != "config.json" else path.name for path in folder.iterdir()}
+    for what, names in {
+        "config.json": {"config.json"},
+        "weights": {".safetensors", ".bin"},
+    }.items():
+        if not names & found:
+            checkpoints = sorted(folder.glob("checkpoints/step-*"))
+            hint = f": did you mean {checkpoints[-1]}?" if checkpoints else ""
+            raise ValueError(
+                f"{folder} is no transformers folder, because it has no {what}"
+                f"{hint or ': give one that save_pretrained wrote'}"
+            )
