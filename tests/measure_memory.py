@@ -21,7 +21,6 @@ from agentrl.learning.packing import pack
 from agentrl.types import Call, Sample
 
 VOCABULARY = 4000
-EPISODES = 8
 
 
 def resident(field: str) -> int:
@@ -43,11 +42,11 @@ def model_config(hidden: int, layers: int) -> Qwen3Config:
     )
 
 
-def group(rng: np.random.Generator, tokens: int) -> list[Sample]:
+def group(rng: np.random.Generator, tokens: int, episodes: int) -> list[Sample]:
     """Episodes of a group: half of the tree's tokens are the prompt that they share."""
     prompt = rng.integers(0, VOCABULARY, tokens // 2).tolist()
-    length = tokens // 2 // EPISODES
-    answers = [rng.integers(0, VOCABULARY, length).tolist() for _ in range(EPISODES)]
+    length = tokens // 2 // episodes
+    answers = [rng.integers(0, VOCABULARY, length).tolist() for _ in range(episodes)]
     calls = [Call(prompt_ids=prompt, completion_ids=a, logprobs=[0.0] * length) for a in answers]
     return [Sample(call, 1.0) for call in calls]
 
@@ -56,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("hidden", "layers", "tokens"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--episodes", type=int, default=8)
     parser.add_argument("--checkpointing", default="off")
     parser.add_argument("--dtype", default="float32")
     flags = parser.parse_args()
@@ -63,7 +63,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     config = model_config(flags.hidden, flags.layers)
     micro_batches = pack(
-        [sample for _ in range(2) for sample in group(rng, flags.tokens)], flags.tokens
+        [sample for _ in range(2) for sample in group(rng, flags.tokens, flags.episodes)],
+        flags.tokens,
     )
     assert [len(micro.ids) for micro in micro_batches] == [flags.tokens] * 2
     before = resident("VmRSS")
@@ -85,7 +86,7 @@ def main() -> None:
     expected = state + memory.activation_bytes(
         shape,
         tokens=flags.tokens,
-        longest=flags.tokens // 2 + flags.tokens // 2 // EPISODES,
+        longest=flags.tokens // 2 + flags.tokens // 2 // flags.episodes,
         dtype=flags.dtype,
         checkpointing=flags.checkpointing,
         kernels="segments",
