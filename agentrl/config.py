@@ -228,12 +228,6 @@ class EngineConfig:
     """Ranks that hold one engine together; each has its share of every layer."""
 
     def __post_init__(self):
-        for name in ("max_num_seqs", "tensor_parallel", "cpu_cache_gib"):
-            _check(
-                getattr(self, name) > 0, f"engine.{name}", getattr(self, name), "give at least 1"
-            )
-
-    def __post_init__(self):
         _check(
             0 < self.memory_share < 1,
             "engine.memory_share",
@@ -242,6 +236,12 @@ class EngineConfig:
         )
         _check(self.cpu_cache_gib > 0, "engine.cpu_cache_gib", self.cpu_cache_gib, "give 1 or more")
         _check(self.max_num_seqs > 0, "engine.max_num_seqs", self.max_num_seqs, "give 1 or more")
+        _check(
+            self.tensor_parallel > 0,
+            "engine.tensor_parallel",
+            self.tensor_parallel,
+            "give 1 or more",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,10 +202,9 @@ def _engine(
     engine: EngineConfig, shape: Shape, dtype: str, max_len: int, device: torch.device
 ) -> int:
     """What vLLM holds while it is awake. Raises ValueError where one call would not fit."""
-    weights, call = (
-        memory.BYTES[dtype] * shape.parameters,
-        max_len * memory.cache_bytes_per_token(shape, dtype),
-    )
+    # A rank has its share of an engine that spans several.
+    weights = memory.BYTES[dtype] * shape.parameters // engine.tensor_parallel
+    call = max_len * memory.cache_bytes_per_token(shape, dtype) // engine.tensor_parallel
     if device.type == "cpu":
         room, cause = engine.cpu_cache_gib * GIB, "engine.cpu_cache_gib"
         held = weights + room + WORKING_BYTES
@@ -233,9 +232,10 @@ def _in_all(
         else:
             remedies.insert(0, "a smaller --model.max-len")
     if device.type == "cpu":
-        # All ranks of a CPU machine share its RAM, and nothing sleeps there.
+        # Its ranks share a machine's RAM, and nothing sleeps there.
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
         return (
-            ranks * (state + activations + engine),
+            ranks_here * (state + activations + engine),
             memory.free_bytes(),
             remedies,
         )
