@@ -90,7 +90,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
         batches = task_batches(train_tasks, config)
         kernels = choose(config.kernels, ranks.device)
         preflight.check_surroundings(
-            config, train_tasks, held_out, ranks=ranks.size, display=display
+            config, train_tasks, held_out, ranks=ranks.num_engines, display=display
         )
         run = Run.reopen(resume, experiment, writes=ranks.is_first) if resume else None
         resumed = checkpoint.newest(run.checkpoints) if run else None
@@ -104,6 +104,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                 train_tasks,
                 num_steps=len(batches),
                 ranks=ranks.size,
+                ranks_here=ranks.size_here,
                 dtype=compute_dtype(config),
                 kernels=kernels,
                 device=ranks.device,

@@ -154,17 +154,21 @@ def check_model(
     *,
     num_steps: int,
     ranks: int,
+    ranks_here: int,
     dtype: str,
     kernels: str,
     device: torch.device,
     display: Display,
 ) -> None:
-    """Whether the model can be served and trained here; prints what it takes as a table."""
+    """Whether the model can be served and trained here; prints what it takes as a table.
+
+    ranks: all that share the policy; ranks_here: those of them on this machine.
+    """
     shape, tokenizer = check_serving(config, folder, display)
     state = memory.state_bytes(shape, ranks)
     activations = _activations(config, shape, dtype, kernels)
     engine = _engine(config.engine, shape, dtype, config.model.max_len, device)
-    needed, free, remedies = _in_all(config, state, activations, engine, ranks, device)
+    needed, free, remedies = _in_all(config, state, activations, engine, ranks_here, device)
     checkpoint, disk = memory.checkpoint_bytes(shape), shutil.disk_usage(config.runs).free
     longest = _longest_question(train, tokenizer)
     display.table(
@@ -220,7 +224,7 @@ def _engine(
 
 
 def _in_all(
-    config: Config, state: int, activations: int, engine: int, ranks: int, device: torch.device
+    config: Config, state: int, activations: int, engine: int, ranks_here: int, device: torch.device
 ) -> tuple[int, int, list[str]]:
     """Bytes needed, bytes free, and what would help, the best first."""
     remedies = ["a smaller model"]
@@ -233,7 +237,6 @@ def _in_all(
             remedies.insert(0, "a smaller --model.max-len")
     if device.type == "cpu":
         # Its ranks share a machine's RAM, and nothing sleeps there.
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
         return (
             ranks_here * (state + activations + engine),
             memory.free_bytes(),

@@ -37,13 +37,14 @@ def surroundings(config, train=(), held_out=(), ranks=1) -> None:
     )
 
 
-def check(config, train=(), num_steps=4, ranks=1) -> None:
+def check(config, train=(), num_steps=4, ranks=1, ranks_here=None) -> None:
     preflight.check_model(
         config,
         config.model.path,
         list(train),
         num_steps=num_steps,
         ranks=ranks,
+        ranks_here=ranks_here or ranks,
         dtype="float32",
         kernels="segments",
         device=torch.device("cpu"),
@@ -184,6 +185,7 @@ def test_ranks_of_a_cpu_share_its_memory(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 4 * 2**30)
     config = make_config(tiny_folder, tmp_path)
     check(config, ranks=1)
+    check(config, ranks=4, ranks_here=1)
     with pytest.raises(ValueError, match="GiB of memory are needed and 4.0 GiB free"):
         check(config, ranks=4)
 

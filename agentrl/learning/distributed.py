@@ -5,6 +5,7 @@ of the tasks. Between collectives they meet at named waits: whoever waits knows 
 who has not come.
 """
 
+import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,15 @@ class Ranks:
         return self.accelerator.num_processes
 
     @property
+    def size_here(self) -> int:
+        """How many ranks there are on this host."""
+        return int(os.environ["LOCAL_WORLD_SIZE"]) if self.size > 1 else 1
+
+    @property
+    def num_engines(self) -> int:
+        return self.size // self._ranks_per_engine
+
+    @property
     def is_first(self) -> bool:
         return self.rank == 0
 
@@ -126,7 +136,7 @@ class Ranks:
     def share(self, items: Sequence[Item]) -> list[Item]:
         """This rank's part of what there is to sample; of an engine's ranks, the first has it."""
         engine, place = divmod(self.rank, self._ranks_per_engine)
-        return [] if place else list(items[engine :: self.size // self._ranks_per_engine])
+        return [] if place else list(items[engine :: self.num_engines])
 
     def gather(self, share: Sequence[Item], what: str) -> list[Item]:
         """The items of all ranks, in the order that ``share`` deals them; on every rank."""
