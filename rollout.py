@@ -8,15 +8,16 @@ As a command it runs an agent without training it:
 
 import argparse
 import atexit
-import copy
 import gc
+import logging
 import os
 import queue
 import sys
-import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,8 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from agentrl.agents.data import with_id
-from agentrl.agents.workflow import check_signatures, failed, run_episode
+from agentrl.agents.overrun import EndableThread, num_left_behind
+from agentrl.agents.workflow import blocked, check_signatures, run_episode
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, parse
 from agentrl.types import Episode, Group, Report, Task
 from agentrl.watch.metrics import episode_metrics
@@ -35,6 +37,10 @@ EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
 GRACE_SECONDS = 5.0
 """How much longer than its time an episode may take to notice that it is over."""
+INTERRUPT_SECONDS = 1.0
+"""How long an interrupted thread gets to end, before the next interrupt."""
+
+log = logging.getLogger(__name__)
 
 
 def serve(config: Config, folder: str | Path):
@@ -119,7 +125,7 @@ def collect(
     finished: queue.SimpleQueue[tuple[tuple[int, int], Episode]] = queue.SimpleQueue()
     todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
     total, tokens_before, started = len(todo), serving.num_tokens, time.monotonic()
-    doors, deadlines, episodes, num_failed = {}, {}, {}, 0
+    doors, threads, deadlines, episodes, num_failed = {}, {}, {}, {}, 0
 
     def run(place: tuple[int, int]) -> None:
         finished.put((place, _run(tasks[place[0]], place[1], config, *doors[place])))
@@ -135,24 +141,33 @@ def collect(
                 own_sampling=own_sampling,
             )
             deadlines[place] = time.monotonic() + config.episode_seconds + GRACE_SECONDS
-            threading.Thread(target=run, args=(place,), daemon=True).start()
-        try:
-            place, episode = finished.get(timeout=0.1)
+            threads[place] = EndableThread(partial(run, place))
+            threads[place].start()
+        ended = []
+        with suppress(queue.Empty):
+            ended.append(finished.get(timeout=0.1))
+        for place in [p for p, deadline in deadlines.items() if time.monotonic() > deadline]:
+            model, _ = doors[place]
+            model.close()
+            deadlines[place] += INTERRUPT_SECONDS
+            if not threads[place].interrupt():
+                row, index = place
+                episode = blocked(tasks[row], index, model.calls, config.episode_seconds)
+                ended.append((place, episode))
+        for place, episode in ended:
+            # One that was left behind may still come to its end.
             if deadlines.pop(place, None) is not None:
-                episodes[place] = episode
-                num_failed += not episode.scored
-        except queue.Empty:
-            # A workflow that blocks its thread cannot be stopped, only left behind.
-            for place in [p for p, deadline in deadlines.items() if time.monotonic() > deadline]:
-                episodes[place] = _abandon(tasks[place[0]], place[1], config, doors[place][0])
-                num_failed += 1
-                del deadlines[place]
+                del doors[place], threads[place]
+                episodes[place] = _punished(episode, config.failed_reward)
+                num_failed += episode.failed
         speed = (serving.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
         report(
             len(episodes) / total,
             f"{len(episodes)} done, {len(deadlines)} running, {num_failed} failed, "
             f"{speed:.0f} tokens/s",
         )
+    if count := num_left_behind():
+        log.warning("%d threads of ended episodes are in calls that Python cannot end", count)
     return [
         Group(task, tuple(episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
@@ -161,8 +176,7 @@ def collect(
 
 def _run(task: Task, index: int, config: Config, model, auxiliary_models: dict) -> Episode:
     return run_episode(
-        # Its own copy: a workflow may write to its task.
-        copy.deepcopy(task),
+        task,
         index,
         workflow=config.workflow,
         judge=config.judge,
@@ -173,10 +187,22 @@ def _run(task: Task, index: int, config: Config, model, auxiliary_models: dict) 
     )
 
 
-def _abandon(task: Task, index: int, config: Config, model) -> Episode:
-    model.close()
-    cause = f"the workflow blocked its thread for over {config.episode_seconds:g} s"
-    return failed(task, index, model.calls, "timeout", cause)
+def _punished(episode: Episode, reward: float | None) -> Episode:
+    if episode.scored or reward is None:
+        return episode
+    return replace(episode, reward=reward, success=False)
+
+
+def check_failures(groups: Sequence[Group], max_failed: float) -> None:
+    """Exit, with the commonest cause, where more than this share of the episodes failed."""
+    episodes = [episode for group in groups for episode in group.episodes]
+    causes = Counter(episode.error for episode in episodes if episode.failed)
+    if causes.total() > max_failed * len(episodes):
+        ((cause, count),) = causes.most_common(1)
+        sys.exit(
+            f"error: {causes.total()} of {len(episodes)} episodes failed, which is more than "
+            f"--max-failed {max_failed:g}. The commonest cause, {count} times: {cause}"
+        )
 
 
 def evaluate(tasks: Sequence[Task], config: Config, serving, report: Report) -> dict[str, float]:
@@ -232,7 +258,7 @@ def print_episode(display: Display, episode: Episode) -> None:
         for message in (*call.messages[start:], call.reply):
             _print_message(display, message)
         shown[call.agent] = len(call.messages) + 1
-    verdict = f"reward {episode.reward}" if episode.scored else f"{episode.status}: {episode.error}"
+    verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
     metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
     display.console.print(f"{verdict}{metrics}", style="bold", markup=False)
 
@@ -273,8 +299,11 @@ def main() -> None:
             tasks = held_out[: flags.num_tasks]
             groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)
     if flags.evaluate:
-        rows = [(name, f"{value:.3f}") for name, value in metrics.items() if value is not None]
+        cause = metrics.pop("eval/failure")
+        rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
         display.table(f"{len(held_out)} held-out tasks", ("", "mean or count"), rows)
+        if cause is not None:
+            display.line(f"the commonest failure: {cause}")
     else:
         for group in groups:
             print_episode(display, group.episodes[0])

@@ -34,7 +34,7 @@ from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
 from agentrl.watch.run import Run
 from kernels.tree_attention import choose
-from rollout import collect, compute_dtype, evaluate, find_model, find_tasks, serve
+from rollout import check_failures, collect, compute_dtype, evaluate, find_model, find_tasks, serve
 
 
 def main() -> None:
@@ -84,6 +84,7 @@ def main() -> None:
                     report=progress,
                 )
             metrics |= episode_metrics(groups)
+            check_failures(groups, config.max_failed)
             if step == 1:
                 check_trained_agents(groups, config.trained_agents, display)
             engine.sleep()
