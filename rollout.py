@@ -8,16 +8,18 @@ As a command it runs an agent without training it:
 
 import argparse
 import atexit
-import copy
 import gc
+import logging
 import queue
 import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, parse
 
@@ -45,7 +47,8 @@ from transformers import AutoTokenizer
 
 from agentrl import hub, preflight
 from agentrl.agents.data import with_id
-from agentrl.agents.workflow import failed, run_episode
+from agentrl.agents.overrun import EndableThread, num_left_behind
+from agentrl.agents.workflow import blocked, run_episode
 from agentrl.types import Episode, Group, Report, Task
 from agentrl.watch.metrics import episode_metrics
 from agentrl.watch.progress import Display
@@ -55,6 +58,10 @@ EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
 GRACE_SECONDS = 5.0
 """How much longer than its time an episode may take to notice that it is over."""
+INTERRUPT_SECONDS = 1.0
+"""How long an interrupted thread gets to end, before the next interrupt."""
+
+log = logging.getLogger(__name__)
 
 
 def serve(config: Config, folder: str | Path):
@@ -117,6 +124,19 @@ def compute_dtype(config: Config) -> str:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
+Place = tuple[int, int]
+"""The row of a task in its batch, and the number of the episode in its group."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """An episode's door, its thread, and when that is given up."""
+
+    model: Any
+    thread: EndableThread
+    deadline: float
+
+
 def collect(
     tasks: Sequence[Task],
     config: Config,
@@ -133,69 +153,86 @@ def collect(
     Always returns an episode for each: those that fail or outlast their time carry their cause.
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
-    finished: queue.SimpleQueue[tuple[tuple[int, int], Episode]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[Place, Episode]] = queue.SimpleQueue()
     todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
-    total, tokens_before, started = len(todo), serving.num_tokens, time.monotonic()
-    doors, deadlines, episodes, num_failed = {}, {}, {}, 0
+    running: dict[Place, _Running] = {}
+    episodes: dict[Place, Episode] = {}
+    total, num_failed = len(todo), 0
+    tokens_before, started = serving.num_tokens, time.monotonic()
 
-    def run(place: tuple[int, int]) -> None:
-        finished.put((place, _run(tasks[place[0]], place[1], config, *doors[place])))
+    def run(place: Place, model, auxiliary_models) -> None:
+        episode = _run(tasks[place[0]], place[1], config, model, auxiliary_models)
+        finished.put((place, episode))
 
-    def start(places: list[tuple[int, int]]) -> None:
+    def start(places: Sequence[Place]) -> None:
         # All doors before the first thread: in lockstep, the engine waits for all of them.
-        for row, index in places:
-            task_id = tasks[row]["id"]
-            doors[row, index] = serving.open(
-                step=step, task_id=task_id, episode=index, own_sampling=own_sampling
+        doors = [
+            serving.open(
+                step=step, task_id=tasks[row]["id"], episode=index, own_sampling=own_sampling
             )
-        for place in places:
-            deadlines[place] = time.monotonic() + config.episode_seconds + GRACE_SECONDS
-            threading.Thread(target=run, args=(place,), daemon=True).start()
+            for row, index in places
+        ]
+        for place, (model, auxiliary_models) in zip(places, doors, strict=True):
+            thread = EndableThread(partial(run, place, model, auxiliary_models))
+            deadline = time.monotonic() + config.episode_seconds + GRACE_SECONDS
+            running[place] = _Running(model, thread, deadline)
+            thread.start()
 
-    over: list[tuple[int, int]] = []
+    over: list[Any] = []
     try:
-        while todo or deadlines:
+        while todo or running:
             serving.engine.raise_if_stopped()
             check()
-            free = min(len(todo), config.concurrent_episodes - len(deadlines))
+            free = min(len(todo), config.concurrent_episodes - len(running))
             start([todo.popleft() for _ in range(free)])
+            # Only now that others have their places.
             while over:
-                serving.release(doors[over.pop()][0])
-            try:
-                place, episode = finished.get(timeout=0.1)
-                if deadlines.pop(place, None) is not None:
-                    episodes[place] = episode
-                    num_failed += not episode.scored
-                    over.append(place)
-            except queue.Empty:
-                # A workflow that blocks its thread cannot be stopped, only left behind.
-                now = time.monotonic()
-                for place in [p for p, deadline in deadlines.items() if now > deadline]:
-                    episodes[place] = _abandon(tasks[place[0]], place[1], config, doors[place][0])
-                    num_failed += 1
-                    over.append(place)
-                    del deadlines[place]
+                serving.release(over.pop())
+            ended = list(_given_up(tasks, config, running))
+            with suppress(queue.Empty):
+                ended.append(finished.get(timeout=0.1))
+            for place, episode in ended:
+                # One that was left behind may still come to its end.
+                if place in running:
+                    over.append(running.pop(place).model)
+                    episodes[place] = _punished(episode, config.failed_reward)
+                    num_failed += episode.failed
             speed = (serving.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
             report(
                 len(episodes) / total,
-                f"{len(episodes)} done, {len(deadlines)} running, {num_failed} failed, "
+                f"{len(episodes)} done, {len(running)} running, {num_failed} failed, "
                 f"{speed:.0f} tokens/s",
             )
     finally:
-        for place in deadlines:
-            doors[place][0].close()
-        for place in (*over, *deadlines):
-            serving.release(doors[place][0])
+        for model in [one.model for one in running.values()]:
+            model.close()
+            over.append(model)
+        for model in over:
+            serving.release(model)
+    if count := num_left_behind():
+        log.warning("%d threads of ended episodes are in calls that Python cannot end", count)
     return [
         Group(task, tuple(episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
     ]
 
 
+def _given_up(
+    tasks: Sequence[Task], config: Config, running: dict[Place, _Running]
+) -> Iterator[tuple[Place, Episode]]:
+    """Interrupt the threads whose time is over; those that ignore it are left behind."""
+    now = time.monotonic()
+    for place, one in [(p, r) for p, r in running.items() if now > r.deadline]:
+        one.model.close()
+        running[place] = replace(one, deadline=now + INTERRUPT_SECONDS)
+        if not one.thread.interrupt():
+            row, index = place
+            yield place, blocked(tasks[row], index, one.model.calls, config.episode_seconds)
+
+
 def _run(task: Task, index: int, config: Config, model, auxiliary_models: dict) -> Episode:
     return run_episode(
-        # Its own copy: a workflow may write to its task.
-        copy.deepcopy(task),
+        task,
         index,
         workflow=config.workflow,
         judge=config.judge,
@@ -206,10 +243,26 @@ def _run(task: Task, index: int, config: Config, model, auxiliary_models: dict) 
     )
 
 
-def _abandon(task: Task, index: int, config: Config, model) -> Episode:
-    model.close()
-    cause = f"the workflow blocked its thread for over {config.episode_seconds:g} s"
-    return failed(task, index, model.calls, "timeout", cause)
+def _punished(episode: Episode, reward: float | None) -> Episode:
+    if episode.scored or reward is None:
+        return episode
+    return replace(episode, reward=reward, success=False)
+
+
+class TooManyFailed(RuntimeError):
+    """So many episodes of a batch failed that training on the others would be of no use."""
+
+
+def check_failures(groups: Sequence[Group], max_failed: float) -> None:
+    """Raise TooManyFailed, with the commonest cause, where a larger share of episodes failed."""
+    episodes = [episode for group in groups for episode in group.episodes]
+    causes = Counter(episode.error for episode in episodes if episode.failed)
+    if causes.total() > max_failed * len(episodes):
+        ((cause, count),) = causes.most_common(1)
+        raise TooManyFailed(
+            f"{causes.total()} of {len(episodes)} episodes failed, which is more than "
+            f"--max-failed {max_failed:g}. The commonest cause, {count} times: {cause}"
+        )
 
 
 def evaluate(
@@ -269,7 +322,7 @@ def print_episode(display: Display, episode: Episode) -> None:
         for message in (*call.messages[start:], call.reply):
             _print_message(display, message)
         shown[call.agent] = len(call.messages) + 1
-    verdict = f"reward {episode.reward}" if episode.scored else f"{episode.status}: {episode.error}"
+    verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
     metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
     display.console.print(f"{verdict}{metrics}", style="bold", markup=False)
 
@@ -301,8 +354,11 @@ def main() -> None:
             tasks = held_out[: flags.num_tasks]
             groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)
     if flags.evaluate:
-        rows = [(name, f"{value:.3f}") for name, value in metrics.items() if value is not None]
+        cause = metrics.pop("eval/failure")
+        rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
         display.table(f"{len(held_out)} held-out tasks", ("", "mean or count"), rows)
+        if cause is not None:
+            display.line(f"the commonest failure: {cause}")
     else:
         for group in groups:
             print_episode(display, group.episodes[0])

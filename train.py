@@ -58,6 +58,8 @@ from agentrl.watch.quiet import quiet
 from agentrl.watch.run import Run
 from kernels.tree_attention import choose
 from rollout import (
+    TooManyFailed,
+    check_failures,
     collect,
     compute_dtype,
     evaluate,
@@ -161,6 +163,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                     )
                     groups = ranks.gather(portable(own_groups), "episodes")
                 metrics |= episode_metrics(groups)
+                check_failures(groups, config.max_failed)
                 if step == 1:
                     check_trained_agents(groups, config.trained_agents, display)
                     preflight.check_prompts_fit(groups, config.model.max_len)
@@ -229,10 +232,10 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
             if "eval/success" in metrics:
                 run.draw_curve()
             display.line(report.step_line(run.rows, len(batches)))
-    except Interrupted as signal:
+    except (Interrupted, TooManyFailed) as cause:
         save()
         what = f"after step {done}" if done >= 0 else "before the first step was done"
-        display.line(f"{signal} {what}: go on with --resume {run.folder}")
+        display.line(f"{cause} {what}: go on with --resume {run.folder}")
         raise
     run.draw_curve()
     report.summary(display, experiment, run, whole)
@@ -249,6 +252,8 @@ def ending_in_a_sentence(ranks: Ranks) -> Iterator[None]:
         sys.exit(128 + signal.number)
     except CannotStart as error:
         ranks.fail(str(error))
+        sys.exit(f"error: {error}")
+    except TooManyFailed as error:
         sys.exit(f"error: {error}")
     except (CheckpointError, EngineStopped, RankLost) as error:
         ranks.fail(str(error))

@@ -300,6 +300,10 @@ class Config:
     """An episode that runs longer is given up."""
     concurrent_episodes: int = 256
     """Episodes that run at once."""
+    max_failed: float = 0.5
+    """The run stops where a larger share of a batch's episodes fails. 1: never."""
+    failed_reward: float | None = None
+    """The reward of an episode that fails. Absent: it is left out of its group."""
     micro_batch_tokens: int = 16384
     """Tree tokens that go through the policy at once: memory against speed, never the gradient."""
     kernels: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
@@ -341,6 +345,7 @@ class Config:
             self.group_size,
             "give at least 2, because episodes of a group are compared with each other",
         )
+        _check(0 <= self.max_failed <= 1, "max_failed", self.max_failed, "give a share from 0 to 1")
         _check(
             self.trained_agents != (),
             "trained_agents",

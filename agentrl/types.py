@@ -71,7 +71,7 @@ class Episode:
     """The cause, in one sentence, where the status is ``error`` or ``timeout``, or where the
     workflow raised after a context that was full."""
     reward: Reward | None = None
-    """None exactly where the episode could not be scored."""
+    """None where the episode could not be scored, and ``failed_reward`` does not say otherwise."""
     success: bool | None = None
     response: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +81,11 @@ class Episode:
     @property
     def scored(self) -> bool:
         return self.reward is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it came to no verdict of its own; it may have a reward for that."""
+        return self.status in ("error", "timeout") or not self.scored
 
     @property
     def agents(self) -> tuple[str, ...]:

@@ -3,6 +3,9 @@ import os
 import pytest
 import torch
 
+# oneDNN would keep a thousand kernels, one for each length of a batch: a test of memory should see
+# what the episodes hold.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 # Before anything imports triton: its kernels run on a CPU in its interpreter alone.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -91,6 +91,7 @@ def test_no_more_than_allowed_at_once():
 
 def test_failures_are_counted_by_cause_and_left_out(monkeypatch):
     monkeypatch.setattr(rollout, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(rollout, "INTERRUPT_SECONDS", 0.1)
     release = threading.Event()
 
     async def solve(task, model):
@@ -129,6 +130,37 @@ def test_agents_that_are_not_trained_need_no_reward():
     (trained,), (recorded,) = (collect(solve, 1, 2, trained_agents=a) for a in (None, ("solver",)))
     assert [episode.status for episode in trained.episodes] == ["error", "error"]
     assert [episode.reward for episode in recorded.episodes] == [{"solver": 1.0}] * 2
+
+
+async def fails_by_number(task, model):
+    if task["number"] < 2:
+        raise RuntimeError("broken")
+    if task["number"] == 2:
+        raise KeyError("missing")
+    return 1.0
+
+
+def test_a_run_stops_above_the_share_of_failures():
+    groups = collect(fails_by_number, 4, 2)
+    rollout.check_failures(groups, 0.75)
+    rollout.check_failures(groups, 1.0)
+    with pytest.raises(rollout.TooManyFailed) as stopped:
+        rollout.check_failures(groups, 0.7)
+    assert str(stopped.value) == (
+        "6 of 8 episodes failed, which is more than --max-failed 0.7. "
+        "The commonest cause, 4 times: RuntimeError: broken"
+    )
+
+
+def test_failures_may_be_punished():
+    groups = collect(fails_by_number, 4, 2, failed_reward=-1.0)
+    episodes = [episode for group in groups for episode in group.scored]
+    assert [(e.status, e.reward, e.success) for e in episodes] == [
+        *[("error", -1.0, False)] * 6,
+        *[("ok", 1.0, True)] * 2,
+    ]
+    with pytest.raises(rollout.TooManyFailed, match="6 of 8 episodes failed"):
+        rollout.check_failures(groups, 0.7)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import asyncio
 import dataclasses
 import math
+import threading
 import time
 
 import numpy as np
@@ -138,7 +139,7 @@ async def exits(task, model):
         (returns_nan, "ValueError: the reward is nan"),
         (measures_nonsense, "ValueError: the metric speed is inf, not a finite number"),
         (forgets_the_reward, "ValueError: the workflow returned no reward and the experiment has"),
-        (raises_a_timeout_of_its_own, "the search service did not answer"),
+        (raises_a_timeout_of_its_own, "TimeoutError: the search service did not answer"),
         (exits, "SystemExit: 3"),
     ],
 )
@@ -182,6 +183,42 @@ def test_an_episode_that_takes_too_long():
     episode = run(solve, seconds=0.1)
     assert time.monotonic() - started < 5
     assert (episode.status, episode.error) == ("timeout", "the episode ran longer than 0.1 s")
+
+
+def test_what_comes_too_late_is_not_scored():
+    async def blocks(task, model):
+        time.sleep(0.2)
+        return 1.0
+
+    async def answers_its_cancellation(task, model):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return 1.0
+
+    for workflow in (blocks, answers_its_cancellation):
+        episode = run(workflow, seconds=0.1)
+        assert (episode.status, episode.reward) == ("timeout", None)
+
+
+def test_a_judge_sees_the_task_as_it_was():
+    async def solve(task, model):
+        task["question"] = "2 + 2?"
+        return 1.0
+
+    async def judge(task, response):
+        return float(task == TASK)
+
+    assert run(solve, judge).reward == 1.0
+
+
+def test_a_task_that_cannot_be_copied_is_a_failure():
+    async def solve(task, model):
+        return 1.0
+
+    task = {"id": "t", "lock": threading.Lock()}
+    episode = run_episode(task, 0, workflow=solve, judge=None, model=ScriptedModel(), seconds=5.0)
+    assert episode.error == "TypeError: cannot pickle '_thread.lock' object"
 
 
 def test_a_full_context_ends_an_episode_without_spoiling_it():

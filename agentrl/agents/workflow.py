@@ -7,17 +7,27 @@ The first two parameters are required; the others are passed only to functions t
 A reward is a number, or a number for each agent by the name that ``model.agent(name)`` gave it.
 One episode runs here, and its failures end here: whatever a workflow or a judge does wrong becomes
 a status and a cause, never an exception in the training loop and never a silent reward of 0.
+
+What an episode started ends with it: its requests, its tasks, the threads of ``asyncio.to_thread``,
+the subprocesses of asyncio, and any program that was given ``model.environment``. Threads and
+programs that it started otherwise are its own to end. What ``overrun`` cannot end is left behind.
 """
 
-import asyncio
+import copy
 import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
+from agentrl.agents.episode_loop import PATIENCE, EpisodeLoop, OutOfTime
+from agentrl.agents.overrun import Overrun
 from agentrl.types import Call, Episode, Reward, Task
+
+LONGEST_CAUSE = 500
+"""Characters of an exception's message that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +86,32 @@ def run_episode(
 
     Every trained agent that made a call needs a reward; where trained_agents is None, all are.
     """
-    started = time.monotonic()
-    offered = {"auxiliary_models": auxiliary_models or {}}
-
-    async def attempt_in_time() -> Episode:
-        try:
-            async with asyncio.timeout(seconds):
-                return await _attempt(task, index, workflow, judge, model, offered, trained_agents)
-        finally:
-            for auxiliary in offered["auxiliary_models"].values():
-                await auxiliary.aclose()
-
+    started, auxiliary = time.monotonic(), dict(auxiliary_models or {})
+    # What a workflow does to its arguments stays with it.
+    offered = {"auxiliary_models": dict(auxiliary)}
     try:
-        episode = asyncio.run(attempt_in_time())
-    except TimeoutError as error:
-        cause = str(error) or f"the episode ran longer than {seconds:g} s"
-        status = "timeout" if time.monotonic() - started >= seconds else "error"
-        episode = failed(task, index, model.calls, status, cause)
+        with EpisodeLoop() as loop:
+            try:
+                work = _attempt(task, index, workflow, judge, model, offered, trained_agents)
+                episode = loop.run_within(seconds, work)
+            finally:
+                model.close()
+                with suppress(Exception):
+                    loop.run_within(PATIENCE, _close(auxiliary))
+    except OutOfTime:
+        cause = f"the episode ran longer than {seconds:g} s"
+        episode = failed(task, index, model.calls, "timeout", cause)
+    except Overrun:
+        episode = blocked(task, index, model.calls, seconds)
     # SystemExit and CancelledError too: a thread that ends without a word would be waited for.
     except BaseException as error:
         episode = failed(task, index, model.calls, "error", _describe(error))
-    finally:
-        model.close()
     return replace(episode, seconds=time.monotonic() - started)
+
+
+async def _close(auxiliary_models: Mapping[str, Any]) -> None:
+    for auxiliary in auxiliary_models.values():
+        await auxiliary.aclose()
 
 
 async def _attempt(
@@ -113,7 +126,8 @@ async def _attempt(
     """The workflow, then its verdict; raises what they raise, but for a context that is full."""
     output, cause = WorkflowOutput(), None
     try:
-        output = _as_output(await _call(workflow, task, model, **offered))
+        # Its own copy: a workflow may write to its task.
+        output = _as_output(await _call(workflow, copy.deepcopy(task), model, **offered))
     except Exception as error:
         if not model.context_full:
             raise
@@ -133,18 +147,31 @@ async def _attempt(
     )
     verdict = output
     if judge is not None:
-        verdict = _as_verdict(await _call(judge, task, output.response, episode=episode, **offered))
+        own = copy.deepcopy(task)
+        verdict = _as_verdict(await _call(judge, own, output.response, episode=episode, **offered))
     scored = _score(episode, output, verdict)
     _check_all_are_rewarded(scored, trained_agents)
     return scored
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """Its kind and its message, whatever that is: endless, not text at all, or an error again."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "its message cannot be read"
+    kept = message[:LONGEST_CAUSE].encode(errors="backslashreplace").decode()
+    return f"{type(error).__name__}: {kept}{'...' * (len(message) > LONGEST_CAUSE)}"
 
 
 def failed(task: Task, index: int, calls: tuple[Call, ...], status: str, cause: str) -> Episode:
     return Episode(task=task, index=index, calls=calls, status=status, error=cause)
+
+
+def blocked(task: Task, index: int, calls: tuple[Call, ...], seconds: float) -> Episode:
+    """An episode whose thread did not heed the end of its time."""
+    cause = f"the workflow blocked its thread for over {seconds:g} s"
+    return failed(task, index, calls, "timeout", cause)
 
 
 def _check_signature(kind: str, function: Callable, names: list[str]) -> None:
@@ -200,7 +227,7 @@ def _score(
         episode,
         reward=reward,
         success=bool(all(r >= 1 for r in rewards) if success is None else success),
-        metrics={name: _finite(f"the metric {name}", value) for name, value in metrics.items()},
+        metrics={_name(n): _finite(f"the metric {n}", value) for n, value in metrics.items()},
     )
 
 
@@ -219,7 +246,13 @@ def _reward(value: Any) -> Reward:
         return _finite("the reward", value)
     if not value:
         raise ValueError("the reward is an empty mapping: give a number, or one for each agent")
-    return {agent: _finite(f"the reward of {agent}", number) for agent, number in value.items()}
+    return {_name(agent): _finite(f"the reward of {agent}", r) for agent, r in value.items()}
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} names a metric or an agent: give a str")
+    return value
 
 
 def _finite(name: str, value: Any) -> float:

@@ -11,6 +11,7 @@ import openai
 
 from agentrl.serving.endpoint import Endpoint
 from agentrl.serving.engine import Engine
+from agentrl.serving.programs import end_programs
 from agentrl.serving.served import ServedModel
 from agentrl.serving.session import Session
 from agentrl.types import Call
@@ -91,6 +92,12 @@ class Model(RemoteModel):
             max_retries=0,
         )
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs to find the model; whatever was given it ends with the episode."""
+        self._session.has_programs = True
+        return super().environment
+
     def agent(self, name: str) -> "Model":
         """The same episode's door under another agent's name."""
         if name not in self._agents:
@@ -119,7 +126,10 @@ class Model(RemoteModel):
 
     def close(self) -> None:
         """From now on the keys open nothing; what still runs is aborted and not recorded."""
-        self._endpoint.leave(self._session)
+        sessions = (self._session, *self._session.companions)
+        keys = self._endpoint.leave(self._session)
+        if any(session.has_programs for session in sessions):
+            end_programs(keys)
 
 
 class Serving:

@@ -96,14 +96,18 @@ class Endpoint:
         """An address that no other door has; without ``/v1``."""
         return f"{self.url}/episode/{next(self._numbers)}"
 
-    def leave(self, session: Session) -> None:
-        """The keys of a session open nothing any more; what still runs is aborted."""
+    def leave(self, session: Session) -> list[str]:
+        """The keys of a session open nothing any more; what still runs is aborted.
+
+        Returns those keys.
+        """
         ended = {session, *session.companions}
-        for key, seat in list(self.seats.items()):
-            if seat.session in ended:
-                self.seats.pop(key, None)
+        keys = [key for key, seat in list(self.seats.items()) if seat.session in ended]
+        for key in keys:
+            self.seats.pop(key, None)
         for one in ended:
             one.close()
+        return keys
 
     @property
     def url(self) -> str:

@@ -56,6 +56,8 @@ class Session:
         self.conversations: dict[str, list[Message]] = {}
         """What later requests can refer to by an id, where a dialect has that."""
         self.is_open = True
+        self.has_programs = False
+        """Whether a program may have been given one of the keys."""
         self._attempts: list[Attempt] = []
         self._num_requests = 0
         self._lock = threading.Lock()
