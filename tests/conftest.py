@@ -35,6 +35,16 @@ def tiny_folder(tmp_path_factory):
         return make_tiny_model(SMALL, transcripts, [PYTHON_TOOL], lambda share, note: None)
 
 
+@pytest.fixture(autouse=True)
+def no_run_is_left():
+    from tests.running import Running
+
+    yield
+    for run in Running.started:
+        run.kill()
+    Running.started.clear()
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tiny_folder):
     from transformers import AutoTokenizer

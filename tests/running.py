@@ -2,13 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import torch
@@ -20,7 +19,12 @@ TWO_RANKS = ("--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
 
 
 class Running:
-    """One process, or a launcher and its ranks, whose output can be waited for."""
+    """One process, or a launcher and its ranks, whose output can be waited for.
+
+    Whatever of them is left when a test ends is killed then; see ``conftest``.
+    """
+
+    started: ClassVar[list["Running"]] = []
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Running:
                 start_new_session=True,
                 **options,
             )
+        self.started.append(self)
 
     @property
     def said(self) -> str:
@@ -58,7 +63,7 @@ class Running:
     @property
     def ranks(self) -> list[psutil.Process]:
         """The trainers among them, in the order of their ranks."""
-        trainers = [p for p in self.alive if "train.py" in p.cmdline()[1:2] and p.environ()]
+        trainers = [p for p in self.alive if "train.py" in p.cmdline()[1:3]]
         return sorted(trainers, key=lambda p: int(p.environ().get("RANK", 0)))
 
     def wait_for(self, text: str, seconds: float = 240) -> "Running":
@@ -87,7 +92,8 @@ class Running:
         return status
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        for process in self.alive:
+            process.kill()
         self.end()
 
 

@@ -1,9 +1,11 @@
 """Whole runs that are interrupted, killed in part, or run into a wall."""
 
-import resource
+import shutil
 import signal
+import subprocess
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,7 @@ def test_interrupted_twice_it_leaves_at_once(tmp_path, tiny_folder, launch):
             from tests import drawn_rewards
 
             def busy(groups):
-                print("busy", flush=True)
+                print("at work", flush=True)
                 deadline = time.monotonic() + 60
                 while time.monotonic() < deadline:
                     time.sleep(0.1)
@@ -77,7 +79,8 @@ def test_interrupted_twice_it_leaves_at_once(tmp_path, tiny_folder, launch):
             config = dataclasses.replace(drawn_rewards.config, advantages=busy)
         """)
     )
-    run = start(tmp_path, tiny_folder, experiment=str(experiment), launch=launch).wait_for("busy")
+    run = start(tmp_path, tiny_folder, experiment=str(experiment), launch=launch)
+    run.wait_for("at work")
     run.signal(signal.SIGINT, all_of_them=True)
     time.sleep(1.5)
     assert len(run.ranks) == (2 if launch else 1)
@@ -112,26 +115,39 @@ def test_a_rank_that_is_killed_ends_the_run(tmp_path, tiny_folder, victim):
     assert resumed.end() == 0, resumed.said
 
 
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 6 MiB, which is enough for three checkpoints."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
 @pytest.mark.slow
-def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays(tmp_path, tiny_folder):
-    flags = ("--steps", "2", "--save-every", "1")
-    assert start(tmp_path, tiny_folder, *flags).end() == 0
-    run = the_run(tmp_path)
-    before = {p: p.read_bytes() for p in run.glob("checkpoints/**/*") if p.is_file()}
-    size = max(map(len, before.values()))
-
-    def no_file_as_large():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    flags = ("--steps", "5", "--save-every", "1", "--resume", run)
-    full = start(tmp_path, tiny_folder, *flags, preexec_fn=no_file_as_large)
-    assert full.end() == 1
-    said = " ".join(full.said.split())
-    assert f"error: {run}/checkpoints/step-00003 could not be written (" in said
-    assert "File too large" in said
-    assert "go on from it with --resume" in said
+def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays(tmp_path, tiny_folder, small_disk):
+    flags = ("--steps", "9", "--save-every", "1", "--runs", small_disk / "runs")
+    run = start(tmp_path, tiny_folder, *flags)
+    assert run.end() == 1
+    folder = the_run(small_disk)
+    saved = steps_saved(folder)
+    said = " ".join(run.said.split())
+    assert f"error: {folder}/checkpoints/step-{saved[-1] + 1:05d} could not be written (" in said
+    assert "No space left on device" in said
+    assert "the last checkpoint is whole: go on from it with --resume" in said
     assert "Traceback" not in said
-    assert {p: p.read_bytes() for p in run.glob("checkpoints/**/*") if p.is_file()} == before
+    # What was being written is gone; room again, it goes on from what there is.
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        f"step-{step:05d}" for step in saved
+    ]
+    flags = ("--steps", saved[-1] + 1, "--keep-last", "1", "--resume", folder)
+    shutil.rmtree(folder / "checkpoints" / f"step-{saved[0]:05d}")
+    resumed = start(tmp_path, tiny_folder, *flags)
+    assert resumed.end() == 0, resumed.said
+    assert len(metrics(folder)) == saved[-1] + 2
 
 
 @pytest.mark.slow

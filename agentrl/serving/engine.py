@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -178,7 +178,7 @@ class Engine:
         if self._follows:
             return self._call(lambda: self._heard)
         params = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        scores = self._submit(ids, params, _prompt_logprobs).result()
+        scores = self._result(self._submit(ids, params, _prompt_logprobs))
         if self._together:
             self._tell(lambda: self._together.say("heard", scores))
             self._call(lambda: None)
@@ -227,6 +227,13 @@ class Engine:
 
         self._commands.put((done, command))
         self._fail_if_stopped()
+        return self._result(done)
+
+    def _result(self, done: Future) -> Any:
+        # A stepper that dies with a command in its hand leaves it to nobody.
+        while not done.done():
+            wait([done], timeout=1.0)
+            self.raise_if_stopped()
         return done.result()
 
     def _tell(self, command: Callable[[], None]) -> None:
