@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,17 +39,23 @@ class Running:
         """launch: flags of ``accelerate launch``; without, train.py is started by itself.
         within: a command that runs the rest."""
         launcher = [] if launch is None else ["-m", "accelerate.commands.launch", *launch]
-        self._log = log
+        self._log, self._mark = log, uuid.uuid4().hex
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [*within, sys.executable, *launcher, "train.py", *map(str, flags)],
                 cwd=ROOT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "MARK": self._mark,
+                    **(environment or {}),
+                },
                 start_new_session=True,
                 **options,
             )
+        self._sessions = {self.process.pid}
         self.started.append(self)
 
     @property
@@ -57,8 +64,13 @@ class Running:
 
     @property
     def alive(self) -> list[psutil.Process]:
-        """Every process of its session, whoever its parent is by now."""
-        return [p for p in psutil.process_iter() if _session(p) == self.process.pid]
+        """Every process of its sessions, whoever its parent is by now.
+
+        A launcher gives each rank a session of its own, which shows by the rank's environment.
+        """
+        sessions = {p: _session(p) for p in psutil.process_iter()}
+        self._sessions |= {sessions[p] for p in sessions if self._mark in _environment(p).values()}
+        return [p for p, session in sessions.items() if session in self._sessions]
 
     @property
     def ranks(self) -> list[psutil.Process]:
@@ -72,6 +84,8 @@ class Running:
             assert self.process.poll() is None, f"it ended before {text!r}:\n{self.said}"
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.said}"
             time.sleep(0.05)
+        # Noted while they live: what ends with them is looked for later.
+        assert self.alive
         return self
 
     def signal(self, number: int, *, all_of_them: bool = False) -> "Running":
@@ -103,6 +117,13 @@ def _session(process: psutil.Process) -> int | None:
         return None if is_zombie else os.getsid(process.pid)
     except (psutil.NoSuchProcess, ProcessLookupError):
         return None
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
 
 
 def metrics(run: Path) -> list[dict]:
