@@ -117,7 +117,7 @@ class Engine:
             # Nothing may be in flight when the last call has returned and weights are to change.
             async_scheduling=False,
             use_tqdm_on_load=False,
-            **({} if self._on_gpu else _whole_prompts(max_len, config.max_num_seqs)),
+            **({} if self._on_gpu else _on_cpu(max_len, config.max_num_seqs)),
         )
         self._llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
         self._together = None
@@ -132,6 +132,7 @@ class Engine:
         self._waiting: dict[str, tuple[Future, Callable]] = {}
         self._lockstep = _Lockstep() if lockstep else None
         self._commands: queue.SimpleQueue[tuple[Future, Callable] | None] = queue.SimpleQueue()
+        self._cancelled: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._stepper = threading.Thread(target=self._run, name="engine", daemon=True)
         self._stepper.start()
@@ -261,7 +262,9 @@ class Engine:
             except VLLMValidationError as error:
                 raise ValueError(str(error)) from error
             self._waiting[number] = done, read
-            done.add_done_callback(lambda _: self._tell(lambda: self._abort(number, request_id)))
+            done.add_done_callback(
+                lambda done: self._cancelled.put((number, request_id)) if done.cancelled() else None
+            )
 
         def hold() -> None:
             self._lockstep.hold(place, done, add)
@@ -272,10 +275,15 @@ class Engine:
         self._fail_if_stopped()
         return done
 
-    def _abort(self, number: str, request_id: str) -> None:
-        # A request that finished is no longer waiting; one that still is was cancelled.
-        if self._waiting.pop(number, None) is not None:
-            self._llm.abort_request([request_id], internal=True)
+    def _abort_cancelled(self) -> None:
+        """All that were cancelled since the last step, at once: vLLM goes through its queues."""
+        request_ids = []
+        for number, request_id in _drained(self._cancelled):
+            # One that finished just before is no longer waiting.
+            if self._waiting.pop(number, None) is not None:
+                request_ids.append(request_id)
+        if request_ids:
+            self._llm.abort_request(request_ids, internal=True)
 
     def _run(self) -> None:
         try:
@@ -297,6 +305,7 @@ class Engine:
         try:
             while self._obey():
                 with _turn():
+                    self._abort_cancelled()
                     outputs = self._llm.step()
                 for output in outputs:
                     done, read = self._waiting.pop(output.request_id)
@@ -352,12 +361,9 @@ class Engine:
         """Fail whatever waits for a stepper that has ended. Whoever queues comes by here after."""
         if self._failure is None:
             return
-        entries = []
-        with suppress(queue.Empty):
-            while True:
-                entries.append(self._commands.get_nowait())
+        entries = filter(None, _drained(self._commands))
         held = self._lockstep.admit() if self._lockstep else []
-        waiting = [done for done, _ in (*self._waiting.values(), *held, *filter(None, entries))]
+        waiting = [done for done, _ in (*self._waiting.values(), *held, *entries)]
         for done in waiting:
             with suppress(InvalidStateError):
                 done.set_exception(self._stopped())
@@ -397,6 +403,14 @@ class _Lockstep:
         """The calls that were held, in the order of their places."""
         held, self._held = sorted(self._held, key=itemgetter(0)), []
         return [(done, add) for _, done, add in held]
+
+
+def _drained(entries: queue.SimpleQueue) -> list:
+    found = []
+    with suppress(queue.Empty):
+        while True:
+            found.append(entries.get_nowait())
+    return found
 
 
 @contextmanager
@@ -442,11 +456,14 @@ def _several_ranks() -> bool:
     return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
-def _whole_prompts(max_len: int, max_num_seqs: int) -> dict[str, Any]:
-    """vLLM rewinds a seeded generator when it splits a prompt, which a CPU's cannot do."""
+def _on_cpu(max_len: int, max_num_seqs: int) -> dict[str, Any]:
     return {
+        # vLLM rewinds a seeded generator when it splits a prompt, which a CPU's cannot do.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(max_len, 4096, 8 * max_num_seqs),
+        # Prompts are shared by whole blocks: vLLM's 128 would leave most of ours unshared, and
+        # cost as much. A GPU's are of 16.
+        "block_size": 32,
     }
 
 
