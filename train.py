@@ -135,6 +135,10 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
     engine, temperature = serving.engine, config.sampling.temperature
     done = checkpoint.step_of(resumed) if resumed else -1
     random_state = checkpoint.get_random_state()
+    # A step whose evaluation was interrupted has only that left to do.
+    unfinished = {}
+    if resumed and is_evaluated(done, len(batches), config) and "eval/failure" not in run.rows[-1]:
+        unfinished = run.rows[-1]
 
     def save() -> None:
         folder = run.checkpoints / f"step-{done:05d}"
@@ -146,10 +150,10 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
 
     ranks.interruption.postpone()
     try:
-        for step in range(done + 1, len(batches) + 1):
+        for step in range(done if unfinished else done + 1, len(batches) + 1):
             clock = Clock()
-            metrics = {"step": step}
-            if step > 0:
+            metrics = {"step": step} | unfinished
+            if step > 0 and not unfinished:
                 # Episodes: the engine samples, the workflow acts, the judge scores.
                 with clock("rollout"), display.phase("episodes") as progress:
                     own_groups = collect(
@@ -203,6 +207,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                     if not degenerate:
                         optimizer.step()
                     optimizer.zero_grad()
+                done, random_state = step, checkpoint.get_random_state()
                 metrics |= token_metrics(groups, samples, sum(len(m.ids) for m in micro_batches))
                 metrics |= Tally.metrics(tallies)
                 metrics |= {"grad_norm": grad_norm, "lr": group["lr"], "degenerate": degenerate}
@@ -215,8 +220,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                 sampler_probe = engine.sync(policy.weights())
                 metrics["gap/probe"] = probe_gap(policy, engine.probe, sampler_probe)
 
-            is_last = step == len(batches)
-            if config.eval.every and (step % config.eval.every == 0 or is_last):
+            if is_evaluated(step, len(batches), config):
                 with clock("eval"), display.phase("evaluation") as progress:
                     share = ranks.share(held_out)
                     own_groups = evaluate(share, config, serving, progress, ranks.check)
@@ -226,13 +230,17 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                     sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
             metrics |= clock.metrics()
             run.log(metrics)
-            done, random_state = step, checkpoint.get_random_state()
-            if is_last or (config.save_every and step and step % config.save_every == 0):
+            unfinished, done, random_state = {}, step, checkpoint.get_random_state()
+            if step == len(batches) or (
+                config.save_every and step and step % config.save_every == 0
+            ):
                 save()
             if "eval/success" in metrics:
                 run.draw_curve()
             display.line(report.step_line(run.rows, len(batches)))
     except (Interrupted, TooManyFailed) as cause:
+        if done == metrics["step"]:
+            run.log(metrics | clock.metrics())
         save()
         what = f"after step {done}" if done >= 0 else "before the first step was done"
         display.line(f"{cause} {what}: go on with --resume {run.folder}")
@@ -298,6 +306,11 @@ def begin(
     for name, (before, now) in changed.items():
         display.line(f"warning: {name} was {before} and is {now} from here on")
     return run
+
+
+def is_evaluated(step: int, num_steps: int, config: Config) -> bool:
+    every = config.eval.every
+    return every is not None and (step % every == 0 or step == num_steps)
 
 
 def find_model_once(config: Config, ranks: Ranks, display: Display) -> str | Path:

@@ -10,12 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import EXPERIMENT, TWO_RANKS, Running, metrics, steps_saved, weights
+from tests.running import (
+    EXPERIMENT,
+    TWO_RANKS,
+    Running,
+    are_equal,
+    metrics,
+    steps_saved,
+    weights,
+)
 
 ONE = ("--num_processes", "1")
 
 
 def start(folder: Path, model: Path, *flags: str, experiment: str = EXPERIMENT, **options):
+    folder.mkdir(exist_ok=True)
     run = ("--exp", experiment, "--model.path", str(model), "--runs", str(folder / "runs"))
     return Running(folder / "log", *run, *flags, **options)
 
@@ -58,6 +67,44 @@ def test_interrupted_once_it_saves_and_says_where(
     resumed = start(tmp_path, tiny_folder, "--steps", str(done + 1), "--resume", the_run(tmp_path))
     assert resumed.end() == 0, resumed.said
     assert [row["step"] for row in metrics(the_run(tmp_path))] == list(range(done + 2))
+
+
+@pytest.mark.slow
+def test_interrupted_in_an_evaluation_it_has_only_that_left_to_do(tmp_path, tiny_folder):
+    """The weights have moved by then: they are saved as that step's, and not trained on again."""
+    experiment = tmp_path / "slow_to_judge.py"
+    experiment.write_text(
+        textwrap.dedent("""
+            import asyncio, dataclasses, os
+            from experiments import gsm8k
+            from tests import drawn_rewards
+
+            async def solve(task, model):
+                if model.place[1] == -1 and os.path.exists(os.environ["SLOW"]):
+                    print("evaluating", flush=True)
+                    await asyncio.sleep(60)
+                return await gsm8k.solve(task, model)
+
+            config = dataclasses.replace(drawn_rewards.config, workflow=solve)
+        """)
+    )
+    slow = tmp_path / "slow"
+    flags = ("--steps", "4", "--save-every", "1", "--eval.every", "2", "--deterministic")
+    options = {"experiment": str(experiment), "environment": {"SLOW": str(slow)}}
+    left_alone = start(tmp_path / "alone", tiny_folder, *flags, **options)
+    assert left_alone.end() == 0, left_alone.said
+
+    run = start(tmp_path, tiny_folder, *flags, **options).wait_for("step 1/4")
+    slow.touch()
+    assert run.wait_for("evaluating").signal(signal.SIGINT).end() == 130
+    assert "SIGINT after step 2: go on" in run.said
+    assert "eval/success" not in metrics(the_run(tmp_path))[-1]
+    slow.unlink()
+    resumed = start(tmp_path, tiny_folder, *flags, "--resume", the_run(tmp_path), **options)
+    assert resumed.end() == 0, resumed.said
+    alone = the_run(tmp_path / "alone")
+    assert metrics(the_run(tmp_path)) == metrics(alone)
+    assert are_equal(weights(the_run(tmp_path)), weights(alone))
 
 
 @pytest.mark.slow

@@ -72,6 +72,15 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
     assert run.rows == metrics(run.folder) == list(run.rollouts.iterdir()) == []
 
 
+def test_what_was_logged_of_a_step_is_replaced(tmp_path):
+    run = a_run(tmp_path)
+    run.log({"step": 3, "eval/success": 0.9})
+    run.log({"step": 4})
+    assert [row["step"] for row in run.rows] == [0, 1, 2, 3, 4]
+    assert metrics(run.folder) == run.rows
+    assert run.best_step == 3
+
+
 def test_a_second_rank_writes_nothing(tmp_path):
     made = a_run(tmp_path)
     before = {p: p.read_bytes() for p in made.folder.rglob("*") if p.is_file()}

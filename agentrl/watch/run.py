@@ -56,10 +56,9 @@ class Run:
         Returns the settings that are not what they were, each with both values.
         """
         last = -1 if after_step is None else after_step
-        self.rows = [row for row in _whole_rows(self._metrics) if row["step"] <= last]
+        self._keep([row for row in _whole_rows(self._metrics) if row["step"] <= last])
         if not self._writes:
             return {}
-        _replace(self._metrics, "".join(f"{json.dumps(row)}\n" for row in self.rows))
         for file in self.rollouts.glob("step-*.npz"):
             if int(file.stem.removeprefix("step-")) > last:
                 file.unlink()
@@ -92,11 +91,18 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one step's metrics."""
+        """Append one step's metrics; what was logged of that step before is replaced."""
+        if self.rows and self.rows[-1]["step"] == row["step"]:
+            self._keep(self.rows[:-1])
         self.rows.append(row)
         if self._writes:
             with self._metrics.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        if self._writes:
+            _replace(self._metrics, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def _describe(self, description: dict[str, Any]) -> None:
         _replace(self.folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
