@@ -35,7 +35,7 @@ from tests.families import (
 )
 from tests.spy import headers, make_serving
 
-CONVERSATIONS = 350
+CONVERSATIONS = {"some": 100, "many": 350}
 """Of each family."""
 WORDS = ["yes", "no", "five", "naïve", "日本", "🙂🎉", "e\u0301", "\n", "\n\n", " \n", ".\n", "  "]
 WORDS += ["<b>", "</", '"quoted"', "{", "\\n", "user", "assistant", "\u200d", "123", "\t"]
@@ -300,15 +300,16 @@ def rolling_hashes(ids: list[int]) -> list[int]:
     return list(accumulate(ids, lambda before, token: hash((before, token)), initial=0))[1:]
 
 
+@pytest.mark.parametrize("how_many", ["some", pytest.param("many", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_random_conversations(family):
+def test_random_conversations(family, how_many):
     serving, engine = make_serving(family)
-    rng = random.Random(family.name)
+    rng, conversations = random.Random(f"{family.name}, {how_many}"), CONVERSATIONS[how_many]
     shared = 0
 
     async def run():
         nonlocal shared
-        for number in range(CONVERSATIONS):
+        for number in range(conversations):
             engine.log.clear()
             agent = Agent(family, rng, serving, engine, number)
             await agent.live()
@@ -331,7 +332,7 @@ def test_random_conversations(family):
             shared += sum(len(call.ids) for call in calls) / len(prefixes)
 
     asyncio.run(run())
-    assert shared / CONVERSATIONS > 1.5
+    assert shared / conversations > 1.5
 
 
 def tokenised_again(chat, context, text):
