@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -358,4 +359,5 @@ def check_back_to(before: Held, serving, mebibytes: float) -> None:
     while (more := Held.now(serving).more_than(before, mebibytes)) and time.monotonic() < deadline:
         time.sleep(0.1)
     names = [thread.name for thread in threading.enumerate()]
-    assert not more, f"still there: {more}, threads: {names}"
+    files = sorted(os.path.realpath(f"/proc/self/fd/{f}") for f in os.listdir("/proc/self/fd"))
+    assert not more, f"still there: {more}, threads: {names}, files: {files}"

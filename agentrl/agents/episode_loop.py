@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, thread
 from contextlib import suppress
 from typing import Any
 
-from agentrl.agents.overrun import interrupt
+from agentrl.agents.overrun import finish, interrupt
 
 PATIENCE = 0.5
 """Seconds that each kind of what is left gets to end."""
@@ -47,6 +47,8 @@ class EpisodeLoop(asyncio.SelectorEventLoop):
             self._end_programs,
             self._end_threads,
             self._drop_tasks,
+            # A loop that is closed by half would keep its files open.
+            finish,
             self.close,
         ):
             # Where the workflow's own cleaning up goes wrong or is interrupted, the rest goes on.

@@ -33,7 +33,7 @@ class Overrun(SystemExit):
 
 
 class EndableThread(threading.Thread):
-    """A daemon thread that can be interrupted, and never outside its work."""
+    """A daemon thread that can be interrupted, as long as it has not ``finished``."""
 
     def __init__(self, work: Callable[[], None]):
         super().__init__(target=work, daemon=True)
@@ -43,24 +43,36 @@ class EndableThread(threading.Thread):
         try:
             super().run()
         finally:
-            self._is_at_work = False
-            # Whoever saw it at work a moment ago has raised by the time that the lock is free.
-            with suppress(Overrun), self._lock:
-                pass
+            self.finish()
+
+    def finish(self) -> None:
+        """In the thread itself: nothing is raised in it from here on."""
+        self._is_at_work = False
+        # Whoever saw it at work a moment ago has raised by the time that the lock is free.
+        with suppress(Overrun), self._lock:
+            pass
 
     def interrupt(self) -> bool:
-        """Interrupt the work; False: it has ended, or has ignored this too often."""
+        """Interrupt the work; False: the thread has ended, or has ignored this too often."""
         with self._lock:
-            if not self._is_at_work or self._interrupts == MOST_INTERRUPTS:
+            if not self.is_alive() or self._interrupts == MOST_INTERRUPTS:
                 return False
-            interrupt(self)
             self._interrupts += 1
+            if self._is_at_work:
+                interrupt(self)
             return True
 
     @property
     def is_left_behind(self) -> bool:
         """Whether nobody tries any more to end what still runs in it."""
         return self.is_alive() and self._interrupts == MOST_INTERRUPTS
+
+
+def finish() -> None:
+    """What the current thread still has to do is not interrupted."""
+    thread = threading.current_thread()
+    if isinstance(thread, EndableThread):
+        thread.finish()
 
 
 def num_left_behind() -> int:

@@ -85,12 +85,15 @@ class Model(RemoteModel):
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:
         """A client in this process, no socket; for any number of concurrent calls."""
-        return openai.AsyncOpenAI(
+        client = openai.AsyncOpenAI(
             api_key=self.api_key,
             base_url="http://agentrl/v1",
             http_client=httpx2.AsyncClient(transport=_InProcess(self._endpoint), trust_env=False),
             max_retries=0,
         )
+        # It would start a thread to find out, for a header that nobody reads.
+        client._platform = "Unknown"
+        return client
 
     @property
     def environment(self) -> dict[str, str]:

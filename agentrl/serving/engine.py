@@ -29,11 +29,12 @@ from agentrl.serving.tensor_parallel import Leading, Together
 from agentrl.types import EngineStopped
 
 PROBE_TOKENS = 64
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.001
 """How long a thread that is busy in Python keeps the stepper waiting, each time it wants to go on.
 
 The stepper lets go of the interpreter at every operation of torch. With Python's 5 ms, one episode
-in ``while True: pass`` would slow generation to a tenth.
+in ``while True: pass`` slows generation to a tenth; with less than this, a burst of episodes that
+all go on at once pays for it in switching.
 """
 _NEXT, _STEPPING = threading.Lock(), threading.Lock()
 
@@ -89,7 +90,6 @@ class Engine:
         """lockstep: batches, and so bits, do not depend on threads. The engine steps only while
         every live episode waits for it, and admits calls in the order of their places.
         """
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
         # Slow to import, and only needed where an engine is.
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -98,26 +98,12 @@ class Engine:
         self._on_gpu = torch.cuda.is_available()
         self._device = torch.cuda.current_device() if self._on_gpu else None
         args = EngineArgs(
-            model=str(folder),
-            dtype=dtype,
-            max_model_len=max_len,
-            max_num_seqs=config.max_num_seqs,
-            gpu_memory_utilization=config.memory_share,
-            enforce_eager=not self._on_gpu,
-            enable_sleep_mode=self._on_gpu,
-            enable_prefix_caching=True,
+            **arguments(folder, max_len=max_len, dtype=dtype, config=config),
             # A grammar binds what comes after the reasoning.
             reasoning_parser=reasoning_parser or "",
-            # Log-probs of the distribution that was drawn from, temperature included.
-            logprobs_mode="processed_logprobs",
-            disable_log_stats=True,
             tensor_parallel_size=config.tensor_parallel,
             # In the process group that is there.
             **({"distributed_executor_backend": "external_launcher"} if _several_ranks() else {}),
-            # Nothing may be in flight when the last call has returned and weights are to change.
-            async_scheduling=False,
-            use_tqdm_on_load=False,
-            **({} if self._on_gpu else _on_cpu(max_len, config.max_num_seqs)),
         )
         self._llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
         self._together = None
@@ -411,6 +397,31 @@ def _drained(entries: queue.SimpleQueue) -> list:
         while True:
             found.append(entries.get_nowait())
     return found
+
+
+def arguments(
+    folder: str | Path, *, max_len: int, dtype: str, config: EngineConfig
+) -> dict[str, Any]:
+    """vLLM's, for an engine of ours; the bench gives them to a plain one."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
+    on_gpu = torch.cuda.is_available()
+    return {
+        "model": str(folder),
+        "dtype": dtype,
+        "max_model_len": max_len,
+        "max_num_seqs": config.max_num_seqs,
+        "gpu_memory_utilization": config.memory_share,
+        "enforce_eager": not on_gpu,
+        "enable_sleep_mode": on_gpu,
+        "enable_prefix_caching": True,
+        # Log-probs of the distribution that was drawn from, temperature included.
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        # Nothing may be in flight when the last call has returned and weights are to change.
+        "async_scheduling": False,
+        "use_tqdm_on_load": False,
+        **({} if on_gpu else _on_cpu(max_len, config.max_num_seqs)),
+    }
 
 
 @contextmanager
