@@ -94,8 +94,12 @@ def test_engines_of_one_process_take_turns(tiny_folder):
         alone = [
             engine.submit([20, 7, i], sampling).result().ids for engine in engines for i in range(4)
         ]
+        # The end of one leaves the other as it was.
+        engines[1].close()
+        after = [engines[0].submit([20, 7, i], sampling).result().ids for i in range(4)]
+        assert after == alone[:4]
     finally:
-        serving.close()
+        engines[0].close()
     assert together == alone
     assert not any(overlaps)
     # Neither waits for the other to finish.

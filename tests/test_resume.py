@@ -201,3 +201,38 @@ def test_two_ranks_go_on_from_one_and_keep_few_checkpoints(tmp_path, tiny_folder
     )["step"]
     assert steps_saved(run) == sorted({5, 6} | ({best} & {1, 2, 3, 4}))
     assert len(list((run / "checkpoints" / "step-00006" / "resume").glob("*.distcp"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [
+        ("nowhere", "--resume nowhere is not the folder of a run: name one of runs/<experiment>/"),
+        (".", "--resume . is not the folder of a run"),
+    ],
+)
+def test_what_is_no_run_is_a_sentence(tmp_path, tiny_folder, folder, sentence):
+    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--resume", folder)
+    run = Running(tmp_path / "log", *flags, "--runs", tmp_path)
+    assert run.end() == 1
+    assert f"error: {sentence}" in run.said
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.slow
+def test_another_experiments_run_is_a_sentence(tmp_path, tiny_folder):
+    made = a_run(tmp_path)
+    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--resume", made.folder)
+    run = Running(tmp_path / "log", *flags, "--runs", tmp_path)
+    assert run.end() == 1
+    sentence = f"--resume {made.folder} is a run of mine, not of drawn_rewards: use --exp mine"
+    assert f"error: {sentence}" in run.said
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.slow
+def test_more_ranks_than_tasks_is_a_sentence(tmp_path, tiny_folder):
+    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--tasks-per-step", "1")
+    run = Running(tmp_path / "log", *flags, "--runs", tmp_path, launch=("--quiet", *TWO_RANKS))
+    assert run.end() == 1
+    assert "error: 2 ranks share tasks_per_step 1: launch fewer processes" in run.said

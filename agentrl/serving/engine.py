@@ -37,6 +37,9 @@ in ``while True: pass`` slows generation to a tenth; with less than this, a burs
 all go on at once pays for it in switching.
 """
 _NEXT, _STEPPING = threading.Lock(), threading.Lock()
+_OPEN: list["Engine"] = []
+_CLOSED: list[Any] = []
+"""vLLM's engines that step no more."""
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +123,7 @@ class Engine:
         self._commands: queue.SimpleQueue[tuple[Future, Callable] | None] = queue.SimpleQueue()
         self._cancelled: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._failure: BaseException | None = None
+        _OPEN.append(self)
         self._stepper = threading.Thread(target=self._run, name="engine", daemon=True)
         self._stepper.start()
 
@@ -190,10 +194,17 @@ class Engine:
             self._call(self._llm.wake_up)
 
     def close(self) -> None:
-        """Stop stepping and shut vLLM down; calls that still wait fail."""
+        """Stop stepping, and shut vLLM down with the process's last engine; calls that wait fail.
+
+        What vLLM tears down with one engine, process groups, is the others' too.
+        """
         self._commands.put(None)
         self._stepper.join()
-        self._llm.engine_core.shutdown()
+        if self in _OPEN:
+            _OPEN.remove(self)
+            _CLOSED.append(self._llm)
+        while _CLOSED and not _OPEN:
+            _CLOSED.pop().engine_core.shutdown()
 
     def raise_if_stopped(self) -> None:
         """Raise EngineStopped where the stepper thread has ended."""
