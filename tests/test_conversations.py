@@ -12,7 +12,6 @@ import copy
 import json
 import random
 import re
-import sys
 from itertools import accumulate
 
 import pytest
@@ -351,6 +350,6 @@ continues = Chat._continue
 @pytest.mark.parametrize("wrong", [tokenised_again, with_less_space])
 def test_the_controls_are_caught(monkeypatch, wrong):
     monkeypatch.setattr(Chat, "_continue", wrong)
-    monkeypatch.setattr(sys.modules[__name__], "CONVERSATIONS", 20)
+    monkeypatch.setitem(CONVERSATIONS, "some", 20)
     with pytest.raises(AssertionError):
-        test_random_conversations(QWEN25)
+        test_random_conversations(QWEN25, "some")

@@ -74,10 +74,12 @@ class ServedModel:
                 400, "invalid_request", "tool_choice asks for a tool without tools"
             )
         grammar = self.chat.reply_parser.grammar(turn)
+        # As it is now: other threads of the episode may deliver meanwhile.
+        past = dict(session.past.get(seat.agent, {}))
         if turn.prompt is None:
-            prompt = self.chat.prompt(turn, session.past.get(seat.agent, {}))
+            prompt = self.chat.prompt(turn, past)
         else:
-            prompt = self.chat.plain_prompt(turn.prompt, session.past.get(seat.agent, {}))
+            prompt = self.chat.plain_prompt(turn.prompt, past)
         if not prompt.ids:
             raise RequestRefused(400, "invalid_request", "the prompt is empty")
         if len(prompt.ids) >= self._max_len:
