@@ -2,8 +2,8 @@
 
 Weights, gradients and AdamW's two moments are fp32 and divided over the ranks; activations are
 those of the largest micro-batch, in a dense decoder of the Llama and Qwen kind. Logits are never
-held. It is an estimate: what it leaves out (experts, the allocator's gaps) and how far off it is
-on real steps is measured in ``tests/test_preflight.py``.
+held. It is an estimate of what tensors take: what it leaves out (experts, the allocator's gaps) and
+how far off it is on real steps is measured in ``tests/test_preflight.py``.
 """
 
 import sys
@@ -18,12 +18,12 @@ from kernels.tree_attention.segments import PIECE
 
 BYTES = {"float32": 4, "bfloat16": 2}
 FP32 = 4
-LIVE_LAYERS = 1.5
-"""A layer that is computed again holds its activations, and gradients of half as much."""
-SEEN = 0.7
-"""The share of the longest path that is above a piece of queries: what fits groups of 8 episodes
-after a prompt of half the tokens. Many short episodes see more of it: with 64 of 16 tokens each the
-estimate is 0.65 of what is taken."""
+LIVE_LAYERS = 0.8
+"""What the layer under way in the backward pass holds, beside what every layer keeps."""
+SEEN = 0.25
+"""The share of the longest path that is above a piece of queries. This and the former are fitted to
+groups of 8 episodes after a prompt of half the tokens. Many short episodes see more: with 64 of 32
+tokens each the estimate is 0.66 of what is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from agentrl.agents.tools import PYTHON_TOOL
-from agentrl.serving.engine import Completion
+from agentrl.serving.drawing import Completion
 from tests.families import QWEN25, tokenizer, write
 from tests.spy import headers, make_serving
 

@@ -44,7 +44,8 @@ import rollout
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.config import Config, EngineConfig, ModelConfig, SamplingConfig
 from agentrl.learning.tiny import Recipe, make_tiny_model
-from agentrl.serving.engine import Sampling, arguments
+from agentrl.serving.drawing import Sampling
+from agentrl.serving.llm import arguments
 from experiments import gsm8k_offline
 
 MAX_LEN = 2048

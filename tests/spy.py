@@ -7,8 +7,9 @@ from typing import Any
 
 from agentrl.serving.chat import Chat
 from agentrl.serving.door import Serving
+from agentrl.serving.drawing import Completion
 from agentrl.serving.endpoint import Endpoint
-from agentrl.serving.engine import Completion, Engine
+from agentrl.serving.engine import Engine
 from agentrl.serving.reply import ReplyParser
 from agentrl.serving.served import ServedModel
 from tests.families import Family, tokenizer

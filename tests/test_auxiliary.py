@@ -7,7 +7,7 @@ import pytest
 
 import rollout
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, SamplingConfig, parse
-from agentrl.serving.engine import Sampling
+from agentrl.serving.drawing import Sampling
 from tests.families import QWEN25
 from tests.spy import Scripted
 

@@ -11,7 +11,8 @@ import pytest
 
 import agentrl.serving.engine as engine_module
 from agentrl.agents.tools import PythonTool
-from agentrl.serving.engine import SWITCH_SECONDS, Sampling
+from agentrl.serving.drawing import Sampling
+from agentrl.serving.engine import SWITCH_SECONDS
 from tests.faults import ask
 from tests.test_containment import by_place, collect
 
@@ -21,13 +22,13 @@ GROUP = 8
 @pytest.fixture
 def computed(monkeypatch):
     """Of every call, how many tokens of its prompt vLLM computed, and did not find in its cache."""
-    counts, read = [], engine_module._completion
+    counts, read = [], engine_module.completion_of
 
     def note(output):
         counts.append(len(output.prompt_token_ids) - output.num_cached_tokens)
         return read(output)
 
-    monkeypatch.setattr(engine_module, "_completion", note)
+    monkeypatch.setattr(engine_module, "completion_of", note)
     return counts
 
 

@@ -13,7 +13,7 @@ import pytest
 import rollout
 from agentrl.agents.overrun import num_left_behind
 from agentrl.config import Config, ModelConfig, SamplingConfig
-from agentrl.serving.engine import Sampling
+from agentrl.serving.drawing import Sampling
 from agentrl.types import Episode, Group
 from tests import faults
 from tests.faults import ENDED_WELL, FAULTS, Held, ask, check_back_to, python
@@ -106,7 +106,7 @@ def test_one_of_each_among_healthy_ones(warm):
     chosen = {(str(i), 0): name for i, name in enumerate(FAULTS)}
     without = by_place(collect(warm, {}, len(FAULTS), 2))
     before = Held.now(warm)
-    episodes = by_place(collect(warm, chosen, len(FAULTS), 2, episode_seconds=8.0))
+    episodes = by_place(collect(warm, chosen, len(FAULTS), 2, episode_seconds=12.0))
     check_accounted_for(episodes, without, chosen)
     del episodes
     check_back_to(before, warm, mebibytes=32)
@@ -207,7 +207,7 @@ def test_two_thousand_episodes_with_faults_in_a_fifth(warm):
     chosen = {place: list(FAULTS)[i % len(FAULTS)] for i, place in enumerate(faulty)}
     without = by_place(collect(warm, {}, 250, 8, concurrent_episodes=64))
     before = Held.now(warm)
-    fields = {"concurrent_episodes": 64, "episode_seconds": 20.0}
+    fields = {"concurrent_episodes": 64, "episode_seconds": 45.0}
     episodes = by_place(collect(warm, chosen, 250, 8, **fields))
     assert sorted(episodes) == sorted(places)
     check_accounted_for(episodes, without, chosen)

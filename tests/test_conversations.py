@@ -18,7 +18,7 @@ import pytest
 
 from agentrl.learning.packing import pack
 from agentrl.serving.chat import Chat, identity
-from agentrl.serving.engine import Completion
+from agentrl.serving.drawing import Completion
 from agentrl.types import Sample
 from kernels.tree import build_tree
 from tests.families import (

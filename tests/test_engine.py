@@ -11,7 +11,8 @@ from agentrl.config import EngineConfig
 from agentrl.learning.model import Policy
 from agentrl.learning.packing import pack
 from agentrl.learning.probe import probe_gap
-from agentrl.serving.engine import Engine, Sampling
+from agentrl.serving.drawing import Sampling
+from agentrl.serving.engine import Engine
 from agentrl.types import Call, Sample
 
 TOLERANCE = 1e-4
@@ -76,7 +77,7 @@ def test_a_push_left_out_is_caught_by_the_gap_and_by_the_probe(engine, policy):
 
 
 def test_a_stale_head_is_caught_by_the_probe(engine, policy, monkeypatch):
-    monkeypatch.setattr("agentrl.serving.engine._refresh_head", lambda model: None)
+    monkeypatch.setattr("agentrl.serving.llm._refresh_head", lambda model: None)
     perturb(policy)
     assert probe_gap(policy, engine.probe, engine.sync(policy.weights())) > 100 * TOLERANCE
 

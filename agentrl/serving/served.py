@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentrl.serving.chat import Chat, Context, Prompt
-from agentrl.serving.engine import Completion, Engine, Sampling
+from agentrl.serving.drawing import Completion, Sampling
+from agentrl.serving.engine import Engine
 from agentrl.serving.session import Attempt, Seat, Session
 from agentrl.serving.turn import Answer, Choice, RequestRefused, Token, Turn
 from agentrl.types import Call

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-SAID = ("add_request", "abort_request", "step")
+SAID = ("add_request", "abort_request", "reset_prefix_cache", "step")
 
 
 class Together:

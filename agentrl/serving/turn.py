@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agentrl.serving.engine import Completion
+from agentrl.serving.drawing import Completion
 from agentrl.types import Message
 
 
