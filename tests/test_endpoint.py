@@ -1,12 +1,16 @@
 """The door of an episode: the real client and the real engine, and what is recorded of them."""
 
 import asyncio
+import json
 import logging
 import threading
 import time
 
+import httpx2
 import openai
 import pytest
+from openai.resources.chat.completions import AsyncCompletions
+from openai.types.chat import ChatCompletionMessage
 
 from agentrl.agents.tools import PYTHON_TOOL
 
@@ -55,6 +59,54 @@ def test_what_the_engine_was_given_and_returned_is_recorded(serving, model, monk
     assert recorded == consumed
     for before, after in zip(model.calls, model.calls[1:]):
         assert after.prompt_ids[: len(before.ids)] == before.ids
+
+
+ANSWERED = ChatCompletionMessage.model_validate(
+    {
+        "role": "assistant",
+        "content": "so",
+        "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "python", "arguments": "{}"}}
+        ],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"messages": HELLO},
+        {"messages": tuple(HELLO), "tools": [PYTHON_TOOL], "tool_choice": "auto"},
+        {"messages": HELLO * 2, "temperature": 0.5},
+        {"messages": [*HELLO, ANSWERED, {"role": "tool", "tool_call_id": "c", "content": "1"}]},
+        {"messages": [*HELLO, ANSWERED.model_dump()], "tools": openai.omit},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Say \u00e9"}]}]},
+        {"messages": HELLO, "extra_body": {"top_k": 3}, "stream": True, "seed": openai.omit},
+        {"messages": HELLO, "extra_headers": {"x-mine": "1"}, "timeout": 5.0},
+    ],
+)
+def test_the_client_sends_what_openais_own_would(model, asked):
+    def sent(completions_of) -> list[tuple]:
+        requests = []
+
+        def answer(request):
+            names = ("x-mine", "accept", "content-type", "authorization")
+            headers = {name: request.headers.get(name) for name in names}
+            seconds = request.extensions["timeout"]
+            requests.append((request.url.path, json.loads(request.content), headers, seconds))
+            return httpx2.Response(400, json={"error": {"message": "seen"}})
+
+        http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+        client = openai.AsyncOpenAI(
+            api_key="k", base_url="http://agentrl/v1", http_client=http, max_retries=0
+        )
+        with pytest.raises(openai.BadRequestError):
+            asyncio.run(completions_of(client).create(model="policy", **asked))
+        return requests
+
+    mine = type(model.openai.chat.completions)
+    assert mine is not AsyncCompletions
+    assert sent(mine) == sent(AsyncCompletions)
 
 
 def test_usage_and_finish_reason(model):
