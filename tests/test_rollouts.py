@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from agentrl.watch.rollouts import save
 
 from agentrl.learning.advantages import samples, trainable
 from agentrl.types import Call, Episode, Group
 from agentrl.watch import load
-from agentrl.watch.rollouts import save
 
 
 def call(prompt, completion, **other):

@@ -1,5 +1,5 @@
 """What a person looks at."""
 
-from agentrl.watch.rollouts import load
+from agentrl.watch.records import load, open_run
 
-__all__ = ["load"]
+__all__ = ["load", "open_run"]

@@ -1,0 +1,32 @@
+"""Every token of every episode on disk: written while training, read while it is written.
+
+    open_run(folder)      a run's records; its methods are how everything else reads them
+    load(folder)          its steps, one after the other, read lazily
+    Recorder              writes them
+
+``docs/records.md`` says what is stored, and how.
+"""
+
+from agentrl.watch.records.reader import (
+    CallRecord,
+    EpisodeRecord,
+    EpisodeRow,
+    RunRecords,
+    Step,
+    load,
+    open_run,
+)
+from agentrl.watch.records.recorder import Recorder, RecordsFailed, Scores
+
+__all__ = [
+    "CallRecord",
+    "EpisodeRecord",
+    "EpisodeRow",
+    "Recorder",
+    "RecordsFailed",
+    "RunRecords",
+    "Scores",
+    "Step",
+    "load",
+    "open_run",
+]

@@ -1,0 +1,273 @@
+"""The episodes of one task <-> bytes; ``docs/records.md`` describes the format.
+
+All their calls are one token tree, stored once: token ids in depth-first order, and the parent
+where a token does not follow the one before it. A call is the path that ends at its leaf; its
+completion is the end of that path. What was measured is stored for each call's completion, so a
+token that several calls share keeps what each of them measured, to the bit.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agentrl.types import Call, Episode
+from agentrl.watch.records import columns
+from kernels.tree import TokenTree, build_tree
+
+LARGEST = 1 << 30
+"""Bytes of a group, decompressed: more than a real one has, and less than what hurts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What the loss took of one call. The arrays are float32, a value a token."""
+
+    advantage: float
+    trainer_logprobs: np.ndarray
+    entropies: np.ndarray
+    weights: np.ndarray
+    """The loss's correction weights."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StoredCall:
+    """A call as a path of its group's tree."""
+
+    episode: int
+    """Its place in the group."""
+    agent: str
+    finish_reason: str
+    under_grammar: bool
+    why_forked: str | None
+    path: np.ndarray
+    """Tree positions from the root to the leaf; int32."""
+    start: int
+    """Where on the path the completion begins."""
+    sampler_logprobs: np.ndarray
+    trained: Trained | None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredGroup:
+    """A group's tree, int32 of shape [T] (see ``kernels.tree``), and its calls in order."""
+
+    ids: np.ndarray
+    parent: np.ndarray
+    depth: np.ndarray
+    calls: list[StoredCall]
+
+
+def pack(episodes: Sequence[Episode], trained: Mapping[int, Trained], tree: TokenTree) -> bytes:
+    """The bytes of a group, not yet compressed.
+
+    trained: of the calls that were in the loss, by ``id(call)``. tree: of all calls in order.
+    """
+    calls = [call for episode in episodes for call in episode.calls]
+    kinds = {kind: i for i, kind in enumerate(dict.fromkeys(map(_kind, calls)))}
+    lengths = [len(call.completion_ids) for call in calls]
+    forks = (tree.parent != np.arange(-1, len(tree) - 1)).nonzero()[0]
+    losses = [trained.get(id(call)) for call in calls]
+    in_loss = np.array([loss is not None for loss in losses], bool)
+    taken = [loss for loss in losses if loss is not None]
+    positions = _joined([p[len(p) - n :] for p, n in zip(tree.index, lengths, strict=True)])
+    sampler = _joined([call.logprobs for call in calls])
+    weights = _joined([loss.weights for loss in taken])
+    cap = float(weights.max()) if len(weights) else 0.0
+    header = {
+        "kinds": list(kinds),
+        "cap": cap,
+        "episodes": len(episodes),
+        "tokens": len(tree),
+        "forks": len(forks),
+    }
+    numbers = [
+        [len(episode.calls) for episode in episodes],
+        tree.ids,
+        forks,
+        tree.parent[forks],
+        [path[-1] for path in tree.index],
+        lengths,
+        [kinds[_kind(call)] for call in calls],
+        in_loss,
+    ]
+    in_loss_terms = np.repeat(in_loss, lengths)
+    return b"".join(
+        [
+            json.dumps(header).encode() + b"\n",
+            *(columns.to_bytes(np.asarray(column, np.int32)) for column in numbers),
+            np.array([loss.advantage for loss in taken], "<f8").tobytes(),
+            *_measured(positions, sampler, in_loss_terms, taken, weights, cap),
+        ]
+    )
+
+
+def unpack(data: bytes) -> StoredGroup:
+    """What ``pack`` took; raises ValueError where these are not such bytes."""
+    try:
+        return _unpack(data)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise ValueError(f"it is not what was written ({error})") from error
+
+
+def compress(data: bytes) -> bytes:
+    return zlib.compress(data, 6)
+
+
+def decompress(data: bytes) -> bytes:
+    """Raises ValueError where the bytes are broken, or come to more than LARGEST."""
+    decompressor = zlib.decompressobj()
+    try:
+        whole = decompressor.decompress(data, LARGEST)
+    except zlib.error as error:
+        raise ValueError(f"it is broken ({error})") from error
+    if not decompressor.eof:
+        full = len(whole) >= LARGEST
+        raise ValueError(f"it is larger than {LARGEST} bytes" if full else "its end is missing")
+    return whole
+
+
+def _kind(call: Call) -> tuple[str, str, bool, str | None]:
+    return call.agent, call.finish_reason, call.under_grammar, getattr(call, "why_forked", None)
+
+
+def _joined(parts: Sequence) -> np.ndarray:
+    if not parts:
+        return np.empty(0, np.float32)
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _measured(
+    positions: np.ndarray,
+    sampler: np.ndarray,
+    in_loss: np.ndarray,
+    taken: Sequence[Trained],
+    weights: np.ndarray,
+    cap: float,
+) -> Iterator[bytes]:
+    """Log-probabilities, entropies and weights of all terms.
+
+    The sampler says nearly what the trainer says, of a token as of its copies in other calls.
+    """
+    sampler = sampler.astype(np.float32)
+    trainer = _joined([loss.trainer_logprobs for loss in taken])
+    entropies = _joined([loss.entropies for loss in taken])
+    zeros = np.zeros(len(positions), np.int32)
+    yield columns.encode(sampler, zeros, columns.first_of_each(positions))
+    first = columns.first_of_each(positions[in_loss])
+    sampler = sampler[in_loss]
+    yield columns.encode(trainer, columns.places(sampler), first)
+    yield columns.encode(entropies, zeros[: len(first)], first)
+    prediction = columns.predicted_weights(trainer, sampler, cap)
+    yield columns.encode(weights, prediction, np.arange(len(first)))
+
+
+class _Cursor:
+    """The sections of a group's bytes, one after the other."""
+
+    def __init__(self, data: bytes, at: int):
+        self._data, self._at = data, at
+
+    def take(self, count: int, width: int = columns.WIDTH) -> bytes:
+        end = self._at + int(count) * width
+        if count < 0 or end > len(self._data):
+            raise ValueError("it ends too early")
+        section = self._data[self._at : end]
+        self._at = end
+        return section
+
+    def numbers(self, count: int) -> np.ndarray:
+        return columns.from_bytes(self.take(count))
+
+
+def _unpack(data: bytes) -> StoredGroup:
+    line = data.index(b"\n") + 1
+    header = json.loads(data[:line])
+    cursor = _Cursor(data, line)
+    counts = cursor.numbers(header["episodes"])
+    ids = cursor.numbers(header["tokens"])
+    forks, fork_parents = (cursor.numbers(header["forks"]) for _ in range(2))
+    # The first token begins a run, too, and has no parent.
+    runs = np.append(np.int32(0), forks), np.append(np.int32(-1), fork_parents)
+    parent, depth = _tree(len(ids), *runs)
+    num_calls = int(counts.sum())
+    leaves, lengths, kinds, in_loss = (cursor.numbers(num_calls) for _ in range(4))
+    in_loss = in_loss.astype(bool)
+    advantages = np.frombuffer(cursor.take(in_loss.sum(), 8), "<f8")
+    if ((leaves < 0) | (leaves >= len(ids))).any():
+        raise ValueError("a call ends outside the tree")
+    paths = [_path(leaf, *runs) for leaf in leaves.tolist()]
+    if (lengths < 0).any() or any(len(p) < n for p, n in zip(paths, lengths, strict=True)):
+        raise ValueError("a completion is longer than its call")
+    positions = _joined([p[len(p) - n :] for p, n in zip(paths, lengths, strict=True)])
+
+    in_loss_terms = np.repeat(in_loss, lengths)
+    zeros = np.zeros(len(positions), np.int32)
+    first = columns.first_of_each(positions)
+    sampler = columns.decode(cursor.take(len(first)), zeros, first)
+    first = columns.first_of_each(positions[in_loss_terms])
+    drawn, taken = sampler[in_loss_terms], len(first)
+    trainer = columns.decode(cursor.take(taken), columns.places(drawn), first)
+    entropies = columns.decode(cursor.take(taken), zeros[:taken], first)
+    prediction = columns.predicted_weights(trainer, drawn, header["cap"])
+    weights = columns.decode(cursor.take(taken), prediction, np.arange(taken))
+
+    parts = (_split(column, lengths[in_loss]) for column in (trainer, entropies, weights))
+    losses = iter([Trained(*loss) for loss in zip(advantages.tolist(), *parts, strict=True)])
+    calls = [
+        StoredCall(
+            episode=episode,
+            **dict(zip(_KIND, header["kinds"][kind], strict=True)),
+            path=path,
+            start=len(path) - len(drawn),
+            sampler_logprobs=drawn,
+            trained=next(losses) if is_in_loss else None,
+        )
+        for episode, kind, path, drawn, is_in_loss in zip(
+            np.repeat(np.arange(len(counts)), counts).tolist(),
+            kinds.tolist(),
+            paths,
+            _split(sampler, lengths),
+            in_loss,
+        )
+    ]
+    return StoredGroup(ids, parent, depth, calls)
+
+
+_KIND = ("agent", "finish_reason", "under_grammar", "why_forked")
+
+
+def _split(column: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    return np.split(column, np.cumsum(lengths))[:-1]
+
+
+def _tree(size: int, starts: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """parent and depth of all tokens, from where each run of them starts and what is above it."""
+    parent = np.arange(-1, size - 1, dtype=np.int32)
+    depth = np.arange(size, dtype=np.int32)
+    if not size:
+        return parent, depth
+    if (np.diff(starts) < 1).any() or (above >= starts).any() or (above < -1).any():
+        raise ValueError("its tree is none")
+    parent[starts] = above
+    ends = [*starts[1:].tolist(), size]
+    for start, end, parent_of_run in zip(starts.tolist(), ends, above.tolist(), strict=True):
+        first = depth[parent_of_run] + 1 if parent_of_run >= 0 else 0
+        depth[start:end] = np.arange(first, first + end - start)
+    return parent, depth
+
+
+def _path(leaf: int, starts: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """The tree positions from the root to a leaf."""
+    pieces = []
+    while leaf >= 0:
+        run = np.searchsorted(starts, leaf, side="right") - 1
+        pieces.append(np.arange(starts[run], leaf + 1, dtype=np.int32))
+        leaf = int(above[run])
+    return np.concatenate(pieces[::-1])
+
+
+def tree_of(episodes: Sequence[Episode]) -> TokenTree:
+    return build_tree([call.ids for episode in episodes for call in episode.calls])

@@ -1,0 +1,57 @@
+"""The text of tokens, by the tokenizer that was saved in a run's folder: no hub, no transformers
+unless the tokenizer has no fast form.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+
+class Texts:
+    def __init__(self, folder: Path):
+        """Raises ValueError where the folder holds no tokenizer."""
+        self._decode = _decoder(folder)
+        self._of = lru_cache(maxsize=None)(self._of_one)
+
+    def whole(self, ids: Sequence[int]) -> str:
+        """What these ids say together, special tokens included."""
+        return self._decode(list(map(int, ids)))
+
+    def of(self, ids: Sequence[int]) -> list[str]:
+        """The text of each; of tokens that share a character, the first has it."""
+        ids = list(map(int, ids))
+        texts = [self._of(token) for token in ids]
+        start = 0
+        while start < len(texts):
+            stop = start + 1
+            if UNKNOWN in texts[start]:
+                while stop < len(texts) and UNKNOWN in texts[stop]:
+                    stop += 1
+                together = self._decode(ids[start:stop])
+                if UNKNOWN not in together:
+                    texts[start:stop] = [together, *[""] * (stop - start - 1)]
+            start = stop
+        return texts
+
+    def _of_one(self, token: int) -> str:
+        # Some decoders drop a space at the beginning of a text: the second of two shows it.
+        alone, twice = self._decode([token]), self._decode([token, token])
+        return twice[len(alone) :] if twice.startswith(alone) else alone
+
+
+def _decoder(folder: Path) -> Callable[[list[int]], str]:
+    try:
+        if (folder / "tokenizer.json").exists():
+            from tokenizers import Tokenizer
+
+            fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            return lambda ids: fast.decode(ids, skip_special_tokens=False)
+        # Slow to import.
+        from transformers import AutoTokenizer
+
+        slow = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return lambda ids: slow.decode(ids, clean_up_tokenization_spaces=False)
+    except Exception as error:
+        raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from error
