@@ -2,8 +2,8 @@
 
     open_run(folder)      a run's records; its methods are how everything else reads them
     load(folder)          its steps, one after the other, read lazily
-    Recorder              writes them
 
+``recorder`` writes them; readers need not wait for its torch.
 ``docs/records.md`` says what is stored, and how.
 """
 
@@ -16,16 +16,12 @@ from agentrl.watch.records.reader import (
     load,
     open_run,
 )
-from agentrl.watch.records.recorder import Recorder, RecordsFailed, Scores
 
 __all__ = [
     "CallRecord",
     "EpisodeRecord",
     "EpisodeRow",
-    "Recorder",
-    "RecordsFailed",
     "RunRecords",
-    "Scores",
     "Step",
     "load",
     "open_run",

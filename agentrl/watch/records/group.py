@@ -15,7 +15,6 @@ import numpy as np
 
 from agentrl.types import Call, Episode
 from agentrl.watch.records import columns
-from kernels.tree import TokenTree, build_tree
 
 LARGEST = 1 << 30
 """Bytes of a group, decompressed: more than a real one has, and less than what hurts."""
@@ -60,19 +59,26 @@ class StoredGroup:
     calls: list[StoredCall]
 
 
-def pack(episodes: Sequence[Episode], trained: Mapping[int, Trained], tree: TokenTree) -> bytes:
+def pack(
+    episodes: Sequence[Episode],
+    trained: Mapping[int, Trained],
+    ids: np.ndarray,
+    parent: np.ndarray,
+    paths: Sequence[np.ndarray],
+) -> bytes:
     """The bytes of a group, not yet compressed.
 
-    trained: of the calls that were in the loss, by ``id(call)``. tree: of all calls in order.
+    trained: of the calls that were in the loss, by ``id(call)``. ids, parent: the tree of all
+    calls; paths: the tree positions of each.
     """
     calls = [call for episode in episodes for call in episode.calls]
     kinds = {kind: i for i, kind in enumerate(dict.fromkeys(map(_kind, calls)))}
     lengths = [len(call.completion_ids) for call in calls]
-    forks = (tree.parent != np.arange(-1, len(tree) - 1)).nonzero()[0]
+    forks = (parent != np.arange(-1, len(parent) - 1)).nonzero()[0]
     losses = [trained.get(id(call)) for call in calls]
     in_loss = np.array([loss is not None for loss in losses], bool)
     taken = [loss for loss in losses if loss is not None]
-    positions = _joined([p[len(p) - n :] for p, n in zip(tree.index, lengths, strict=True)])
+    positions = _joined([p[len(p) - n :] for p, n in zip(paths, lengths, strict=True)])
     sampler = _joined([call.logprobs for call in calls])
     weights = _joined([loss.weights for loss in taken])
     cap = float(weights.max()) if len(weights) else 0.0
@@ -80,15 +86,15 @@ def pack(episodes: Sequence[Episode], trained: Mapping[int, Trained], tree: Toke
         "kinds": list(kinds),
         "cap": cap,
         "episodes": len(episodes),
-        "tokens": len(tree),
+        "tokens": len(ids),
         "forks": len(forks),
     }
     numbers = [
         [len(episode.calls) for episode in episodes],
-        tree.ids,
+        ids,
         forks,
-        tree.parent[forks],
-        [path[-1] for path in tree.index],
+        parent[forks],
+        [path[-1] for path in paths],
         lengths,
         [kinds[_kind(call)] for call in calls],
         in_loss,
@@ -267,7 +273,3 @@ def _path(leaf: int, starts: np.ndarray, above: np.ndarray) -> np.ndarray:
         pieces.append(np.arange(starts[run], leaf + 1, dtype=np.int32))
         leaf = int(above[run])
     return np.concatenate(pieces[::-1])
-
-
-def tree_of(episodes: Sequence[Episode]) -> TokenTree:
-    return build_tree([call.ids for episode in episodes for call in episode.calls])

@@ -11,14 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from agentrl.types import Episode, Group, Sample
-from agentrl.watch.records import group as groups_
-from agentrl.watch.records.group import Trained
+from agentrl.watch.records.group import Trained, compress, pack
 from agentrl.watch.records.index import create, step_path
+from kernels.tree import TokenTree, build_tree
 
 WAITING_BATCHES = 4
 """So many may wait to be written; then the step waits, too."""
@@ -36,6 +38,11 @@ class Scores:
     """Which of the batch's samples they are of, in order."""
     values: np.ndarray
     """float32 [3, N]: the trainer's log-probabilities, entropies, the loss's weights."""
+
+    @classmethod
+    def of(cls, samples: Tensor, logprobs: Tensor, entropies: Tensor, weights: Tensor) -> "Scores":
+        values = torch.stack([logprobs.detach(), entropies.detach(), weights]).float()
+        return cls(samples.cpu().numpy(), values.cpu().numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +147,8 @@ def _write(rollouts: Path, connection: sqlite3.Connection, batch: _Batch) -> Non
         path = step_path(rollouts, batch.step)
         with path.open("ab") as file:
             for number, group in enumerate(batch.groups, place):
-                tree = groups_.tree_of(group.episodes)
-                data = groups_.compress(groups_.pack(group.episodes, trained, tree))
+                tree = build_tree([c.ids for episode in group.episodes for c in episode.calls])
+                data = compress(pack(group.episodes, trained, tree.ids, tree.parent, tree.index))
                 task_id = str(group.task["id"])
                 group_rows.append((*key[:1], number, key[1], task_id, file.tell(), len(data)))
                 file.write(data)
@@ -179,7 +186,7 @@ def _rows(
     step: int,
     place: int,
     episodes: Sequence[Episode],
-    tree: Any,
+    tree: TokenTree,
     trained: dict[int, Trained],
 ) -> list[tuple]:
     rows, paths = [], iter(tree.index)
