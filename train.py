@@ -56,7 +56,8 @@ from agentrl.watch import report
 from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
-from agentrl.watch.records.recorder import Recorder, RecordsFailed, Scores
+from agentrl.watch.records.recorder import Recorder, RecordsFailed
+from agentrl.watch.records.writer import Scores
 from agentrl.watch.run import Run
 from kernels.tree_attention import choose
 from rollout import (

@@ -7,15 +7,8 @@
 ``docs/records.md`` says what is stored, and how.
 """
 
-from agentrl.watch.records.reader import (
-    CallRecord,
-    EpisodeRecord,
-    EpisodeRow,
-    RunRecords,
-    Step,
-    load,
-    open_run,
-)
+from agentrl.watch.records.episode import CallRecord, EpisodeRecord, EpisodeRow
+from agentrl.watch.records.reader import RunRecords, Step, load, open_run
 
 __all__ = [
     "CallRecord",
