@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ class Run:
         self.folder, self._writes = folder, writes
         self.rows: list[dict[str, Any]] = []
         """Of metrics.jsonl."""
+        self.followers: list[Callable[[dict[str, Any]], None]] = []
+        """Called with every row that is logged from then on."""
 
     @classmethod
     def create(cls, runs: Path, experiment: str, config_json: str) -> "Run":
@@ -64,13 +66,19 @@ class Run:
                 file.unlink()
         described = json.loads((self.folder / DESCRIPTION).read_text())
         provenance = _provenance(config_json)
-        before, now = _flat(described["config"]), _flat(provenance["config"])
+        before, now = flatten(described["config"]), flatten(provenance["config"])
         changed = {
             name: (before.get(name), now[name]) for name in now if now[name] != before.get(name)
         }
         described["resumed"].append({"after_step": after_step, **provenance})
         self._describe(described)
         return changed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config that the run was begun or last resumed with."""
+        described = json.loads((self.folder / DESCRIPTION).read_text())
+        return [described, *described["resumed"]][-1]["config"]
 
     @property
     def rollouts(self) -> Path:
@@ -98,6 +106,8 @@ class Run:
         if self._writes:
             with self._metrics.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        for follow in self.followers:
+            follow(row)
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -153,15 +163,15 @@ def _whole_rows(metrics: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """
-    >>> _flat({"steps": 3, "optim": {"lr": 0.1}})
+    >>> flatten({"steps": 3, "optim": {"lr": 0.1}})
     {'steps': 3, 'optim.lr': 0.1}
     """
     flat = {}
     for name, value in config.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
