@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 from accelerate import PartialState
+from accelerate.tracking import TensorBoardTracker
 from swanlab.proto.swanlab.run.v1.run_pb2 import RUN_STATE_CRASHED
 
 from agentrl import preflight
+from agentrl.watch import load
 from agentrl.watch.run import Run
 from agentrl.watch.trackers import Trackers, numbers
 from tests import tracked
-from tests.running import metrics
+from tests.running import EXPERIMENT, Running, metrics
+from tests.test_metrics_page import described
 
 ALL = ("tensorboard", "wandb", "swanlab")
 READERS = {name: getattr(tracked, name) for name in ALL}
@@ -116,6 +119,62 @@ def test_a_run_that_goes_on_is_in_them_as_in_its_file(tmp_path, offline):
     assert [r["step"] for r in metrics(run.folder)] == [0, 1, 2, 3]
     for name, read in READERS.items():
         assert are_same(read(run.folder), logged(run.folder)), (name, read(run.folder))
+
+
+def test_a_tracker_that_breaks_does_not_end_the_run(tmp_path, caplog, monkeypatch):
+    def broken(self, values, step, **options):
+        raise ConnectionResetError("lost")
+
+    PartialState(cpu=True)
+    run = make_run(tmp_path)
+    with Trackers(["tensorboard"]) as trackers:
+        trackers.follow(run, [])
+        run.log(row(0))
+        with monkeypatch.context() as patch:
+            patch.setattr(TensorBoardTracker, "log", broken)
+            run.log(row(1))
+        run.log(row(2))
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
+        "warning: tensorboard has broken off (ConnectionResetError: lost): it gets nothing more "
+        "before a --resume; metrics.jsonl has it all"
+    ]
+    assert tracked.tensorboard(run.folder)["loss"] == {0: 0.0}
+    assert [r["step"] for r in metrics(run.folder)] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
+    """Interrupted, and gone on with: what each of them holds is what metrics.jsonl holds."""
+    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--runs", tmp_path / "runs")
+    options = {"environment": {"WANDB_MODE": "offline", "SWANLAB_MODE": "offline"}}
+    flags = (*flags, "--eval.every", "2", "--trackers", *ALL)
+    run = Running(tmp_path / "log", *flags, "--steps", "500", **options).wait_for("step   2/500")
+    assert run.signal(signal.SIGINT).end() == 130, run.said
+    (folder,) = (tmp_path / "runs").glob("*/*")
+    compare(folder)
+    (end,) = [r.exit for r in tracked.wandb_records(folder) if r.HasField("exit")]
+    assert end.exit_code == 1
+
+    last = metrics(folder)[-1]["step"]
+    flags = (*flags, "--steps", str(last + 2), "--resume", folder)
+    run = Running(tmp_path / "log", *flags, **options)
+    assert run.end() == 0, run.said
+    assert "tensorboard: tensorboard --logdir" in run.said
+    assert [row["step"] for row in metrics(folder)] == list(range(last + 3))
+    compare(folder)
+
+    own = {name for step in load(folder) for e in step.episodes for name in e["metrics"]}
+    rows = map(json.loads, (folder / "metrics.jsonl").open())
+    names = {name for row in rows for name in row} - own - {f"eval/{name}" for name in own}
+    agents = {name for name in described() if "AGENT" in name}
+    assert own == {"habit/no_print", "habit/impatient"}
+    assert names == described() - agents
+
+
+def compare(folder: Path) -> None:
+    assert len(logged(folder)) > 30
+    for name, read in READERS.items():
+        assert are_same(read(folder), logged(folder)), (name, read(folder))
 
 
 def test_a_key_that_wandb_does_not_take(monkeypatch):

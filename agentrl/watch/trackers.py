@@ -10,6 +10,7 @@ Where they send it, and as whom, is their own affair: ``wandb login``, ``WANDB_M
 """
 
 import json
+import logging
 import shutil
 import signal
 import sys
@@ -23,6 +24,8 @@ from accelerate.tracking import GeneralTracker, SwanLabTracker, TensorBoardTrack
 
 from agentrl.watch.quiet import quiet
 from agentrl.watch.run import Run, flatten
+
+log = logging.getLogger(__name__)
 
 # TensorBoard rounds to fp32 unless it is told otherwise.
 LOG_OPTIONS = {"tensorboard": {"new_style": True, "double_precision": True}}
@@ -45,16 +48,10 @@ class Trackers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        while self._started:
-            tracker = self._started.pop()
-            with silent():
-                if error is None or tracker.name == "tensorboard":
-                    tracker.finish()
-                elif tracker.name == "wandb":
-                    tracker.tracker.finish(exit_code=1)
-                else:
-                    cause = f"{type(error).__name__}: {error}"
-                    tracker.tracker.finish(state="crashed", error=cause)
+        for tracker in list(self._started):
+            with self._surviving(tracker), silent():
+                _finish(tracker, error)
+        self._started.clear()
 
     def follow(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[str]:
         """Log these rows of the run, and from now on each that it logs.
@@ -79,8 +76,22 @@ class Trackers:
         return [f"{tracker.name}: {_place(tracker, run.folder)}" for tracker in self._started]
 
     def _log(self, row: dict[str, Any]) -> None:
-        for tracker in self._started:
-            tracker.log(numbers(row), step=row["step"], **LOG_OPTIONS.get(tracker.name, {}))
+        for tracker in list(self._started):
+            with self._surviving(tracker):
+                tracker.log(numbers(row), step=row["step"], **LOG_OPTIONS.get(tracker.name, {}))
+
+    @contextmanager
+    def _surviving(self, tracker: GeneralTracker) -> Iterator[None]:
+        """A tracker that breaks is left out from there on: nothing is lost that the file has."""
+        try:
+            yield
+        except Exception as error:
+            self._started.remove(tracker)
+            log.warning(
+                "warning: %s has broken off (%s: %s): it gets nothing more before a --resume; "
+                "metrics.jsonl has it all",
+                *(tracker.name, type(error).__name__, error),
+            )
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -120,6 +131,16 @@ def _place(tracker: GeneralTracker, folder: Path) -> str:
         return f"tensorboard --logdir {folder}"
     is_sent = not tracker.run.offline if tracker.name == "wandb" else tracker.run.mode == "online"
     return tracker.run.url if is_sent else str(folder / tracker.name)
+
+
+def _finish(tracker: GeneralTracker, error: BaseException | None) -> None:
+    """Close it, and tell those that can be told where a run did not come to its end."""
+    if error is None or tracker.name == "tensorboard":
+        tracker.finish()
+    elif tracker.name == "wandb":
+        tracker.tracker.finish(exit_code=1)
+    else:
+        tracker.tracker.finish(state="crashed", error=f"{type(error).__name__}: {error}")
 
 
 def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
