@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from agentrl.config import load_experiment
+from agentrl.config import load_callable, load_experiment
 from agentrl.watch import source
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +34,9 @@ def test_it_holds_the_repository_and_the_experiment_and_runs_again(tmp_path, mon
     mine = tmp_path / "mine"
     (mine / "package_of_mine").mkdir(parents=True)
     (mine / "my_experiment.py").write_text(EXPERIMENT)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "my_experiment.py").write_text("async def judge(task, response): ...")
+    load_callable(f"{tmp_path}/other/my_experiment.py:judge")
     (mine / "package_of_mine" / "__init__.py").touch()
     (mine / "package_of_mine" / "rewards.py").write_text("REWARD = 1.0\n")
     load_experiment(str(mine / "my_experiment.py"))
@@ -44,6 +47,7 @@ def test_it_holds_the_repository_and_the_experiment_and_runs_again(tmp_path, mon
     # Not the files of the tests' own temporary folders, which other tests have imported.
     assert files >= {
         "experiment/my_experiment.py",
+        "experiment/other/my_experiment.py",
         "experiment/package_of_mine/__init__.py",
         "experiment/package_of_mine/rewards.py",
         "repository/requirements.txt",

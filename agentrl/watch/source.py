@@ -27,8 +27,11 @@ def save(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in _of_repository():
             archive.write(file, Path("repository", file.relative_to(ROOT)))
-        for name, file in sorted(_imported_from_elsewhere()):
-            archive.write(file, Path("experiment", name))
+        for name, file in sorted(set(_imported_from_elsewhere())):
+            place = Path("experiment", name)
+            # Two files of one name can only have been given by their paths.
+            taken = str(place) in archive.namelist()
+            archive.write(file, Path("experiment", file.parent.name, name) if taken else place)
 
 
 def _of_repository() -> Iterator[Path]:

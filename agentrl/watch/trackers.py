@@ -66,7 +66,7 @@ class Trackers:
             except Exception as error:
                 raise ValueError(
                     f"{name} did not start ({type(error).__name__}: {error}): "
-                    f"see to it, or leave it out of --trackers"
+                    "see to it, or leave it out of --trackers"
                 ) from error
             self._started.append(tracker)
             tracker.store_init_configuration(_hyperparameters(run.settings))
@@ -129,8 +129,9 @@ def _place(tracker: GeneralTracker, folder: Path) -> str:
     """The page of a run that is sent somewhere, or the folder here."""
     if tracker.name == "tensorboard":
         return f"tensorboard --logdir {folder}"
-    is_sent = not tracker.run.offline if tracker.name == "wandb" else tracker.run.mode == "online"
-    return tracker.run.url if is_sent else str(folder / tracker.name)
+    # SwanLab refuses to say where a run is that it does not send.
+    is_sent = tracker.name == "wandb" or tracker.run.mode == "online"
+    return (tracker.run.url if is_sent else None) or str(folder / tracker.name)
 
 
 def _finish(tracker: GeneralTracker, error: BaseException | None) -> None:
@@ -159,6 +160,8 @@ def _hyperparameters(settings: dict[str, Any]) -> dict[str, Any]:
 def silent() -> Iterator[None]:
     """Their greetings are held back, and Ctrl-C stays ours: SwanLab would take it."""
     handler = signal.getsignal(signal.SIGINT)
-    with quiet(), redirect_stdout(sys.stderr):
-        yield
-    signal.signal(signal.SIGINT, handler)
+    try:
+        with quiet(), redirect_stdout(sys.stderr):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
