@@ -59,6 +59,7 @@ from agentrl.watch.quiet import quiet
 from agentrl.watch.records.recorder import Recorder, RecordsFailed
 from agentrl.watch.records.writer import Scores
 from agentrl.watch.run import Run
+from agentrl.watch.trackers import Trackers
 from kernels.tree_attention import choose
 from rollout import (
     TooManyFailed,
@@ -83,11 +84,14 @@ def main() -> None:
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
-    with ending_in_a_sentence(ranks):
-        train(name, config, flags.resume, ranks)
+    names = config.trackers if ranks.is_first else ()
+    with ending_in_a_sentence(ranks), Trackers(names) as trackers:
+        train(name, config, flags.resume, ranks, trackers)
 
 
-def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) -> None:
+def train(
+    experiment: str, config: Config, resume: Path | None, ranks: Ranks, trackers: Trackers
+) -> None:
     """Every step from where the run is to its last. Interrupted, it saves where it came to."""
     display, whole = Display(silent=not ranks.is_first), Clock()
     with what_was_typed():
@@ -135,6 +139,9 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
     unfinished = {}
     if resumed and is_evaluated(done, len(batches), config) and "eval/failure" not in run.rows[-1]:
         unfinished = run.rows[-1]
+    with what_was_typed():
+        for line in trackers.follow(run, run.rows[:-1] if unfinished else run.rows):
+            display.line(line)
 
     recorder = Recorder(run.rollouts, writes=ranks.is_first)
 

@@ -27,6 +27,7 @@ from agentrl.learning.advantages import samples
 from agentrl.types import Group, Report, Sample, Task
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+TRACKERS = ("tensorboard", "wandb", "swanlab")
 
 
 def load_callable(spec: str) -> Callable:
@@ -320,6 +321,8 @@ class Config:
     """How long ranks wait for one another, before they say who is missing and end."""
     runs: Path = Path("runs")
     """Where runs/<experiment>/<time>/ is made."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics go besides the run's folder: tensorboard, wandb, swanlab."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -352,6 +355,8 @@ class Config:
             "empty",
             "name at least one agent, or leave it out to train all",
         )
+        for name in self.trackers:
+            _check(name in TRACKERS, "trackers", name, f"choose of {', '.join(TRACKERS)}")
         for name, auxiliary in self.auxiliary_models.items():
             _check(
                 auxiliary.url is not None

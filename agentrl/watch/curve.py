@@ -1,0 +1,57 @@
+"""A picture of one run, or of one experiment over several seeds."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
+    """Draw held-out success, training reward, agents' rewards and habits over the steps.
+
+    runs: the rows of each. Several are drawn thin, with their mean and, as a band, one standard
+    deviation to each side.
+    """
+    # Slow to import.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for name, label, style in _lines(row for rows in runs for row in rows):
+        curves = [{row["step"]: row[name] for row in rows if name in row} for rows in runs]
+        steps = sorted(set().union(*curves))
+        if not steps:
+            continue
+        at = {step: [curve[step] for curve in curves if step in curve] for step in steps}
+        means = [statistics.fmean(at[step]) for step in steps]
+        axes.plot(steps, means, label=label, **style)
+        if len(runs) > 1:
+            thin = {"color": style["color"], "linewidth": 0.5, "alpha": 0.4}
+            for curve in curves:
+                axes.plot(curve.keys(), curve.values(), **thin)
+            off = [statistics.stdev(at[s]) if len(at[s]) > 1 else 0.0 for s in steps]
+            low, high = zip(*((m - o, m + o) for m, o in zip(means, off, strict=True)), strict=True)
+            axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    axes.set(xlabel="step", ylim=(0, 1), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center right")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _lines(rows: Iterable[Row]) -> list[tuple[str, str, dict[str, Any]]]:
+    """The metrics to draw, each with its label and style."""
+    logged = {name for row in rows for name in row} - {"eval/reward/mean"}
+    own = sorted(name for name in logged if name.startswith(("habit/", "eval/reward/")))
+    return [
+        ("reward/mean", "training reward", {"color": "C0", "alpha": 0.5}),
+        ("eval/success", "held-out success", {"color": "C0", "marker": "o", "linewidth": 2}),
+        *(
+            (name, name, {"color": f"C{i + 1}", "linestyle": "--", "linewidth": 1})
+            for i, name in enumerate(own)
+        ),
+    ]
