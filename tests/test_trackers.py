@@ -40,6 +40,19 @@ def row(step: int, **more) -> dict:
     return {"step": step, "loss": 0.1 * step, "lr": 8e-4 / 3, "failure": "none", **more}
 
 
+def compare(folder: Path) -> None:
+    """What each tracker holds, with metrics.jsonl."""
+    for name, read in READERS.items():
+        assert are_same(read(folder), logged(folder)), (name, read(folder))
+
+
+def wait_for_wandb() -> None:
+    """Its service may still be writing what it was given, until it has ended."""
+    import wandb
+
+    wandb.teardown()
+
+
 def make_run(folder: Path) -> Run:
     return Run.create(folder, "mine", json.dumps({"steps": 9, "optim": {"betas": [0.9, 0.95]}}))
 
@@ -72,8 +85,8 @@ def test_trackers_hold_what_metrics_jsonl_holds(tmp_path, offline):
         run.log(row(2, degenerate=False, grad_norm=math.nan))
     assert signal.getsignal(signal.SIGINT) == handler
     assert logged(run.folder)["grad_norm"][1] == math.inf
-    for name, read in READERS.items():
-        assert are_same(read(run.folder), logged(run.folder)), (name, read(run.folder))
+    wait_for_wandb()
+    compare(run.folder)
     # The control: a value that is only nearly the same.
     assert not are_same({"loss": {0: 0.1}}, {"loss": {0: 0.1 + 1e-12}})
     assert_settings_are_known(run.folder)
@@ -103,6 +116,7 @@ def test_a_run_that_goes_on_is_in_them_as_in_its_file(tmp_path, offline):
     run = make_run(tmp_path)
     with pytest.raises(OSError, match="disk"):
         fail_after_four_steps(run)
+    wait_for_wandb()
     # They know that it did not come to its end.
     (end,) = [r.exit for r in tracked.wandb_records(run.folder) if r.HasField("exit")]
     assert end.exit_code == 1
@@ -117,8 +131,8 @@ def test_a_run_that_goes_on_is_in_them_as_in_its_file(tmp_path, offline):
         run.log(row(2, **{"eval/success": 0.5}))
         run.log({"step": 3, "loss": -1.0})
     assert [r["step"] for r in metrics(run.folder)] == [0, 1, 2, 3]
-    for name, read in READERS.items():
-        assert are_same(read(run.folder), logged(run.folder)), (name, read(run.folder))
+    wait_for_wandb()
+    compare(run.folder)
 
 
 def test_a_tracker_that_breaks_does_not_end_the_run(tmp_path, caplog, monkeypatch):
@@ -162,6 +176,7 @@ def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
     assert "tensorboard: tensorboard --logdir" in run.said
     assert [row["step"] for row in metrics(folder)] == list(range(last + 3))
     compare(folder)
+    assert len(logged(folder)) > 30
 
     own = {name for step in load(folder) for e in step.episodes for name in e["metrics"]}
     rows = map(json.loads, (folder / "metrics.jsonl").open())
@@ -169,12 +184,6 @@ def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
     agents = {name for name in described() if "AGENT" in name}
     assert own == {"habit/no_print", "habit/impatient"}
     assert names == described() - agents
-
-
-def compare(folder: Path) -> None:
-    assert len(logged(folder)) > 30
-    for name, read in READERS.items():
-        assert are_same(read(folder), logged(folder)), (name, read(folder))
 
 
 def test_a_key_that_wandb_does_not_take(monkeypatch):

@@ -49,7 +49,8 @@ def swanlab(run: Path) -> Curves:
     """Of its newest run there."""
     curves: Curves = defaultdict(dict)
     for record in swanlab_records(run):
-        if record.HasField("scalar"):
+        # What it measures of the machine by itself is its own.
+        if record.HasField("scalar") and not record.scalar.key.startswith("__swanlab__"):
             curves[record.scalar.key][record.scalar.step] = record.scalar.value.number
     return dict(curves)
 

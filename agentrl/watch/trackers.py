@@ -6,7 +6,8 @@ each of them with the rows that it kept, so that they hold what the file holds: 
 the place of what was there, in the others as a second run, whose name says "resumed".
 
 Where they send it, and as whom, is their own affair: ``wandb login``, ``WANDB_MODE=offline``,
-``SWANLAB_MODE=offline`` and so on. What they write lies in the run's folder.
+``SWANLAB_MODE=offline`` and so on. What they write lies in the run's folder. wandb and SwanLab add
+what they measure of the machine.
 """
 
 import json
