@@ -85,7 +85,7 @@ def serve(config: Config, folder: str | Path):
 
 def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
     """A frozen model with an engine of its own, or how to reach the one at its url."""
-    from agentrl.serving.door import RemoteModel
+    from agentrl.serving.remote import RemoteModel
 
     if model.url is None:
         return _serve_model(config, name, model.model, model, model.engine)

@@ -39,8 +39,7 @@ from agentrl.serving.dialects import (
     responses,
 )
 from agentrl.serving.dialects.bodies import Body
-from agentrl.serving.served import ServedModel
-from agentrl.serving.session import Seat, Session
+from agentrl.serving.session import Answering, Seat, Session
 from agentrl.serving.turn import Answer, RequestRefused, Turn, invalid
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class Endpoint:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def seat(self, session: Session, agent: str, served: ServedModel) -> str:
+    def seat(self, session: Session, agent: str, served: Answering) -> str:
         """A new key to one agent's place in one episode."""
         key = Seat.new_key()
         # An episode that has ended gets no new ones, whoever asks.

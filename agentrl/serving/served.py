@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.serving.chat import Chat, Context, Prompt
+from agentrl.serving.chat import Chat
 from agentrl.serving.drawing import Completion, Sampling
 from agentrl.serving.engine import Engine
+from agentrl.serving.past import Context, Prompt
 from agentrl.serving.session import Attempt, Seat, Session
 from agentrl.serving.turn import Answer, Choice, RequestRefused, Token, Turn
 from agentrl.types import Call
@@ -159,7 +160,10 @@ class ServedModel:
                     agent=request.seat.agent,
                     text=text,
                     messages=turn.messages,
+                    tools=turn.tools,
+                    template_arguments=turn.template_arguments,
                     reply=choice.message,
+                    shown_whole=context is not None,
                     under_grammar=request.grammar is not None,
                 )
             )
