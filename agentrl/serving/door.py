@@ -108,6 +108,10 @@ class Serving:
         """Completion tokens that the trained model has drawn so far."""
         return self.policy.num_tokens
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids of the trained model's."""
+        return self.policy.chat.decode(ids)
+
     def open(
         self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
     ) -> tuple[Model, dict[str, RemoteModel]]:

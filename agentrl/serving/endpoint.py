@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -77,6 +77,8 @@ class Endpoint:
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0):
         self.seats: dict[str, Seat] = {}
+        self.routers: list[APIRouter] = []
+        """What the server has besides the agents' APIs, if it is there when it starts."""
         self._numbers = count()
         self._host, self._port = host, port
         self._server: uvicorn.Server | None = None
@@ -181,9 +183,11 @@ class Endpoint:
     def _start(self) -> None:
         listener = socket.create_server((self._host, self._port), backlog=4096)
         self._port = listener.getsockname()[1]
-        app = _under_any_episode(make_app(self))
+        app = make_app(self)
+        for router in self.routers:
+            app.include_router(router)
         config = uvicorn.Config(
-            app,
+            _under_any_episode(app),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -6,6 +6,8 @@ from typing import Any
 
 import openai
 
+from agentrl.config import AuxiliaryModel
+
 
 class RemoteModel:
     """Any OpenAI-compatible server. Nothing that goes through it is recorded or trained."""
@@ -56,3 +58,13 @@ class RemoteModel:
             "NO_PROXY": local,
             "no_proxy": local,
         }
+
+
+def key_of(name: str, model: AuxiliaryModel) -> str:
+    """The key of an auxiliary model's server. Raises ValueError where its variable is not set."""
+    if model.key_variable not in os.environ:
+        raise ValueError(
+            f"auxiliary_models.{name}.key_variable is {model.key_variable}: set that variable to "
+            f"the key of {model.url}"
+        )
+    return os.environ[model.key_variable]

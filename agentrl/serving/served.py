@@ -168,7 +168,8 @@ class ServedModel:
                 )
             )
         answer_id = _id(*place, attempt.number)
-        answer = Answer(answer_id, int(time.time()), len(prompt.ids), tuple(choices))
+        num_drawn = sum(len(completion.ids) for completion in drawn)
+        answer = Answer(answer_id, int(time.time()), len(prompt.ids), num_drawn, tuple(choices))
         return answer, calls, contexts
 
     def _choice(
