@@ -113,15 +113,6 @@ Place = tuple[int, int]
 """The row of a task in its batch, and the number of the episode in its group."""
 
 
-@dataclass(frozen=True)
-class _Running:
-    """An episode's door, its thread, and when that is given up."""
-
-    model: Any
-    thread: EndableThread
-    deadline: float
-
-
 def collect(
     tasks: Sequence[Task],
     config: Config,
@@ -138,94 +129,132 @@ def collect(
     Always returns an episode for each: those that fail or outlast their time carry their cause.
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
-    finished: queue.SimpleQueue[tuple[Place, Episode]] = queue.SimpleQueue()
-    todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
-    running: dict[Place, _Running] = {}
-    episodes: dict[Place, Episode] = {}
-    total, num_failed = len(todo), 0
-    tokens_before, started = serving.num_tokens, time.monotonic()
-
-    def run(place: Place, model, auxiliary_models) -> None:
-        episode = _run(tasks[place[0]], place[1], config, model, auxiliary_models)
-        finished.put((place, episode))
-
-    def start(places: Sequence[Place]) -> None:
-        # All doors before the first thread: in lockstep, the engine waits for all of them.
-        doors = [
-            serving.open(
-                step=step, task_id=tasks[row]["id"], episode=index, own_sampling=own_sampling
-            )
-            for row, index in places
-        ]
-        for place, (model, auxiliary_models) in zip(places, doors, strict=True):
-            thread = EndableThread(partial(run, place, model, auxiliary_models))
-            deadline = time.monotonic() + config.episode_seconds + GRACE_SECONDS
-            running[place] = _Running(model, thread, deadline)
-            thread.start()
-
-    over: list[Any] = []
+    open_door = partial(serving.open, step=step, own_sampling=own_sampling)
+    batch = _Batch(tasks, config, serving, open_door, group_size)
     try:
-        while todo or running:
+        while not batch.is_over:
             serving.engine.raise_if_stopped()
             check()
-            free = min(len(todo), config.concurrent_episodes - len(running))
-            start([todo.popleft() for _ in range(free)])
-            # Only now that others have their places.
-            while over:
-                serving.release(over.pop())
-            ended = list(_given_up(tasks, config, running))
-            with suppress(queue.Empty):
-                ended.append(finished.get(timeout=0.1))
-            for place, episode in ended:
-                # One that was left behind may still come to its end.
-                if place in running:
-                    over.append(running.pop(place).model)
-                    episodes[place] = _punished(episode, config.failed_reward)
-                    num_failed += episode.failed
-            speed = (serving.num_tokens - tokens_before) / (time.monotonic() - started + 1e-9)
-            report(
-                len(episodes) / total,
-                f"{len(episodes)} done, {len(running)} running, {num_failed} failed, "
-                f"{speed:.0f} tokens/s",
-            )
+            batch.start()
+            batch.end()
+            report(*batch.progress())
     finally:
-        for model in [one.model for one in running.values()]:
-            model.close()
-            over.append(model)
-        for model in over:
-            serving.release(model)
+        batch.close()
     if count := num_left_behind():
         log.warning("%d threads of ended episodes are in calls that Python cannot end", count)
     return [
-        Group(task, tuple(episodes[row, index] for index in range(group_size)))
+        Group(task, tuple(batch.episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
     ]
 
 
-def _given_up(
-    tasks: Sequence[Task], config: Config, running: dict[Place, _Running]
-) -> Iterator[tuple[Place, Episode]]:
-    """Interrupt the threads whose time is over; those that ignore it are left behind."""
-    now = time.monotonic()
-    for place, one in [(p, r) for p, r in running.items() if now > r.deadline]:
-        one.model.close()
-        running[place] = replace(one, deadline=now + INTERRUPT_SECONDS)
-        if not one.thread.interrupt():
-            row, index = place
-            yield place, blocked(tasks[row], index, one.model.calls, config.episode_seconds)
+@dataclass(frozen=True)
+class _Running:
+    """An episode's door, its thread, and when that is given up."""
+
+    model: Any
+    thread: EndableThread
+    deadline: float
 
 
-def _run(task: Task, index: int, config: Config, model, auxiliary_models: dict) -> Episode:
-    return run_episode(
-        task,
-        index,
-        workflow=config.workflow,
-        judge=config.judge,
-        model=model,
-        auxiliary_models=auxiliary_models,
-        seconds=config.episode_seconds,
-        trained_agents=config.trained_agents,
-    )
+class _Batch:
+    """The episodes that are to come, those that run, and those that ended."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        config: Config,
+        serving,
+        open_door: Callable[..., tuple[Any, dict]],
+        group_size: int,
+    ):
+        self.episodes: dict[Place, Episode] = {}
+        self._tasks, self._config, self._serving = tasks, config, serving
+        self._open_door = open_door
+        self._todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
+        self._total = len(self._todo)
+        self._running: dict[Place, _Running] = {}
+        self._finished: queue.SimpleQueue[tuple[Place, Episode]] = queue.SimpleQueue()
+        self._doors_to_release: list[Any] = []
+        self._num_failed = 0
+        self._tokens_before, self._started = serving.num_tokens, time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        return len(self.episodes) == self._total
+
+    def start(self) -> None:
+        """Start as many as may run at once."""
+        free = min(len(self._todo), self._config.concurrent_episodes - len(self._running))
+        places = [self._todo.popleft() for _ in range(free)]
+        # All doors before the first thread: in lockstep, the engine waits for all of them.
+        doors = [
+            self._open_door(task_id=self._tasks[row]["id"], episode=index) for row, index in places
+        ]
+        for place, (model, auxiliary_models) in zip(places, doors, strict=True):
+            thread = EndableThread(partial(self._run, place, model, auxiliary_models))
+            deadline = time.monotonic() + self._config.episode_seconds + GRACE_SECONDS
+            self._running[place] = _Running(model, thread, deadline)
+            thread.start()
+        # Only now that others have their places.
+        self._release()
+
+    def end(self) -> None:
+        """Take what has come to its end, or has to; waits for it a moment."""
+        ended = list(self._given_up())
+        with suppress(queue.Empty):
+            ended.append(self._finished.get(timeout=0.1))
+        for place, episode in ended:
+            # One that was left behind may still come to its end.
+            if place in self._running:
+                self._doors_to_release.append(self._running.pop(place).model)
+                self.episodes[place] = _punished(episode, self._config.failed_reward)
+                self._num_failed += episode.failed
+
+    def progress(self) -> tuple[float, str]:
+        """The share that has ended, and a few words."""
+        seconds = time.monotonic() - self._started + 1e-9
+        speed = (self._serving.num_tokens - self._tokens_before) / seconds
+        return len(self.episodes) / self._total, (
+            f"{len(self.episodes)} done, {len(self._running)} running, {self._num_failed} failed, "
+            f"{speed:.0f} tokens/s"
+        )
+
+    def close(self) -> None:
+        """Close the doors of what still runs."""
+        for one in self._running.values():
+            one.model.close()
+            self._doors_to_release.append(one.model)
+        self._release()
+
+    def _release(self) -> None:
+        while self._doors_to_release:
+            self._serving.release(self._doors_to_release.pop())
+
+    def _run(self, place: Place, model, auxiliary_models: dict) -> None:
+        row, index = place
+        episode = run_episode(
+            self._tasks[row],
+            index,
+            workflow=self._config.workflow,
+            judge=self._config.judge,
+            model=model,
+            auxiliary_models=auxiliary_models,
+            seconds=self._config.episode_seconds,
+            trained_agents=self._config.trained_agents,
+        )
+        self._finished.put((place, episode))
+
+    def _given_up(self) -> Iterator[tuple[Place, Episode]]:
+        """Interrupt the threads whose time is over; those that ignore it are left behind."""
+        now = time.monotonic()
+        for place, one in [(p, r) for p, r in self._running.items() if now > r.deadline]:
+            one.model.close()
+            self._running[place] = replace(one, deadline=now + INTERRUPT_SECONDS)
+            if not one.thread.interrupt():
+                row, index = place
+                seconds = self._config.episode_seconds
+                yield place, blocked(self._tasks[row], index, one.model.calls, seconds)
 
 
 def _punished(episode: Episode, reward: float | None) -> Episode:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agentrl.config import Config, parse, to_json
 
@@ -50,7 +51,7 @@ from agentrl.learning.loss import policy_loss
 from agentrl.learning.model import Policy
 from agentrl.learning.packing import deal, pack
 from agentrl.learning.probe import probe_gap
-from agentrl.types import EngineStopped, Group, Task
+from agentrl.types import EngineStopped, Group, Report, Sample, Task
 from agentrl.watch import report, rollouts
 from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
 from agentrl.watch.progress import Display
@@ -116,23 +117,14 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
 
     with whole("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
-        policy = Policy.load(
-            model_folder, kernels=kernels, checkpointing=config.model.checkpointing
-        )
-        optimizer = torch.optim.AdamW(
-            policy.parameters(),
-            lr=config.optim.lr,
-            betas=config.optim.betas,
-            weight_decay=config.optim.weight_decay,
-        )
-        policy, optimizer = ranks.prepare(policy, optimizer)
+        policy, optimizer = load(model_folder, kernels, config, ranks)
         serving = serve(config, model_folder)
         # Last: vLLM seeds every generator when it starts.
         lost = checkpoint.load(resumed, policy, optimizer, ranks) if resumed else None
     display.line(f"kernels: {kernels}")
     if lost:
         display.line(f"warning: {lost}")
-    engine, temperature = serving.engine, config.sampling.temperature
+    engine = serving.engine
     done = checkpoint.step_of(resumed) if resumed else -1
     random_state = checkpoint.get_random_state()
     # A step whose evaluation was interrupted has only that left to do.
@@ -173,44 +165,13 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                     preflight.check_prompts_fit(groups, config.model.max_len)
                 engine.sleep()
 
-                # Gradient: every call of the batch, merged into trees, and one loss term a sampled
-                # token.
                 with clock("train"), display.phase("training") as progress:
-                    samples = trainable(config.advantages(groups), config.trained_agents)
-                    micro_batches = pack(samples, config.micro_batch_tokens)
-                    num_terms = sum(len(micro.term) for micro in micro_batches)
-                    own_micro_batches = deal(micro_batches, ranks.rank, ranks.size)
-                    tally = Tally()
-                    for i, micro in enumerate(own_micro_batches):
-                        ranks.check_in_step()
-                        micro = micro.to(ranks.device)
-                        trained_logprobs, entropies = policy(micro, temperature)  # (M,)
-                        logprobs = trained_logprobs[micro.term]  # (N,)
-                        terms = policy_loss(
-                            logprobs,
-                            micro.sampler_logprobs,
-                            micro.advantages,
-                            clip_low=config.loss.clip_low,
-                            clip_high=config.loss.clip_high,
-                            correction_cap=config.loss.correction_cap,
-                        )
-                        ranks.backward(terms.loss.sum() / num_terms)
-                        tally.add(terms, logprobs, micro.sampler_logprobs, entropies[micro.term])
-                        progress((i + 1) / len(own_micro_batches), f"{len(micro_batches)} trees")
-                    tallies = ranks.gather([tally], "gradients")
-                    grad_norm = ranks.clip(policy, config.optim.max_grad_norm)
-                    for group in optimizer.param_groups:
-                        group["lr"] = config.optim.rate(step, len(batches))
-                    # Without a difference in rewards there is nothing to learn, and AdamW would
-                    # still move.
-                    degenerate = all(sample.advantage == 0 for sample in samples)
-                    if not degenerate:
-                        optimizer.step()
-                    optimizer.zero_grad()
+                    rate = config.optim.rate(step, len(batches))
+                    samples, of_update = update(
+                        policy, optimizer, groups, config, ranks, rate, progress
+                    )
                 done, random_state = step, checkpoint.get_random_state()
-                metrics |= token_metrics(groups, samples, sum(len(m.ids) for m in micro_batches))
-                metrics |= Tally.metrics(tallies)
-                metrics |= {"grad_norm": grad_norm, "lr": group["lr"], "degenerate": degenerate}
+                metrics |= of_update
                 if ranks.is_first:
                     rollouts.save(run.rollouts, step, groups, samples)
 
@@ -247,6 +208,71 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
         raise
     run.draw_curve()
     report.summary(display, experiment, run, whole)
+
+
+def load(
+    folder: str | Path, kernels: str, config: Config, ranks: Ranks
+) -> tuple[Policy, torch.optim.Optimizer]:
+    """The model to train, and AdamW, sharded over the ranks."""
+    policy = Policy.load(folder, kernels=kernels, checkpointing=config.model.checkpointing)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(),
+        lr=config.optim.lr,
+        betas=config.optim.betas,
+        weight_decay=config.optim.weight_decay,
+    )
+    return ranks.prepare(policy, optimizer)
+
+
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[Group],
+    config: Config,
+    ranks: Ranks,
+    rate: float,
+    report: Report,
+) -> tuple[list[Sample], dict[str, Any]]:
+    """One optimizer step: every call of the batch, merged into trees, and one loss term for each
+    sampled token. Returns what was trained on, and the step's metrics."""
+    samples = trainable(config.advantages(groups), config.trained_agents)
+    micro_batches = pack(samples, config.micro_batch_tokens)
+    num_terms = sum(len(micro.term) for micro in micro_batches)
+    own_micro_batches = deal(micro_batches, ranks.rank, ranks.size)
+    tally = Tally()
+    for i, micro in enumerate(own_micro_batches):
+        ranks.check_in_step()
+        micro = micro.to(ranks.device)
+        trained_logprobs, entropies = policy(micro, config.sampling.temperature)  # (M,)
+        logprobs = trained_logprobs[micro.term]  # (N,)
+        terms = policy_loss(
+            logprobs,
+            micro.sampler_logprobs,
+            micro.advantages,
+            clip_low=config.loss.clip_low,
+            clip_high=config.loss.clip_high,
+            correction_cap=config.loss.correction_cap,
+        )
+        ranks.backward(terms.loss.sum() / num_terms)
+        tally.add(terms, logprobs, micro.sampler_logprobs, entropies[micro.term])
+        report((i + 1) / len(own_micro_batches), f"{len(micro_batches)} trees")
+    tallies = ranks.gather([tally], "gradients")
+    grad_norm = ranks.clip(policy, config.optim.max_grad_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    # Without a difference in rewards there is nothing to learn, and AdamW would still move.
+    degenerate = all(sample.advantage == 0 for sample in samples)
+    if not degenerate:
+        optimizer.step()
+    optimizer.zero_grad()
+    computed = sum(len(micro.ids) for micro in micro_batches)
+    return samples, {
+        **token_metrics(groups, samples, computed),
+        **Tally.metrics(tallies),
+        "grad_norm": grad_norm,
+        "lr": rate,
+        "degenerate": degenerate,
+    }
 
 
 @contextmanager
