@@ -54,6 +54,11 @@ class Debugger:
                 return message["body"]
         return self._read(lambda m: m["type"] == "event" and m["event"] == name).get("body", {})
 
+    def hang_up(self) -> None:
+        """The adapter waits for this with the process's output in its hands."""
+        self._file.close()
+        self._socket.close()
+
     def _read(self, wanted) -> dict:
         while True:
             header = {}
@@ -87,7 +92,8 @@ def test_a_breakpoint_in_a_workflow_and_one_in_the_judge(serving, tmp_path):
         numbers = [next(i for i, s in enumerate(lines, 1) if mark in s) for mark in marks]
         debugger = Debugger(port)
         debugger.ask("initialize", adapterID="tests", linesStartAt1=True, pathFormat="path")
-        attached = debugger.send("attach", justMyCode=True)
+        # Answered only after the configuration.
+        debugger.send("attach", justMyCode=True)
         debugger.event("initialized")
         debugger.ask(
             "setBreakpoints",
@@ -95,7 +101,6 @@ def test_a_breakpoint_in_a_workflow_and_one_in_the_judge(serving, tmp_path):
             breakpoints=[{"line": number} for number in numbers],
         )
         debugger.ask("configurationDone")
-        assert attached
         hit = []
         for expression in ("messages[0]['content']", "len(episode.calls)"):
             thread = debugger.event("stopped")["threadId"]
@@ -104,6 +109,8 @@ def test_a_breakpoint_in_a_workflow_and_one_in_the_judge(serving, tmp_path):
             threads = {t["id"]: t["name"] for t in debugger.ask("threads")["threads"]}
             hit.append((frame["name"], frame["line"], threads[thread], value))
             debugger.ask("continue", threadId=thread)
+        debugger.event("terminated")
+        debugger.hang_up()
         said = process.communicate(timeout=60)[0]
     finally:
         process.kill()
