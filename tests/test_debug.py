@@ -157,7 +157,9 @@ def test_what_a_workflow_raises_is_shown_with_its_lines(serving, tmp_path, capsy
     path = write_agent(tmp_path, ("said = answer", 'raise LookupError("gone")\n    said = answer'))
     debug(TASKS[:1], load_experiment(str(path)), serving, step=-1, display=Display())
     said = capsys.readouterr().out
-    assert re.search(r"agent\.py:\d+ in\s+solve", said)
+    assert re.search(r'❱ 10 │\s+raise LookupError\("gone"\)', said)
+    # Not the lines that led there, which are ours.
+    assert "workflow.py" not in said
     assert re.search(r"status +error: LookupError: gone", said)
     # The transcript up to there.
     assert "user: QUESTION 0" in said

@@ -60,10 +60,10 @@ def check(flags: argparse.Namespace) -> None:
 
 def default_experiment(flags: argparse.Namespace) -> str | None:
     """With --chat: the experiment of the checkpoint's run, or one without tools."""
-    from agentrl.debug.talk import experiment_of
-
     if not flags.chat:
         return None
+    from agentrl.debug.talk import experiment_of
+
     found = experiment_of(flags.chat)
     return found if found in experiment_names() else PLAIN
 

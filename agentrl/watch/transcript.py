@@ -59,6 +59,8 @@ def print_scores(console: Console, episode: Episode) -> None:
         "seconds": f"{episode.seconds:.2f}",
     }
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in parts.items():
         table.add_row(Text(name, "bold"), Text(str(value), "red" if episode.failed else ""))
     console.print(table)
