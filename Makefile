@@ -23,7 +23,7 @@ check: .venv/installed-agents tests/node/node_modules  ## what a commit should p
 	$(BIN)/ruff check .
 	$(BIN)/pytest
 
-bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, what a call costs, and rollouts
+bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, what a call costs, rollouts, and an edit
 	$(BIN)/python -m kernels.tree.bench
 	$(BIN)/python -m kernels.tree_attention.bench
 	$(BIN)/python -m kernels.logprob.bench
@@ -31,6 +31,7 @@ bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, wh
 	$(BIN)/python -m tests.bench_door
 	$(BIN)/python -m tests.bench_tools
 	$(BIN)/python -m tests.bench_rollout
+	$(BIN)/python -m tests.bench_debug
 
 .venv/installed: $(REQUIREMENTS) requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -4,15 +4,17 @@ As a command it runs an agent without training it:
 
     python rollout.py --exp gsm8k_offline --num-tasks 3 [--checkpoint DIR]
     python rollout.py --exp gsm8k_offline --evaluate [--checkpoint DIR]
+    python rollout.py --exp gsm8k_offline --debug
+    python rollout.py --chat runs/gsm8k_offline/TIME/checkpoints/step-00040
 """
 
-import argparse
 import atexit
 import gc
 import logging
 import queue
 import sys
 import time
+from argparse import Namespace
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,38 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentrl.config import AuxiliaryModel, Config, EngineConfig, parse
-
-
-def at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is {text}: give at least 1")
-    return int(text)
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-tasks", type=at_least_one, default=1)
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--evaluate", action="store_true")
-
-
-DESCRIPTION = "Run an agent without training: --num-tasks K [--checkpoint DIR], or --evaluate."
-
-if __name__ == "__main__":
-    # What is wrong with what was typed is said before the imports below take their seconds.
-    parse(sys.argv[1:], DESCRIPTION, add_flags)
-
-import torch
-from transformers import AutoTokenizer
-
-from agentrl import hub, preflight
+from agentrl import hub
 from agentrl.agents.data import with_id
 from agentrl.agents.overrun import EndableThread, num_left_behind
+from agentrl.agents.tools import Talk
 from agentrl.agents.workflow import blocked, run_episode
-from agentrl.types import Episode, Group, Report, Task
-from agentrl.watch.metrics import episode_metrics
+from agentrl.config import AuxiliaryModel, Config, EngineConfig, experiment_module, parse
+from agentrl.debug import command
+from agentrl.types import EngineStopped, Episode, Group, Report, Task
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
+from agentrl.watch.transcript import print_transcript, print_verdict
 
 EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
@@ -85,14 +66,16 @@ def serve(config: Config, folder: str | Path):
 
 def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
     """A frozen model with an engine of its own, or how to reach the one at its url."""
-    from agentrl.serving.door import RemoteModel
+    from agentrl.serving.remote import RemoteModel, key_of
 
     if model.url is None:
         return _serve_model(config, name, model.model, model, model.engine)
-    return partial(RemoteModel, model.model, model.url, preflight.key_of(name, model))
+    return partial(RemoteModel, model.model, model.url, key_of(name, model))
 
 
 def _serve_model(config: Config, name: str, folder: str | Path, model, engine_config: EngineConfig):
+    from transformers import AutoTokenizer
+
     from agentrl.serving.chat import Chat
     from agentrl.serving.engine import Engine
     from agentrl.serving.reply import ReplyParser
@@ -121,6 +104,8 @@ def _serve_model(config: Config, name: str, folder: str | Path, model, engine_co
 def compute_dtype(config: Config) -> str:
     if config.model.dtype != "auto":
         return config.model.dtype
+    import torch
+
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
@@ -315,6 +300,9 @@ def evaluate(
 
 
 def evaluation_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    # It knows torch, which is slow to import.
+    from agentrl.watch.metrics import episode_metrics
+
     return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
 
 
@@ -338,59 +326,79 @@ def find_model(config: Config, path: str | None, display: Display) -> str | Path
     return path
 
 
-def print_episode(display: Display, episode: Episode) -> None:
-    """A transcript: what the agent told the model and what it answered, turn by turn."""
-    display.console.rule(f"task {episode.task['id']}, episode {episode.index}")
-    # Each agent has a conversation of its own.
-    shown = dict.fromkeys(episode.agents, 0)
-    for call in episode.calls:
-        if len(shown) > 1:
-            display.console.print(f"[{call.agent}]", style="bold cyan", markup=False)
-        # Fewer messages than were shown are another conversation.
-        start = shown[call.agent] if len(call.messages) >= shown[call.agent] else 0
-        for message in (*call.messages[start:], call.reply):
-            _print_message(display, message)
-        shown[call.agent] = len(call.messages) + 1
-    verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
-    metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
-    display.console.print(f"{verdict}{metrics}", style="bold", markup=False)
-
-
-def _print_message(display: Display, message: dict) -> None:
-    display.console.print(f"{message['role']}:", style="cyan", end=" ")
-    display.console.print(message.get("content") or "", markup=False)
-    for call in message.get("tool_calls") or ():
-        function = call["function"]
-        display.console.print(f"  {function['name']}({function['arguments']})", markup=False)
-
-
 def main() -> None:
-    _, config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
+    """Show some episodes, or do what the flags say; see ``agentrl.debug.command``."""
+    _, config, flags = parse(
+        sys.argv[1:], command.DESCRIPTION, command.add_flags, command.default_experiment
+    )
+    command.check(flags)
     display = Display()
     try:
-        held_out = find_tasks(config)[1]
-        preflight.check_doors(config)
-        folder = find_model(config, flags.checkpoint, display)
-        preflight.check_serving(config, folder, display)
+        held_out = [] if flags.serve or flags.chat else find_tasks(config)[1]
+        folder, serving = None, command.borrow(config, flags)
+        if serving is None:
+            folder, serving = _start(config, flags.chat or flags.checkpoint, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    try:
+        _do(flags, config, serving, folder, held_out, display)
+    except EngineStopped as error:
+        sys.exit(f"error: {error}")
+
+
+def _start(config: Config, path: str | None, display: Display) -> tuple[str, Any]:
+    """Serve a model in this process. Raises ValueError, in a sentence, where it cannot be."""
+    with display.phase("importing"):
+        # Slow, and not needed where another process has the model.
+        from agentrl import preflight
+
+    preflight.check_doors(config)
+    folder = find_model(config, path, display)
+    preflight.check_serving(config, folder, display)
     with display.phase("loading"), quiet():
-        serving = serve(config, folder)
-    with display.phase("episodes") as report:
-        if flags.evaluate:
+        return str(folder), serve(config, folder)
+
+
+def _do(
+    flags: Namespace,
+    config: Config,
+    serving: Any,
+    folder: str | None,
+    held_out: list[Task],
+    display: Display,
+) -> None:
+    tasks = held_out[: flags.num_tasks or 1]
+    if flags.serve:
+        from agentrl.debug.serve import serve_until_interrupted
+
+        key = command.key_to_lend(flags)
+        serve_until_interrupted(
+            serving, config, folder=folder, experiment=flags.exp, key=key, display=display
+        )
+    elif flags.chat:
+        from agentrl.debug.talk import talk
+
+        door, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
+        setting = getattr(experiment_module(flags.exp), "talk", Talk())
+        talk(door, setting, display)
+    elif flags.debug:
+        from agentrl.debug.episodes import debug
+
+        debug(tasks, config, serving, step=EVALUATION, display=display)
+    elif flags.evaluate:
+        with display.phase("episodes") as report:
             metrics = evaluation_metrics(evaluate(held_out, config, serving, report))
-        else:
-            tasks = held_out[: flags.num_tasks]
-            groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)
-    if flags.evaluate:
         cause = metrics.pop("eval/failure")
         rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
         display.table(f"{len(held_out)} held-out tasks", ("", "mean or count"), rows)
         if cause is not None:
             display.line(f"the commonest failure: {cause}")
     else:
+        with display.phase("episodes") as report:
+            groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)
         for group in groups:
-            print_episode(display, group.episodes[0])
+            print_transcript(display.console, group.episodes[0])
+            print_verdict(display.console, group.episodes[0])
 
 
 if __name__ == "__main__":

@@ -388,6 +388,11 @@ def experiment_names() -> list[str]:
 
 def load_experiment(name: str) -> Config:
     """Return ``config`` of experiments/NAME, or of the file at path/to/file.py."""
+    return experiment_module(name).config
+
+
+def experiment_module(name: str) -> ModuleType:
+    """Import experiments/NAME, or the file at path/to/file.py, which defines a ``config``."""
     if not name.endswith(".py") and name not in experiment_names():
         if Path(f"{name}.py").is_file():
             raise ValueError(f"there is no experiment {name!r}: did you mean {name}.py?")
@@ -399,23 +404,26 @@ def load_experiment(name: str) -> Config:
     module = load_module(name if name.endswith(".py") else f"experiments.{name}")
     if not isinstance(getattr(module, "config", None), Config):
         raise ValueError(f"{name} defines no `config` of type agentrl.config.Config")
-    return module.config
+    return module
 
 
 def parse(
     argv: Sequence[str],
     description: str,
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    default_experiment: Callable[[argparse.Namespace], str | None] = lambda flags: None,
 ) -> tuple[str, Config, argparse.Namespace]:
     """Return the experiment's name, its config with the flags in argv applied, and other flags.
 
-    ``add_flags`` declares flags of the command that are not of the config. Prints help or one
+    ``add_flags`` declares flags of the command that are not of the config; given those, a command
+    may know the experiment without --exp. Prints help or one
     sentence, and exits, where argv asks for help or cannot be used.
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     own.add_argument("--exp", metavar="NAME")
     add_flags(own)
     flags, rest = own.parse_known_args(argv)
+    flags.exp = flags.exp or default_experiment(flags)
     description = (
         f"{description}\n{own.format_help()}\n"
         f"experiments: {', '.join(experiment_names())}, or a path to a .py file\n"

@@ -8,7 +8,6 @@ the first batch: how long a prompt is, only the agent knows.
 
 import errno
 import importlib.util
-import os
 import shutil
 import socket
 import sys
@@ -21,8 +20,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from agentrl import hub, memory
-from agentrl.config import AuxiliaryModel, Config, EndpointConfig, EngineConfig
+from agentrl.config import Config, EndpointConfig, EngineConfig
 from agentrl.memory import Shape
+from agentrl.serving.remote import key_of
 from agentrl.types import Group, Task
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
@@ -101,16 +101,6 @@ def _check_port(endpoint: EndpointConfig, ranks: int) -> None:
             f"cannot serve at endpoint.host {endpoint.host}, port {endpoint.port} ({error}): "
             "give an address of this machine"
         ) from error
-
-
-def key_of(name: str, model: AuxiliaryModel) -> str:
-    """The key of an auxiliary model's server. Raises ValueError where its variable is not set."""
-    if model.key_variable not in os.environ:
-        raise ValueError(
-            f"auxiliary_models.{name}.key_variable is {model.key_variable}: set that variable to "
-            f"the key of {model.url}"
-        )
-    return os.environ[model.key_variable]
 
 
 def _check_trackers(names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ Names end in an axis (``rewards_G``) only where they are ragged Python lists. ``
 log-probability OF token t, given everything before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -48,8 +48,14 @@ class Call:
     """The completion as text, special tokens included."""
     messages: tuple[Message, ...] = ()
     """The request's messages."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The request's tools, in OpenAI's form."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What the request gave the chat template besides."""
     reply: Message = field(default_factory=dict)
     """The message that the agent got back."""
+    shown_whole: bool = True
+    """Not where a stop string, or an agent that takes one tool call at a time, cut the reply."""
     under_grammar: bool = False
     """Drawn from a masked distribution (a JSON schema, a forced tool): recorded, never trained."""
 

@@ -149,6 +149,7 @@ def make_model(report: Report) -> Path:
 
 
 RECIPE = Recipe()
+talk = gsm8k.talk
 
 config = dataclasses.replace(
     gsm8k.config,

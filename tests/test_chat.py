@@ -6,6 +6,7 @@ import pytest
 
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.serving.chat import Chat
+from agentrl.serving.past import remember
 from agentrl.serving.reply import ReplyParser
 from agentrl.serving.turn import RequestRefused, Turn
 
@@ -44,7 +45,7 @@ class Talk:
         for i, call in enumerate(reply.get("tool_calls", ())):
             call["id"] = f"call-{i}"
         context = self.chat.context(prompt, ids, self.chat.decode(ids), reply, ended)
-        self.chat.remember(context, self.past)
+        remember(context, self.past)
         return prompt.ids, context.ids, reply
 
 
@@ -167,7 +168,7 @@ def test_plain_text_continues_from_its_ids(talk):
     letters = [talk.chat.encode(letter)[0] for letter in " a time"]
     reply = {"role": "assistant", "content": " a time"}
     context = talk.chat.context(prompt, letters, " a time", reply, False)
-    talk.chat.remember(context, talk.past)
+    remember(context, talk.past)
     second = talk.chat.plain_prompt("Once upon a time there", talk.past)
     assert second.ids[: len(context.ids)] == context.ids
     assert talk.chat.decode(second.ids) == "Once upon a time there"

@@ -11,6 +11,7 @@ from agentrl.config import Config, ModelConfig
 from agentrl.types import Call, Episode
 from agentrl.watch.metrics import episode_metrics
 from agentrl.watch.progress import Display
+from agentrl.watch.transcript import print_transcript, print_verdict
 from tests.test_workflow import ScriptedModel
 
 
@@ -204,7 +205,9 @@ def test_a_transcript_says_whose_turn_it_is_and_shows_each_conversation_once(cap
         call("checker", "afresh"),
     )
     episode = Episode(task={"id": "t"}, index=0, calls=calls, reward={"solver": 1.0})
-    rollout.print_episode(Display(), episode)
+    console = Display().console
+    print_transcript(console, episode)
+    print_verdict(console, episode)
     assert capsys.readouterr().out.splitlines()[1:] == [
         *("[solver]", "user: one", "assistant: to one"),
         *("[checker]", "user: other", "assistant: to other"),

@@ -17,8 +17,9 @@ from itertools import accumulate
 import pytest
 
 from agentrl.learning.packing import pack
-from agentrl.serving.chat import Chat, identity
+from agentrl.serving.chat import Chat
 from agentrl.serving.drawing import Completion
+from agentrl.serving.past import identity
 from agentrl.types import Sample
 from kernels.tree import build_tree
 from tests.families import (

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from agentrl.serving import chat
+from agentrl.serving import past
 from kernels.tree import build_tree
 from tests.families import LLAMA3, QWEN3, QWEN25
 from tests.spy import Scripted
@@ -62,7 +62,7 @@ def test_two_tool_calls_with_the_same_empty_text(qwen):
 
 
 def test_the_control_matching_by_text_alone_mistakes_one_call_for_the_other(qwen, monkeypatch):
-    monkeypatch.setattr(chat, "identity", lambda message: (message["role"], message["content"]))
+    monkeypatch.setattr(past, "identity", lambda message: (message["role"], message["content"]))
     with pytest.raises(AssertionError, match="False, True"):
         test_two_tool_calls_with_the_same_empty_text(qwen)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agentrl.agents.workflow import JudgeOutput, WorkflowOutput, check_signatures, run_episode
-from agentrl.serving.door import RemoteModel
+from agentrl.serving.remote import RemoteModel
 from agentrl.types import Call
 
 TASK = {"id": "t", "question": "?"}

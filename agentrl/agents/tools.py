@@ -1,9 +1,12 @@
-"""The Python tool: runs a model's code in a sandbox and returns what it printed."""
+"""Tools, and the Python tool: it runs a model's code in a sandbox and returns what it printed."""
 
 import asyncio
 import json
 import queue
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 from agentrl.agents.sandbox.limits import PROCESSES, Limits
 from agentrl.agents.sandbox.process import Outcome, Sandbox
@@ -21,6 +24,32 @@ PYTHON_TOOL = {
     },
 }
 """The tool in OpenAI's form."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool for a model to call, and what runs it."""
+
+    schema: dict[str, Any]
+    """In OpenAI's form."""
+    run: Callable[[str], Awaitable[str]]
+    """From a call's JSON arguments to the tool message."""
+
+    @property
+    def name(self) -> str:
+        return self.schema["function"]["name"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """What a model is given when a person talks to it: ``talk`` in an experiment's file.
+
+    An agent's own prompt and tools are in its code, whatever framework that is written in.
+    """
+
+    system: str = ""
+    tools: tuple[Tool, ...] = ()
+
 
 NOTHING_PRINTED = "(nothing was printed: use print)"
 

@@ -18,55 +18,23 @@ token tree forks. Text decides only where to continue; a sampled token is never 
 """
 
 import inspect
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import accumulate, chain
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from agentrl.serving.past import Context, Past, Prompt, candidates_of, keys_of, parsed
 from agentrl.serving.reply import ReplyParser
-from agentrl.serving.turn import RequestRefused, Turn, to_json
+from agentrl.serving.turn import RequestRefused, Turn
 from agentrl.types import Message
 
 _RESERVED = set(inspect.signature(render_jinja_template).parameters) - {"documents", "kwargs"}
 _RESERVED |= {"messages"}
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """A rendered request."""
-
-    ids: list[int]
-    text: str
-    """As the template renders it; the ids say the same, with the model's own turns as sampled."""
-    messages: list[Message]
-    """As rendered: the model's own turns as they were recorded."""
-    key: int | None
-    """Of the conversation by value: tools and template arguments, then every message. None: the
-    prompt was no conversation."""
-
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """A prompt with what was sampled for it: where a conversation can continue."""
-
-    prompt: Prompt
-    reply: Message
-    ids: list[int]
-    end: str | None
-    """The special token that the model ended its turn with, or None where a length limit did."""
-    said: str
-    """The completion's text up to there."""
-
-
-Past = dict[int | None, list[Context]]
-"""The contexts of one agent in one episode, by the key of the conversation up to each reply."""
 
 
 class Chat:
@@ -94,8 +62,8 @@ class Chat:
         """
         messages = list(turn.messages)
         tools = list(turn.tools) or None
-        keys = _keys(turn, messages)
-        candidates = _candidates(messages, keys, past)
+        keys = keys_of(turn, messages)
+        candidates = candidates_of(messages, keys, past)
         nearest = next(candidates, None)
         if nearest:
             messages = _restore(messages, *nearest)
@@ -153,15 +121,6 @@ class Chat:
         """
         end = self.decode_token(ids[-1]) if ended else None
         return Context(prompt, reply, prompt.ids + ids, end, text.removesuffix(end or ""))
-
-    @staticmethod
-    def remember(context: Context, past: Past) -> None:
-        """Let later requests continue from here."""
-        past.setdefault(_place(context), []).append(context)
-
-    @staticmethod
-    def forget(context: Context, past: Past) -> None:
-        past[_place(context)].remove(context)
 
     def _encode(self, text: str) -> list[int]:
         if self._fast is None:
@@ -253,68 +212,8 @@ class Chat:
         return rendered[0]
 
 
-def _keys(turn: Turn, messages: list[Message]) -> list[int]:
-    """One key per message, of the conversation up to it."""
-    tools, _, _, arguments = turn.form
-    start = hash((tools, arguments))
-    return list(accumulate(messages, _key, initial=start))[1:] or [start]
-
-
-def _place(context: Context) -> int | None:
-    before = context.prompt.key
-    return None if before is None else _key(before, context.reply)
-
-
-def _key(before: int, message: Message) -> int:
-    return hash((before, identity(message)))
-
-
-def identity(message: Message) -> tuple:
-    """What makes two messages the same: role, text and calls by value; not ids or formatting.
-
-    >>> a = {"role": "tool", "content": "3", "tool_call_id": "x"}
-    >>> identity(a) == identity({"role": "tool", "content": "3", "tool_call_id": "y"})
-    True
-    """
-    calls = tuple(
-        (call["function"]["name"], _canonical_arguments(call))
-        for call in message.get("tool_calls") or ()
-    )
-    if message["role"] == "assistant":
-        # Clients strip what the model said, and give it names.
-        return "assistant", message["content"].strip(), calls
-    return message["role"], message["content"], message.get("name"), calls
-
-
 def _plain_text(context: Context) -> str:
     return context.prompt.text + context.reply["content"]
-
-
-def _reasoning_agrees(messages: list[Message], context: Context) -> bool:
-    """Whether each turn came back with its reasoning, or with none: many clients drop it."""
-    recorded = (*context.prompt.messages, context.reply)
-    return all(
-        sent.get("reasoning_content") in (None, "", said.get("reasoning_content"))
-        for sent, said in zip(messages, recorded)
-    )
-
-
-def _candidates(
-    messages: Sequence[Message], keys: list[int], past: Past
-) -> Iterator[tuple[int, Context]]:
-    """The past calls that a request extends, and which of its messages was their answer: the
-    longest first; of equals, the one whose calls have the ids that were sent, then the latest."""
-    for i in range(len(messages) - 1, -1, -1):
-        found = past.get(keys[i], ())
-        for context in sorted(reversed(found), key=partial(_has_other_ids, messages[i])):
-            if _reasoning_agrees(messages, context):
-                yield i, context
-
-
-def _has_other_ids(sent: Message, context: Context) -> bool:
-    """Of calls that say the same, the ids can tell which one it was."""
-    sent_calls, calls = (m.get("tool_calls") or () for m in (sent, context.reply))
-    return [call.get("id") for call in sent_calls] != [call["id"] for call in calls]
 
 
 def _restore(messages: list[Message], turn: int, context: Context) -> list[Message]:
@@ -344,25 +243,6 @@ def _for_template(message: Message, arguments_are_text: bool) -> Message:
     return form
 
 
-def _canonical_arguments(call: dict) -> str:
-    arguments = call["function"]["arguments"]
-    return _canonical(arguments) if isinstance(arguments, str) else to_json(arguments)
-
-
 def _arguments(call: dict) -> Any:
     arguments = call["function"]["arguments"]
-    return _parsed(arguments) if isinstance(arguments, str) else arguments
-
-
-# A conversation's calls come again with each of its requests.
-@lru_cache(maxsize=4096)
-def _parsed(arguments: str) -> Any:
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-
-
-@lru_cache(maxsize=4096)
-def _canonical(arguments: str) -> str:
-    return to_json(_parsed(arguments))
+    return parsed(arguments) if isinstance(arguments, str) else arguments

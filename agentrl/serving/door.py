@@ -1,7 +1,6 @@
 """What a workflow holds: the door to a model."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -11,69 +10,17 @@ import openai
 from openai.resources.chat.completions import AsyncCompletions
 
 from agentrl.serving.endpoint import Endpoint
-from agentrl.serving.engine import Engine
 from agentrl.serving.programs import end_programs
-from agentrl.serving.served import ServedModel
-from agentrl.serving.session import Session
+from agentrl.serving.remote import RemoteModel
+from agentrl.serving.session import Answering, Session
 from agentrl.types import Call
-
-
-class RemoteModel:
-    """Any OpenAI-compatible server. Nothing that goes through it is recorded or trained."""
-
-    def __init__(self, name: str, base_url: str, api_key: str):
-        self.name, self._base_url, self.api_key = name, base_url, api_key
-
-    @cached_property
-    def base_url(self) -> str:
-        """The address of the API, ``/v1`` included."""
-        return self._base_url
-
-    @cached_property
-    def openai(self) -> openai.AsyncOpenAI:
-        """A client for any number of concurrent calls."""
-        return openai.AsyncOpenAI(api_key=self.api_key, base_url=self.base_url)
-
-    @cached_property
-    def agentscope(self) -> Any:
-        """AgentScope's ``OpenAIChatModel`` over the same client."""
-        from agentscope.credential import OpenAICredential
-        from agentscope.model import OpenAIChatModel
-
-        model = OpenAIChatModel(
-            credential=OpenAICredential(api_key=self.api_key, base_url=str(self.openai.base_url)),
-            model=self.name,
-            stream=False,
-            # It would retry above the client, and what our server refuses stays refused.
-            max_retries=0,
-        )
-        model.client = self.openai
-        return model
-
-    async def aclose(self) -> None:
-        """Close the connections of the client, where one was made."""
-        if "openai" in vars(self):
-            await self.openai.close()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a program needs to find the model: OpenAI's and Anthropic's variables."""
-        local = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost")))
-        return {
-            "OPENAI_BASE_URL": self.base_url,
-            "OPENAI_API_KEY": self.api_key,
-            "ANTHROPIC_BASE_URL": self.base_url.removesuffix("/v1"),
-            "ANTHROPIC_API_KEY": self.api_key,
-            "NO_PROXY": local,
-            "no_proxy": local,
-        }
 
 
 class Model(RemoteModel):
     """The door to a model of this process, bound to one episode and one agent's name."""
 
     def __init__(
-        self, endpoint: Endpoint, served: ServedModel, session: Session, agent: str = "agent"
+        self, endpoint: Endpoint, served: Answering, session: Session, agent: str = "agent"
     ):
         super().__init__(served.name, "", endpoint.seat(session, agent, served))
         self._endpoint, self._served, self._session = endpoint, served, session
@@ -143,8 +90,8 @@ class Serving:
     def __init__(
         self,
         endpoint: Endpoint,
-        policy: ServedModel,
-        auxiliary: Mapping[str, ServedModel | Callable[[], RemoteModel]] | None = None,
+        policy: Answering,
+        auxiliary: Mapping[str, Answering | Callable[[], RemoteModel]] | None = None,
         *,
         seed: int,
     ):
@@ -152,13 +99,18 @@ class Serving:
         self._auxiliary, self._seed = auxiliary or {}, seed
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> Any:
+        """What draws for the trained model: an ``Engine``, or what stands in its place."""
         return self.policy.engine
 
     @property
     def num_tokens(self) -> int:
         """Completion tokens that the trained model has drawn so far."""
         return self.policy.num_tokens
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids of the trained model's."""
+        return self.policy.chat.decode(ids)
 
     def open(
         self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
@@ -167,7 +119,7 @@ class Serving:
         place = (self._seed, step, task_id, episode)
         auxiliary, companions = {}, []
         for name, model in self._auxiliary.items():
-            if isinstance(model, ServedModel):
+            if isinstance(model, Answering):
                 companions.append(Session((name, *place), own_sampling=True))
                 auxiliary[name] = Model(self.endpoint, model, companions[-1], name)
             else:
@@ -184,7 +136,7 @@ class Serving:
         """Stop the HTTP server and the engines."""
         self.endpoint.close()
         for served in (self.policy, *self._auxiliary.values()):
-            if isinstance(served, ServedModel):
+            if isinstance(served, Answering):
                 served.engine.close()
 
 

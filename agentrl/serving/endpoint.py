@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -39,8 +39,7 @@ from agentrl.serving.dialects import (
     responses,
 )
 from agentrl.serving.dialects.bodies import Body
-from agentrl.serving.served import ServedModel
-from agentrl.serving.session import Seat, Session
+from agentrl.serving.session import Answering, Seat, Session
 from agentrl.serving.turn import Answer, RequestRefused, Turn, invalid
 
 log = logging.getLogger(__name__)
@@ -78,13 +77,15 @@ class Endpoint:
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0):
         self.seats: dict[str, Seat] = {}
+        self.routers: list[APIRouter] = []
+        """What the server has besides the agents' APIs, if it is there when it starts."""
         self._numbers = count()
         self._host, self._port = host, port
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def seat(self, session: Session, agent: str, served: ServedModel) -> str:
+    def seat(self, session: Session, agent: str, served: Answering) -> str:
         """A new key to one agent's place in one episode."""
         key = Seat.new_key()
         # An episode that has ended gets no new ones, whoever asks.
@@ -182,9 +183,11 @@ class Endpoint:
     def _start(self) -> None:
         listener = socket.create_server((self._host, self._port), backlog=4096)
         self._port = listener.getsockname()[1]
-        app = _under_any_episode(make_app(self))
+        app = make_app(self)
+        for router in self.routers:
+            app.include_router(router)
         config = uvicorn.Config(
-            app,
+            _under_any_episode(app),
             log_config=None,
             access_log=False,
             lifespan="off",

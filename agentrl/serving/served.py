@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.serving.chat import Chat, Context, Prompt
+from agentrl.serving.chat import Chat
 from agentrl.serving.drawing import Completion, Sampling
 from agentrl.serving.engine import Engine
+from agentrl.serving.past import Context, Prompt
 from agentrl.serving.session import Attempt, Seat, Session
 from agentrl.serving.turn import Answer, Choice, RequestRefused, Token, Turn
 from agentrl.types import Call
@@ -159,12 +160,16 @@ class ServedModel:
                     agent=request.seat.agent,
                     text=text,
                     messages=turn.messages,
+                    tools=turn.tools,
+                    template_arguments=turn.template_arguments,
                     reply=choice.message,
+                    shown_whole=context is not None,
                     under_grammar=request.grammar is not None,
                 )
             )
         answer_id = _id(*place, attempt.number)
-        answer = Answer(answer_id, int(time.time()), len(prompt.ids), tuple(choices))
+        num_drawn = sum(len(completion.ids) for completion in drawn)
+        answer = Answer(answer_id, int(time.time()), len(prompt.ids), num_drawn, tuple(choices))
         return answer, calls, contexts
 
     def _choice(

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from agentrl.serving.chat import Chat, Context, Past
-from agentrl.serving.turn import RequestRefused
+from agentrl.serving.past import Context, Past, forget, remember
+from agentrl.serving.turn import Answer, RequestRefused, Turn
 from agentrl.types import Call, Message
 
 
@@ -96,7 +96,7 @@ class Session:
             attempt.futures = []
             self.calls.extend(calls)
             for context in contexts:
-                Chat.remember(context, past)
+                remember(context, past)
             self.context_full = False
             return True
 
@@ -138,10 +138,23 @@ class Session:
         attempt.state = state
         _cancel(attempt.futures)
         for context in attempt.contexts:
-            Chat.forget(context, self.past[attempt.agent])
+            forget(context, self.past[attempt.agent])
         gone = {id(call) for call in attempt.calls}
         self.calls[:] = [call for call in self.calls if id(call) not in gone]
         attempt.calls, attempt.contexts, attempt.futures = (), (), []
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A model behind the endpoint: ``ServedModel``, or ``Forwarded``."""
+
+    name: str
+    engine: Any
+    num_tokens: int
+    """Completion tokens drawn so far."""
+
+    async def answer(self, seat: "Seat", turn: Turn, attempt: Attempt) -> Answer:
+        """Answer a turn and record it. Raises RequestRefused where that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +163,7 @@ class Seat:
 
     session: Session
     agent: str
-    served: Any
-    """The ``ServedModel`` that answers."""
+    served: Answering
 
     @staticmethod
     def new_key() -> str:

@@ -103,8 +103,6 @@ class Answer:
     created: int
     """Seconds since 1970."""
     prompt_tokens: int
+    completion_tokens: int
+    """Of all choices."""
     choices: tuple[Choice, ...]
-
-    @property
-    def completion_tokens(self) -> int:
-        return sum(len(choice.completion.ids) for choice in self.choices)

@@ -12,6 +12,7 @@ from agentrl.agents.judges import boxed_equals, gold_number
 from agentrl.agents.workflow import JudgeOutput
 from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.types import Episode, Task
+from experiments.gsm8k.agent import talk as talk
 from experiments.gsm8k.openai_sdk import solve
 
 

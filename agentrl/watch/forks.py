@@ -1,0 +1,221 @@
+"""How the calls of an episode merge into one tree of tokens, and why it forks where it does.
+
+A call that goes on from another begins with every token of it. It forks where it leaves the tokens
+of the calls before it: what follows there is computed anew, and trained as a branch of its own.
+Where the ids part is a fact; why is found by comparing what was asked, in this order:
+
+    another agent       the first call of an agent: each has its own conversation
+    sampled again       the very same prompt: for several answers, or another attempt
+    changed tools       other tools, or other arguments of the chat template
+    new conversation    nothing but system messages in common
+    edited history      a message is another one, or is gone
+    cut completion      the agent saw less than was drawn, or the turn was cut by its length
+    stripped thinking   the template, or the client, leaves earlier reasoning out
+    other prompt        plain text or token ids that go on from nothing
+    rewritten           none of these: the template writes the same messages otherwise
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from agentrl.serving.past import identity
+from agentrl.types import Call, Message
+
+Kind = Literal[
+    "another agent",
+    "sampled again",
+    "changed tools",
+    "new conversation",
+    "edited history",
+    "cut completion",
+    "stripped thinking",
+    "other prompt",
+    "rewritten",
+]
+Decode = Callable[[list[int]], str]
+EXCERPT_TOKENS = 24
+"""How much of both branches a fork quotes."""
+EXCERPT_CHARACTERS = 40
+"""How much of a message its cause quotes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """A call that leaves the tokens of those before it."""
+
+    call: int
+    """Its number in the episode, from 0."""
+    parent: int
+    """The call whose tokens it leaves."""
+    position: int
+    """How many tokens both begin with."""
+    kind: Kind
+    why: str
+    """A sentence."""
+    before: str
+    """How the parent goes on there."""
+    after: str
+    """How this call does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What the calls of an episode come to in one tree."""
+
+    num_calls: int
+    raw_tokens: int
+    """Of all calls, each with its whole prompt."""
+    unique_tokens: int
+    """Of the tree: what is computed."""
+    forks: tuple[Fork, ...]
+
+
+def merge(calls: Sequence[Call], decode: Decode) -> Merged:
+    """Merge the calls of one episode; ``decode``: token ids to text."""
+    shared = _shared_with_earlier(calls)
+    lengths = [len(call.ids) for call in calls]
+    return Merged(
+        num_calls=len(calls),
+        raw_tokens=sum(lengths),
+        # What a call adds to the tree of those before it.
+        unique_tokens=sum(n - max(row, default=0) for n, row in zip(lengths, shared)),
+        forks=_find_forks(calls, shared, decode),
+    )
+
+
+def _shared_with_earlier(calls: Sequence[Call]) -> list[list[int]]:
+    """Of each call, how many tokens it begins with that each call before it begins with, too."""
+    ids = [np.asarray(call.ids) for call in calls]
+    return [[_num_shared(ids[i], ids[j]) for j in range(i)] for i in range(len(ids))]
+
+
+def _find_forks(calls: Sequence[Call], shared: list[list[int]], decode: Decode) -> tuple[Fork, ...]:
+    forks = []
+    for i, call in enumerate(calls):
+        position = max(shared[i], default=0)
+        left = [j for j in range(i) if shared[i][j] == position < len(calls[j].ids)]
+        if not left or position == len(call.ids):
+            continue
+        own = [j for j in range(i) if calls[j].agent == call.agent]
+        near = [_nearness(call, calls[j], shared[i][j], j) for j in range(i)]
+        parent = max([j for j in left if j in own] or left, key=near.__getitem__)
+        # An agent's own conversation explains it, even where another's shares more tokens.
+        told_from = max(own, key=near.__getitem__, default=parent)
+        kind, why = _explain(call, calls[told_from], [calls[j] for j in own], decode)
+        forks.append(
+            Fork(
+                call=i,
+                parent=parent,
+                position=position,
+                kind=kind,
+                why=why,
+                before=decode(calls[parent].ids[position : position + EXCERPT_TOKENS]),
+                after=decode(call.ids[position : position + EXCERPT_TOKENS]),
+            )
+        )
+    return tuple(forks)
+
+
+def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
+    length = min(len(a), len(b))
+    differs = a[:length] != b[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
+def _nearness(call: Call, other: Call, num_shared: int, number: int) -> tuple:
+    """The larger, the likelier it was this one that a call was to go on from."""
+    same_prompt = call.prompt_ids == other.prompt_ids
+    return num_shared, same_prompt, _num_common(call, other), number
+
+
+def _num_common(call: Call, other: Call) -> int:
+    """How many messages both conversations begin with, the other's reply counted in."""
+    said = (*other.messages, other.reply)
+    for i, (mine, theirs) in enumerate(zip(call.messages, said)):
+        if identity(mine) != identity(theirs):
+            return i
+    return min(len(call.messages), len(said))
+
+
+def _explain(call: Call, other: Call, own: Sequence[Call], decode: Decode) -> tuple[Kind, str]:
+    if not own:
+        return "another agent", f"the first call of {call.agent}"
+    if call.prompt_ids == other.prompt_ids:
+        return "sampled again", "the same prompt was answered once more"
+    if not call.messages or not other.messages:
+        return "other prompt", "a prompt that does not begin with an earlier one and its answer"
+    if call.tools != other.tools:
+        return "changed tools", _changed_tools(call, other)
+    if call.template_arguments != other.template_arguments:
+        return "changed tools", "the arguments of the chat template are others"
+    said = (*other.messages, other.reply)
+    common = _num_common(call, other)
+    if all(message["role"] == "system" for message in call.messages[:common]):
+        return "new conversation", "it has no message in common with an earlier one" + (
+            ", but for the system's" if common else ""
+        )
+    if common < len(said):
+        return "edited history", _edited(call, said, common)
+    if not other.shown_whole:
+        return "cut completion", "the agent saw less than was drawn, and goes on from that"
+    if cause := _reasoning_lost(call, own, decode):
+        return cause
+    if other.finish_reason == "length":
+        return "cut completion", "the turn before was cut by its length"
+    return "rewritten", "the chat template writes the same messages otherwise this time"
+
+
+def _changed_tools(call: Call, other: Call) -> str:
+    now, before = ([tool["function"]["name"] for tool in one.tools] for one in (call, other))
+    added = [name for name in now if name not in before]
+    removed = [name for name in before if name not in now]
+    parts = [f"{', '.join(added)} added"] * bool(added)
+    parts += [f"{', '.join(removed)} removed"] * bool(removed)
+    if not parts:
+        parts = ["another order" if sorted(now) == now != before else "described otherwise"]
+    return f"the tools are others: {'; '.join(parts)}"
+
+
+def _edited(call: Call, said: Sequence[Message], i: int) -> str:
+    was, number = said[i], i + 1
+    if i == len(call.messages):
+        return f"what came after message {i} was left out, from {_excerpt(was)} on"
+    now = call.messages[i]
+    if now["role"] != was["role"]:
+        return f"message {number} was left out: {_excerpt(was)}"
+    return f"message {number} is another: {_excerpt(was)} became {_excerpt(now)}"
+
+
+def _excerpt(message: Message) -> str:
+    """
+    >>> _excerpt({"role": "user", "content": "Hi"})
+    "user 'Hi'"
+    """
+    text = message.get("content") or ""
+    for call in message.get("tool_calls") or ():
+        text += f" {call['function']['name']}({call['function']['arguments']})"
+    short = text if len(text) <= EXCERPT_CHARACTERS else f"{text[:EXCERPT_CHARACTERS]}..."
+    return f"{message['role']} {short.strip()!r}"
+
+
+def _reasoning_lost(call: Call, own: Sequence[Call], decode: Decode) -> tuple[Kind, str] | None:
+    """Whether reasoning that an earlier call holds is not in this prompt, and by whose doing."""
+    prompt = None
+    for other in own:
+        reasoning = (other.reply.get("reasoning_content") or "").strip()
+        place = len(other.messages)
+        if not reasoning or _num_common(call, other) <= place:
+            continue
+        sent = (call.messages[place].get("reasoning_content") or "").strip()
+        if sent and sent != reasoning:
+            return "edited history", f"the reasoning of message {place + 1} is another"
+        prompt = decode(call.prompt_ids) if prompt is None else prompt
+        if reasoning not in prompt:
+            return (
+                "stripped thinking",
+                f"the chat template leaves out the reasoning of message {place + 1}",
+            )
+    return None

@@ -1,0 +1,84 @@
+"""An episode as a person reads it: who said what, what it was worth, how its calls merged."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agentrl.types import Episode, Message
+from agentrl.watch.forks import Merged
+
+STYLES = {"system": "dim", "user": "green", "assistant": "cyan", "tool": "yellow"}
+"""Of the roles."""
+
+
+def print_transcript(console: Console, episode: Episode) -> None:
+    """What the agent told the model and what it answered, turn by turn."""
+    console.rule(f"task {episode.task['id']}, episode {episode.index}")
+    # Each agent has a conversation of its own.
+    shown = dict.fromkeys(episode.agents, 0)
+    for call in episode.calls:
+        if len(shown) > 1:
+            console.print(f"[{call.agent}]", style="bold magenta", markup=False)
+        # Fewer messages than were shown are another conversation.
+        start = shown[call.agent] if len(call.messages) >= shown[call.agent] else 0
+        for message in (*call.messages[start:], call.reply):
+            print_message(console, message)
+        shown[call.agent] = len(call.messages) + 1
+
+
+def print_message(console: Console, message: Message) -> None:
+    """One message: its role, its reasoning, its text and its tool calls."""
+    style = STYLES.get(message["role"], "")
+    console.print(f"{message['role']}:", style=f"bold {style}", end=" ")
+    if reasoning := message.get("reasoning_content"):
+        console.print(reasoning.strip(), style="dim italic", markup=False)
+    console.print(message.get("content") or "", style=style, markup=False)
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        text = f"  {function['name']}({function['arguments']})"
+        console.print(text, style="magenta", markup=False)
+
+
+def print_verdict(console: Console, episode: Episode) -> None:
+    """What came of it, in a line."""
+    verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
+    metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
+    console.print(f"{verdict}{metrics}", style="bold", markup=False)
+
+
+def print_scores(console: Console, episode: Episode) -> None:
+    """What came of it, part by part."""
+    status = f"{episode.status}: {episode.error}" if episode.error else episode.status
+    parts = {
+        "status": status,
+        "reward": episode.reward,
+        "success": episode.success,
+        **episode.metrics,
+        **{f"metadata {name}": value for name, value in episode.metadata.items()},
+        "response": episode.response,
+        "seconds": f"{episode.seconds:.2f}",
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in parts.items():
+        table.add_row(Text(name, "bold"), Text(str(value), "red" if episode.failed else ""))
+    console.print(table)
+
+
+def print_merged(console: Console, merged: Merged) -> None:
+    """How many tokens the calls hold, how many are computed, and where and why they fork."""
+    console.print(
+        f"{merged.num_calls} calls, {merged.raw_tokens} raw tokens, {merged.unique_tokens} unique, "
+        f"{len(merged.forks)} forks",
+        style="bold",
+    )
+    for fork in merged.forks:
+        console.print(
+            f"fork at token {fork.position}: call {fork.call} leaves call {fork.parent} "
+            f"({fork.kind}): {fork.why}",
+            style="red",
+            markup=False,
+        )
+        console.print(f"  was {fork.before!r}", style="dim", markup=False)
+        console.print(f"  now {fork.after!r}", markup=False)
