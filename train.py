@@ -52,10 +52,12 @@ from agentrl.learning.model import Policy
 from agentrl.learning.packing import deal, pack
 from agentrl.learning.probe import probe_gap
 from agentrl.types import EngineStopped, Group, Report, Sample, Task
-from agentrl.watch import report, rollouts
+from agentrl.watch import report
 from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
 from agentrl.watch.progress import Display
 from agentrl.watch.quiet import quiet
+from agentrl.watch.records.recorder import Recorder, RecordsFailed
+from agentrl.watch.records.writer import Scores
 from agentrl.watch.run import Run
 from kernels.tree_attention import choose
 from rollout import (
@@ -117,6 +119,8 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
 
     with whole("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        if ranks.is_first:
+            tokenizer.save_pretrained(run.tokenizer)
         policy, optimizer = load(model_folder, kernels, config, ranks)
         serving = serve(config, model_folder)
         # Last: vLLM seeds every generator when it starts.
@@ -132,7 +136,11 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
     if resumed and is_evaluated(done, len(batches), config) and "eval/failure" not in run.rows[-1]:
         unfinished = run.rows[-1]
 
+    recorder = Recorder(run.rollouts, writes=ranks.is_first)
+
     def save() -> None:
+        # Whoever goes on from a checkpoint finds the records of what led to it.
+        recorder.flush()
         folder = run.checkpoints / f"step-{done:05d}"
         if done >= 0 and not folder.exists():
             with whole("save"), quiet():
@@ -167,13 +175,12 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
 
                 with clock("train"), display.phase("training") as progress:
                     rate = config.optim.rate(step, len(batches))
-                    samples, of_update = update(
+                    samples, scores, of_update = update(
                         policy, optimizer, groups, config, ranks, rate, progress
                     )
                 done, random_state = step, checkpoint.get_random_state()
                 metrics |= of_update
-                if ranks.is_first:
-                    rollouts.save(run.rollouts, step, groups, samples)
+                recorder.add(step, groups, samples, scores)
 
             # Push: the engine samples the next batch from exactly these weights.
             with clock("sync"):
@@ -186,6 +193,7 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
                     share = ranks.share(held_out)
                     own_groups = evaluate(share, config, serving, progress, ranks.check)
                     groups = ranks.gather(portable(own_groups), "evaluation")
+                recorder.add(step, groups, held_out=True)
                 metrics |= evaluation_metrics(groups)
                 if step == 0 and "eval/success" not in metrics:
                     sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
@@ -206,6 +214,8 @@ def train(experiment: str, config: Config, resume: Path | None, ranks: Ranks) ->
         what = f"after step {done}" if done >= 0 else "before the first step was done"
         display.line(f"{cause} {what}: go on with --resume {run.folder}")
         raise
+    finally:
+        recorder.close()
     run.draw_curve()
     report.summary(display, experiment, run, whole)
 
@@ -232,14 +242,15 @@ def update(
     ranks: Ranks,
     rate: float,
     report: Report,
-) -> tuple[list[Sample], dict[str, Any]]:
+) -> tuple[list[Sample], list[Scores], dict[str, Any]]:
     """One optimizer step: every call of the batch, merged into trees, and one loss term for each
-    sampled token. Returns what was trained on, and the step's metrics."""
+    sampled token. Returns what was trained on, what the policy made of it, and the step's metrics.
+    """
     samples = trainable(config.advantages(groups), config.trained_agents)
     micro_batches = pack(samples, config.micro_batch_tokens)
     num_terms = sum(len(micro.term) for micro in micro_batches)
     own_micro_batches = deal(micro_batches, ranks.rank, ranks.size)
-    tally = Tally()
+    tally, own_scores = Tally(), []
     for i, micro in enumerate(own_micro_batches):
         ranks.check_in_step()
         micro = micro.to(ranks.device)
@@ -254,9 +265,11 @@ def update(
             correction_cap=config.loss.correction_cap,
         )
         ranks.backward(terms.loss.sum() / num_terms)
-        tally.add(terms, logprobs, micro.sampler_logprobs, entropies[micro.term])
+        entropies = entropies[micro.term]  # (N,)
+        tally.add(terms, logprobs, micro.sampler_logprobs, entropies)
+        own_scores.append(Scores.of(micro.samples, logprobs, entropies, terms.weight))
         report((i + 1) / len(own_micro_batches), f"{len(micro_batches)} trees")
-    tallies = ranks.gather([tally], "gradients")
+    of_ranks = ranks.gather([(tally, own_scores)], "gradients")
     grad_norm = ranks.clip(policy, config.optim.max_grad_norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -266,13 +279,18 @@ def update(
         optimizer.step()
     optimizer.zero_grad()
     computed = sum(len(micro.ids) for micro in micro_batches)
-    return samples, {
-        **token_metrics(groups, samples, computed),
-        **Tally.metrics(tallies),
-        "grad_norm": grad_norm,
-        "lr": rate,
-        "degenerate": degenerate,
-    }
+    scores = [one for _, own_scores in of_ranks for one in own_scores]
+    return (
+        samples,
+        scores,
+        {
+            **token_metrics(groups, samples, computed),
+            **Tally.metrics([tally for tally, _ in of_ranks]),
+            "grad_norm": grad_norm,
+            "lr": rate,
+            "degenerate": degenerate,
+        },
+    )
 
 
 @contextmanager
@@ -289,7 +307,7 @@ def ending_in_a_sentence(ranks: Ranks) -> Iterator[None]:
         sys.exit(f"error: {error}")
     except TooManyFailed as error:
         sys.exit(f"error: {error}")
-    except (CheckpointError, EngineStopped, RankLost) as error:
+    except (CheckpointError, EngineStopped, RankLost, RecordsFailed) as error:
         ranks.fail(str(error))
         sys.exit(f"error: {error}; {go_on}")
     except BaseException as error:

@@ -116,6 +116,7 @@ def packed(rows: Sequence[Row]) -> MicroBatch:
         plan=plan(tree),
         trained=torch.from_numpy(trained),
         term=torch.arange(len(trained)),
+        samples=torch.arange(sum(len(row.samples) for row in rows)),
         **_terms(rows),
     )
 

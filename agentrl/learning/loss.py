@@ -24,6 +24,8 @@ class LossTerms:
     loss: Float[Tensor, " N"]
     clipped: Float[Tensor, " N"]
     """1 where clipping cut the gradient off."""
+    weight: Float[Tensor, " N"]
+    """The correction for the sampler; no gradient flows through it."""
 
 
 def policy_loss(
@@ -43,4 +45,4 @@ def policy_loss(
     free = ratio * advantages
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     loss = -weight * torch.minimum(free, bounded)
-    return LossTerms(loss, (bounded < free).to(logprobs.dtype))
+    return LossTerms(loss, (bounded < free).to(logprobs.dtype), weight)

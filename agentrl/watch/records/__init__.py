@@ -2,30 +2,19 @@
 
     open_run(folder)      a run's records; its methods are how everything else reads them
     load(folder)          its steps, one after the other, read lazily
-    Recorder              writes them
 
+``recorder`` writes them; readers need not wait for its torch.
 ``docs/records.md`` says what is stored, and how.
 """
 
-from agentrl.watch.records.reader import (
-    CallRecord,
-    EpisodeRecord,
-    EpisodeRow,
-    RunRecords,
-    Step,
-    load,
-    open_run,
-)
-from agentrl.watch.records.recorder import Recorder, RecordsFailed, Scores
+from agentrl.watch.records.episode import CallRecord, EpisodeRecord, EpisodeRow
+from agentrl.watch.records.reader import RunRecords, Step, load, open_run
 
 __all__ = [
     "CallRecord",
     "EpisodeRecord",
     "EpisodeRow",
-    "Recorder",
-    "RecordsFailed",
     "RunRecords",
-    "Scores",
     "Step",
     "load",
     "open_run",

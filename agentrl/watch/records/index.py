@@ -24,8 +24,8 @@ PRAGMA user_version = {VERSION};
 CREATE TABLE batches (
     step INTEGER, held_out INTEGER, PRIMARY KEY (step, held_out)) WITHOUT ROWID;
 CREATE TABLE groups (
-    step INTEGER, place INTEGER, held_out INTEGER, task_id TEXT,
-    offset INTEGER, length INTEGER, PRIMARY KEY (step, place)) WITHOUT ROWID;
+    step INTEGER, place INTEGER, held_out INTEGER, task_id TEXT, offset INTEGER, length INTEGER,
+    first INTEGER, PRIMARY KEY (step, place)) WITHOUT ROWID;
 CREATE TABLE episodes (
     step INTEGER, place INTEGER, episode INTEGER, status TEXT, error TEXT, reward REAL,
     rewards TEXT, success INTEGER, metrics TEXT, milliseconds INTEGER, num_calls INTEGER,
@@ -39,7 +39,7 @@ def index_path(rollouts: Path) -> Path:
 
 
 def step_path(rollouts: Path, step: int) -> Path:
-    """Where a step's groups are, one compressed after the other."""
+    """Where a step's pieces are, one after the other."""
     return rollouts / f"step-{step:05d}.bin"
 
 

@@ -1,4 +1,4 @@
-"""Reading a run's records, while it is written too: rows from the index, groups when asked for."""
+"""Reading a run's records, while it is written too: rows from the index, tokens when asked for."""
 
 import json
 import os
@@ -9,107 +9,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-
-from agentrl.types import Reward
 from agentrl.watch.records import index
-from agentrl.watch.records.group import StoredCall, StoredGroup, decompress, unpack
+from agentrl.watch.records.episode import COLUMNS, EpisodeRecord, EpisodeRow, record_of, row_of
+from agentrl.watch.records.growing import GrowingRows
+from agentrl.watch.records.piece import Piece, decompress, unpack
 from agentrl.watch.records.text import Texts
 
 LARGEST_CONFIG = 1 << 24
 """Bytes of config.json."""
 PAGE = 500
 """Rows that are read at once."""
-COLUMN_NAMES = (
-    *("step", "task_id", "episode", "place", "held_out", "status", "error", "reward", "rewards"),
-    *("success", "metrics", "milliseconds", "num_calls", "num_tokens", "num_trained"),
-)
-COLUMNS = ", ".join(COLUMN_NAMES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeRow:
-    """What the index knows of an episode."""
-
-    step: int
-    task_id: str
-    episode: int
-    """Its number in its group."""
-    place: int
-    """Of its group in the step: tells two groups of one task apart."""
-    held_out: bool
-    """Drawn by the step's evaluation, after the step."""
-    status: str
-    error: str | None
-    reward: Reward | None
-    success: bool | None
-    metrics: dict[str, float]
-    seconds: float
-    num_calls: int
-    num_tokens: int
-    """Tree tokens, each counted once."""
-    num_trained: int
-    """Loss terms: a token that several calls sampled counts for each."""
-
-    @property
-    def mean_reward(self) -> float | None:
-        if isinstance(self.reward, dict):
-            return sum(self.reward.values()) / len(self.reward)
-        return self.reward
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class CallRecord:
-    """One call, as a path of its episode's tree. Arrays have a value a completion token."""
-
-    agent: str
-    path: np.ndarray
-    """Tree positions, from the root to the last token of the completion."""
-    start: int
-    """Where on the path the completion begins."""
-    prompt_ids: np.ndarray
-    completion_ids: np.ndarray
-    finish_reason: str
-    under_grammar: bool
-    why_forked: str | None
-    """Why it does not go on where its agent's last call ended, where that was said."""
-    in_loss: bool
-    advantage: float | None
-    """None where it was not trained."""
-    sampler_logprobs: np.ndarray
-    trainer_logprobs: np.ndarray
-    entropies: np.ndarray
-    weights: np.ndarray
-    """These three are NaN where it was not trained."""
-
-    @property
-    def leaf(self) -> int:
-        return int(self.path[-1])
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EpisodeRecord:
-    """One episode's token tree, depth-first, and its calls in order.
-
-    Arrays are of length T. Where several calls sampled one token, they show the first call that was
-    in the loss; the calls have each their own. NaN where there is no value.
-    """
-
-    row: EpisodeRow
-    ids: np.ndarray
-    parent: np.ndarray
-    """-1 at a root."""
-    depth: np.ndarray
-    in_loss: np.ndarray
-    sampler_logprob: np.ndarray
-    trainer_logprob: np.ndarray
-    entropy: np.ndarray
-    advantage: np.ndarray
-    weight: np.ndarray
-    calls: list[CallRecord]
+METRIC = "'$.\"' || (SELECT id FROM metric_names WHERE name = ?) || '\"'"
+"""Where a metric is in an episode's JSON."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +68,9 @@ class RunRecords:
         self.folder = folder
         self.config: dict[str, Any] = self._read_config()
         """What config.json says: experiment, commit, libraries, config, resumed."""
-        self._metrics = _GrowingRows(folder / "metrics.jsonl")
+        self._metrics = GrowingRows(folder / "metrics.jsonl")
+        # Its other episodes are likely to be asked for next.
+        self._last_piece: tuple[Any, Any] = None, None
         with self._index():
             pass
 
@@ -194,20 +109,18 @@ class RunRecords:
         looked for, in upper or lower case, in prompts and completions; that reads the groups of the
         rows that the others leave, until the limit is reached.
         """
-        given = {
-            "episodes.step = ?": step,
-            "groups.task_id = ?": None if task_id is None else str(task_id),
-            "groups.held_out = ?": held_out,
+        wanted = {
+            "step = ?": step,
+            "task_id = ?": None if task_id is None else str(task_id),
+            "held_out = ?": held_out,
             "status = ?": status,
             "reward >= ?": min_reward,
             "reward <= ?": max_reward,
-            "json_extract(metrics, '$.\"' || (SELECT id FROM metric_names WHERE name = ?)"
-            " || '\"') > 0": habit,
+            f"json_extract(metrics, {METRIC}) > 0": habit,
         }
-        given = {condition: value for condition, value in given.items() if value is not None}
-        with self._index() as connection:
-            if text is None:
-                return self._rows(connection, given, limit, offset)
+        given = {name: (value,) for name, value in wanted.items() if value is not None}
+        if text is None:
+            return self._page(given, limit, offset)
         found = (e.row for e in self._each(given) if text.casefold() in self._text(e).casefold())
         return list(islice(found, offset, offset + limit))
 
@@ -219,19 +132,17 @@ class RunRecords:
         place: where a task has several groups in a step (or in its evaluation), which of them;
         without it, the first.
         """
-        given = {"episodes.step = ?": step, "groups.task_id = ?": str(task_id)}
-        given["episode = ?"] = episode
+        given = {"step = ?": (step,), "task_id = ?": (str(task_id),), "episode = ?": (episode,)}
         if place is not None:
-            given["groups.place = ?"] = place
-        with self._index() as connection:
-            rows = self._rows(connection, given, 1, 0)
+            given["place = ?"] = (place,)
+        rows = self._page(given, limit=1)
         if not rows:
             raise ValueError(f"{self.folder} has no episode {episode} of {task_id} in step {step}")
-        return _record(rows[0], self._group(rows[0]))
+        return self._record(rows[0])
 
     def read_step(self, step: int, *, held_out: bool = False) -> Iterator[EpisodeRecord]:
         """All episodes of a step, group after group."""
-        return self._each({"episodes.step = ?": step, "groups.held_out = ?": held_out})
+        return self._each({"step = ?": (step,), "held_out = ?": (held_out,)})
 
     def decode(self, ids: Any) -> list[str]:
         """The text of each token."""
@@ -247,45 +158,51 @@ class RunRecords:
         ends = [call for call in episode.calls if call.leaf not in inner]
         return "\n".join(self._texts.whole(episode.ids[call.path]) for call in ends)
 
-    def _each(self, given: Mapping[str, Any]) -> Iterator[EpisodeRecord]:
-        """Page after page, so that nobody who writes waits for a reader; each group read once."""
-        group, place, offset = None, None, 0
-        while rows := self._page(given, offset):
-            for row in rows:
-                if (row.step, row.place) != place:
-                    place, group = (row.step, row.place), self._group(row)
-                yield _record(row, group)
-            offset += len(rows)
+    def _each(self, given: Mapping[str, tuple]) -> Iterator[EpisodeRecord]:
+        """Page after page, so that nobody who writes waits for a reader."""
+        after = (-1, -1, -1)
+        while rows := self._page(given | {"(step, place, episode) > (?, ?, ?)": after}):
+            yield from map(self._record, rows)
+            after = (rows[-1].step, rows[-1].place, rows[-1].episode)
 
-    def _page(self, given: Mapping[str, Any], offset: int) -> list[EpisodeRow]:
-        with self._index() as connection:
-            return self._rows(connection, given, PAGE, offset)
-
-    def _rows(
-        self, connection: sqlite3.Connection, given: Mapping[str, Any], limit: int, offset: int
+    def _page(
+        self, given: Mapping[str, tuple], limit: int = PAGE, offset: int = 0
     ) -> list[EpisodeRow]:
-        names = dict(connection.execute("SELECT id, name FROM metric_names"))
+        """given: conditions, each with the values of its marks."""
         where = " AND ".join(given) or "TRUE"
-        rows = connection.execute(
-            f"SELECT {COLUMNS} FROM episodes JOIN groups USING (step, place) WHERE {where} "
-            "ORDER BY episodes.step, episodes.place, episode LIMIT ? OFFSET ?",
-            (*given.values(), limit, offset),
-        )
-        return [_row(row, names) for row in rows]
+        values = [value for values in given.values() for value in values]
+        with self._index() as connection:
+            names = dict(connection.execute("SELECT id, name FROM metric_names"))
+            rows = connection.execute(
+                f"SELECT {', '.join(COLUMNS)} FROM episodes JOIN groups USING (step, place) "
+                f"WHERE {where} ORDER BY step, place, episode LIMIT ? OFFSET ?",
+                (*values, limit, offset),
+            )
+            return [row_of(row, names) for row in rows]
 
-    def _group(self, row: EpisodeRow) -> StoredGroup:
-        where = f"step {row.step}, task {row.task_id}, in {self.folder}"
+    def _record(self, row: EpisodeRow) -> EpisodeRecord:
         try:
             with self._index() as connection:
-                ((offset, length),) = connection.execute(
-                    "SELECT offset, length FROM groups WHERE step = ? AND place = ?",
+                ((*piece, first),) = connection.execute(
+                    "SELECT offset, length, first FROM groups WHERE step = ? AND place = ?",
                     (row.step, row.place),
                 )
-            with index.step_path(self._rollouts, row.step).open("rb") as file:
-                file.seek(offset)
-                return unpack(decompress(file.read(length)))
+            return record_of(row, self._piece(row.step, *piece), first + row.episode)
         except (OSError, ValueError) as error:
+            where = f"step {row.step}, task {row.task_id}, in {self.folder}"
             raise ValueError(f"{where} cannot be read: {error}") from error
+
+    def _piece(self, step: int, offset: int, length: int) -> Piece:
+        with index.step_path(self._rollouts, step).open("rb") as file:
+            # A run that was resumed may have other pieces in the same place.
+            now = os.fstat(file.fileno())
+            key = (step, offset, length, now.st_ino, now.st_mtime_ns)
+            kept, piece = self._last_piece
+            if kept != key:
+                file.seek(offset)
+                piece = unpack(decompress(file.read(length)))
+                self._last_piece = key, piece
+        return piece
 
     @property
     def _rollouts(self) -> Path:
@@ -311,114 +228,3 @@ class RunRecords:
         if not isinstance(config, dict):
             raise ValueError(f"{self.folder} is not the folder of a run: {path} holds no object")
         return config
-
-
-class _GrowingRows:
-    """The rows of a JSONL file that grows; only what is new is read."""
-
-    def __init__(self, path: Path):
-        self._path, self._lock = path, Lock()
-        self._inode, self._offset = 0, 0
-        self._rows: list[dict[str, Any]] = []
-
-    def read(self) -> list[dict[str, Any]]:
-        with self._lock:
-            if self._path.exists():
-                with self._path.open("rb") as file:
-                    self._read(file)
-            return list(self._rows)
-
-    def _read(self, file: BinaryIO) -> None:
-        now = os.fstat(file.fileno())
-        # A run that was resumed has another file, cut back.
-        if now.st_ino != self._inode or now.st_size < self._offset:
-            self._inode, self._offset, self._rows = now.st_ino, 0, []
-        file.seek(self._offset)
-        for line in file:
-            # The last may be half written.
-            if not line.endswith(b"\n"):
-                break
-            try:
-                self._rows.append(json.loads(line))
-            except ValueError as error:
-                number = len(self._rows) + 1
-                raise ValueError(f"{self._path}, line {number}, is no JSON: {error}") from error
-            self._offset += len(line)
-
-
-def _row(row: tuple, names: Mapping[int, str]) -> EpisodeRow:
-    values = dict(zip(COLUMN_NAMES, row, strict=True))
-    by_agent, metrics = values.pop("rewards"), json.loads(values.pop("metrics") or "{}")
-    success, milliseconds = values.pop("success"), values.pop("milliseconds")
-    return EpisodeRow(
-        **{
-            **values,
-            "held_out": bool(values["held_out"]),
-            "reward": json.loads(by_agent) if by_agent else values["reward"],
-            "success": None if success is None else bool(success),
-            "metrics": {names[int(number)]: value for number, value in metrics.items()},
-            "seconds": milliseconds / 1000,
-        }
-    )
-
-
-def _record(row: EpisodeRow, group: StoredGroup) -> EpisodeRecord:
-    """One episode's own part of its group's tree."""
-    stored = [call for call in group.calls if call.episode == row.episode]
-    belongs = np.zeros(len(group.ids), bool)
-    for call in stored:
-        belongs[call.path] = True
-    positions = belongs.nonzero()[0].astype(np.int32)
-    parent = group.parent[positions]
-    place = np.searchsorted(positions, parent).astype(np.int32)
-    ids = group.ids[positions]
-    calls = [_call(call, np.searchsorted(positions, call.path), ids) for call in stored]
-    return EpisodeRecord(
-        row=row,
-        ids=ids,
-        parent=np.where(parent < 0, np.int32(-1), place),
-        depth=group.depth[positions],
-        calls=calls,
-        **_shown(calls, len(ids)),
-    )
-
-
-def _call(call: StoredCall, path: np.ndarray, ids: np.ndarray) -> CallRecord:
-    nothing = np.full(len(call.sampler_logprobs), np.nan, np.float32)
-    loss = call.trained
-    return CallRecord(
-        agent=call.agent,
-        path=path,
-        start=call.start,
-        prompt_ids=ids[path[: call.start]],
-        completion_ids=ids[path[call.start :]],
-        finish_reason=call.finish_reason,
-        under_grammar=call.under_grammar,
-        why_forked=call.why_forked,
-        in_loss=loss is not None,
-        advantage=None if loss is None else loss.advantage,
-        sampler_logprobs=call.sampler_logprobs,
-        trainer_logprobs=nothing if loss is None else loss.trainer_logprobs,
-        entropies=nothing if loss is None else loss.entropies,
-        weights=nothing if loss is None else loss.weights,
-    )
-
-
-def _shown(calls: list[CallRecord], size: int) -> dict[str, np.ndarray]:
-    """What a token shows: of its calls, the first that was in the loss, else the first of all."""
-    shown = {
-        name: np.full(size, np.nan, np.float32)
-        for name in ("sampler_logprob", "trainer_logprob", "entropy", "advantage", "weight")
-    }
-    in_loss = np.zeros(size, bool)
-    # What is written last is what shows.
-    for call in sorted(reversed(calls), key=lambda call: call.in_loss):
-        at = call.path[call.start :]
-        shown["sampler_logprob"][at] = call.sampler_logprobs
-        if call.in_loss:
-            in_loss[at] = True
-            shown["trainer_logprob"][at] = call.trainer_logprobs
-            shown["entropy"][at] = call.entropies
-            shown["advantage"][at] = call.advantage
-            shown["weight"][at] = call.weights
-    return {"in_loss": in_loss, **shown}

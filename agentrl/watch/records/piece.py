@@ -1,4 +1,6 @@
-"""The episodes of one task <-> bytes; ``docs/records.md`` describes the format.
+"""The episodes of a task, or of several where they are small, <-> a piece of bytes.
+
+``docs/records.md`` describes the format.
 
 All their calls are one token tree, stored once: token ids in depth-first order, and the parent
 where a token does not follow the one before it. A call is the path that ends at its leaf; its
@@ -15,10 +17,9 @@ import numpy as np
 
 from agentrl.types import Call, Episode
 from agentrl.watch.records import columns
-from kernels.tree import TokenTree, build_tree
 
 LARGEST = 1 << 30
-"""Bytes of a group, decompressed: more than a real one has, and less than what hurts."""
+"""Bytes of a piece, decompressed: more than a real one has, and less than what hurts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +35,10 @@ class Trained:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StoredCall:
-    """A call as a path of its group's tree."""
+    """A call as a path of its piece's tree."""
 
     episode: int
-    """Its place in the group."""
+    """Its number in the piece."""
     agent: str
     finish_reason: str
     under_grammar: bool
@@ -51,8 +52,8 @@ class StoredCall:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredGroup:
-    """A group's tree, int32 of shape [T] (see ``kernels.tree``), and its calls in order."""
+class Piece:
+    """A token tree, int32 of shape [T] (see ``kernels.tree``), and its calls in order."""
 
     ids: np.ndarray
     parent: np.ndarray
@@ -60,19 +61,26 @@ class StoredGroup:
     calls: list[StoredCall]
 
 
-def pack(episodes: Sequence[Episode], trained: Mapping[int, Trained], tree: TokenTree) -> bytes:
-    """The bytes of a group, not yet compressed.
+def pack(
+    episodes: Sequence[Episode],
+    trained: Mapping[int, Trained],
+    ids: np.ndarray,
+    parent: np.ndarray,
+    paths: Sequence[np.ndarray],
+) -> bytes:
+    """The bytes of a piece, not yet compressed.
 
-    trained: of the calls that were in the loss, by ``id(call)``. tree: of all calls in order.
+    trained: of the calls that were in the loss, by ``id(call)``. ids, parent: the tree of all
+    calls; paths: the tree positions of each.
     """
     calls = [call for episode in episodes for call in episode.calls]
     kinds = {kind: i for i, kind in enumerate(dict.fromkeys(map(_kind, calls)))}
     lengths = [len(call.completion_ids) for call in calls]
-    forks = (tree.parent != np.arange(-1, len(tree) - 1)).nonzero()[0]
+    forks = (parent != np.arange(-1, len(parent) - 1)).nonzero()[0]
     losses = [trained.get(id(call)) for call in calls]
     in_loss = np.array([loss is not None for loss in losses], bool)
     taken = [loss for loss in losses if loss is not None]
-    positions = _joined([p[len(p) - n :] for p, n in zip(tree.index, lengths, strict=True)])
+    positions = _joined([p[len(p) - n :] for p, n in zip(paths, lengths, strict=True)])
     sampler = _joined([call.logprobs for call in calls])
     weights = _joined([loss.weights for loss in taken])
     cap = float(weights.max()) if len(weights) else 0.0
@@ -80,15 +88,15 @@ def pack(episodes: Sequence[Episode], trained: Mapping[int, Trained], tree: Toke
         "kinds": list(kinds),
         "cap": cap,
         "episodes": len(episodes),
-        "tokens": len(tree),
+        "tokens": len(ids),
         "forks": len(forks),
     }
     numbers = [
         [len(episode.calls) for episode in episodes],
-        tree.ids,
+        ids,
         forks,
-        tree.parent[forks],
-        [path[-1] for path in tree.index],
+        parent[forks],
+        [path[-1] for path in paths],
         lengths,
         [kinds[_kind(call)] for call in calls],
         in_loss,
@@ -104,7 +112,7 @@ def pack(episodes: Sequence[Episode], trained: Mapping[int, Trained], tree: Toke
     )
 
 
-def unpack(data: bytes) -> StoredGroup:
+def unpack(data: bytes) -> Piece:
     """What ``pack`` took; raises ValueError where these are not such bytes."""
     try:
         return _unpack(data)
@@ -113,7 +121,7 @@ def unpack(data: bytes) -> StoredGroup:
 
 
 def compress(data: bytes) -> bytes:
-    return zlib.compress(data, 6)
+    return zlib.compress(data)
 
 
 def decompress(data: bytes) -> bytes:
@@ -165,13 +173,13 @@ def _measured(
 
 
 class _Cursor:
-    """The sections of a group's bytes, one after the other."""
+    """The sections of a piece's bytes, one after the other."""
 
     def __init__(self, data: bytes, at: int):
         self._data, self._at = data, at
 
     def take(self, count: int, width: int = columns.WIDTH) -> bytes:
-        end = self._at + int(count) * width
+        end = self._at + count * width
         if count < 0 or end > len(self._data):
             raise ValueError("it ends too early")
         section = self._data[self._at : end]
@@ -182,7 +190,7 @@ class _Cursor:
         return columns.from_bytes(self.take(count))
 
 
-def _unpack(data: bytes) -> StoredGroup:
+def _unpack(data: bytes) -> Piece:
     line = data.index(b"\n") + 1
     header = json.loads(data[:line])
     cursor = _Cursor(data, line)
@@ -195,7 +203,7 @@ def _unpack(data: bytes) -> StoredGroup:
     num_calls = int(counts.sum())
     leaves, lengths, kinds, in_loss = (cursor.numbers(num_calls) for _ in range(4))
     in_loss = in_loss.astype(bool)
-    advantages = np.frombuffer(cursor.take(in_loss.sum(), 8), "<f8")
+    advantages = np.frombuffer(cursor.take(int(in_loss.sum()), 8), "<f8")
     if ((leaves < 0) | (leaves >= len(ids))).any():
         raise ValueError("a call ends outside the tree")
     paths = [_path(leaf, *runs) for leaf in leaves.tolist()]
@@ -233,7 +241,7 @@ def _unpack(data: bytes) -> StoredGroup:
             in_loss,
         )
     ]
-    return StoredGroup(ids, parent, depth, calls)
+    return Piece(ids, parent, depth, calls)
 
 
 _KIND = ("agent", "finish_reason", "under_grammar", "why_forked")
@@ -267,7 +275,3 @@ def _path(leaf: int, starts: np.ndarray, above: np.ndarray) -> np.ndarray:
         pieces.append(np.arange(starts[run], leaf + 1, dtype=np.int32))
         leaf = int(above[run])
     return np.concatenate(pieces[::-1])
-
-
-def tree_of(episodes: Sequence[Episode]) -> TokenTree:
-    return build_tree([call.ids for episode in episodes for call in episode.calls])
