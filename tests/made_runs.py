@@ -1,5 +1,5 @@
-"""Runs for the viewer's tests, made without a model: invented tokens and numbers, written by the real
-recorder, in the form of a small agent with a tool.
+"""Runs for the viewer's tests, made without a model: a small agent with a tool, invented numbers,
+written by the real recorder.
 """
 
 import json
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from agentrl.types import Call, Episode, Group, Sample
-from agentrl.watch.records import Recorder, Scores
+from agentrl.watch.records.recorder import Recorder
+from agentrl.watch.records.writer import Scores
 
 START, END = "<|im_start|>", "<|im_end|>"
 NAMES = ("Ada", "Grace", "Edsger", "Barbara", "Alan", "Emmy")
@@ -50,7 +51,8 @@ def thinking(a: int, b: int) -> str:
 
 
 def code(a: int, b: int) -> str:
-    return f'<tool_call>\n{{"name": "python", "arguments": {{"code": "print({a} + {b})"}}}}\n</tool_call>'
+    arguments = f'{{"code": "print({a} + {b})"}}'
+    return f'<tool_call>\n{{"name": "python", "arguments": {arguments}}}\n</tool_call>'
 
 
 class Maker:
@@ -102,9 +104,10 @@ class Maker:
         trainer = sampled + np.float32(1e-3) * np.sin(np.arange(len(sampled), dtype=np.float32))
         weights = np.minimum(np.exp(trainer - sampled), 2.0)
         values = np.stack([trainer, -sampled / 2, weights]).astype(np.float32)
-        with Recorder(self.folder / "rollouts") as recorder:
-            scores = [Scores(np.arange(len(samples)), values)] if samples else []
-            recorder.add(step, groups, samples, scores, held_out=held_out)
+        scores = [Scores(np.arange(len(samples)), values)] if samples else []
+        recorder = Recorder(self.folder / "rollouts")
+        recorder.add(step, groups, samples, scores, held_out=held_out)
+        recorder.close()
 
     def group(self, task_id: str, size: int = 4) -> Group:
         """One task's episodes: most add with the tool, some forget to, one fails now and then."""

@@ -105,7 +105,7 @@ def test_an_episode_arrives_as_it_was_recorded(runs):
     assert arrays["ids"].tolist() == record.ids.tolist()
     assert arrays["parent"].tolist() == record.parent.tolist()
     texts = [head["texts"][i] for i in arrays["text"]]
-    assert texts == runs[0].decode(record.ids)
+    assert texts == runs[0].decode(record.ids.tolist())
     for name, of in [
         ("sampler_logprob", "sampler_logprobs"),
         ("trainer_logprob", "trainer_logprobs"),
@@ -181,9 +181,7 @@ def test_another_hosts_name_is_refused(address):
 def test_what_is_known_is_not_sent_again(address):
     with urllib.request.urlopen(address + "api/runs/0/metrics") as reply:
         tag = reply.headers["ETag"]
-    request = urllib.request.Request(
-        address + "api/runs/0/metrics", headers={"If-None-Match": tag}
-    )
+    request = urllib.request.Request(address + "api/runs/0/metrics", headers={"If-None-Match": tag})
     with pytest.raises(urllib.error.HTTPError) as answer:
         urllib.request.urlopen(request)
     assert answer.value.code == 304
@@ -227,11 +225,6 @@ def shown(page, key: str) -> str:
     return page.locator(f"#card [data-value='{key}']").first.inner_text()
 
 
-def point_at(page, position: int) -> None:
-    """The pointer on a token, which the address has put in sight."""
-    page.evaluate("position => { location.hash += `&at=${position}` }", position)
-
-
 @NEEDS_CHROMIUM
 def test_hover_shows_what_was_recorded(page, address, runs):
     row, record = episode_with(runs[0], grammar=True)
@@ -252,7 +245,7 @@ def test_hover_shows_what_was_recorded(page, address, runs):
         assert page.locator("#card .card-kind").inner_text().startswith(f"token {position} ·")
         assert shown(page, "id") == str(record.ids[position])
         said = json.loads(page.locator("#card .card-text").inner_text())
-        assert said == runs[0].decode(record.ids)[position]
+        assert said == runs[0].decode(record.ids.tolist())[position]
         values = {
             "sampler": record.sampler_logprob[position],
             "trainer": record.trainer_logprob[position],
@@ -267,7 +260,7 @@ def test_hover_shows_what_was_recorded(page, address, runs):
         for name, value in values.items():
             told = shown(page, name)
             if np.isnan(value):
-                assert told == "–", name
+                assert told == "\N{EN DASH}", name
             else:
                 assert float(told) == pytest.approx(float(value), rel=5e-5), name
 
@@ -313,7 +306,7 @@ def test_the_list_is_filtered(page, address, runs):
 @NEEDS_CHROMIUM
 def test_find_walks_through_an_episode(page, address, runs):
     row, record = episode_with(runs[0], grammar=True)
-    told = "".join(runs[0].decode(record.ids)).lower()
+    told = "".join(runs[0].decode(record.ids.tolist())).lower()
     page.goto(address + link(row))
     page.locator(".tile pre").first.wait_for()
     page.keyboard.press("f")
@@ -395,8 +388,10 @@ def test_the_keyboard_reaches_everything(page, address, runs):
     call = record.calls[1]
     page.keyboard.press("t")
     page.keyboard.press("ArrowRight")
-    assert page.locator("#card .card-kind").inner_text().startswith(
-        f"token {call.path[call.start + 1]} ·"
+    assert (
+        page.locator("#card .card-kind")
+        .inner_text()
+        .startswith(f"token {call.path[call.start + 1]} ·")
     )
     page.keyboard.press("?")
     assert page.get_by_role("dialog").get_by_text("next episode").is_visible()

@@ -3,8 +3,8 @@
 An episode travels as one block of bytes, little-endian:
 
     4 bytes         how long the head is
-    the head        JSON, padded with spaces to a multiple of 8 bytes: the episode's row, its calls, the
-                    texts that its tokens have, and of each array its type, offset and length
+    the head        JSON, padded with spaces to a multiple of 8 bytes: the episode's row, its calls,
+                    the texts that its tokens have, and of each array its type, offset and length
     the arrays      one after the other, each at a multiple of 8 bytes
 
 so that the page lays typed arrays over it and parses nothing a token.
@@ -27,7 +27,7 @@ PER_PAGE = 400
 
 
 def describe(runs: Sequence[RunRecords]) -> list[dict[str, Any]]:
-    """The runs' names and settings; those that differ in nothing but the seed share a ``family``."""
+    """The runs' names and seeds; those that differ in nothing else share a ``family``."""
     families: dict[str, int] = {}
     told = []
     for run in runs:
@@ -80,7 +80,7 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, place: int | N
             f"this episode has {size:,} tokens, and the page shows up to {MAX_TOKENS:,}: "
             "read it with agentrl.watch.load"
         )
-    texts, text = np.unique(run.decode(record.ids) or [""], return_inverse=True)
+    texts, text = np.unique(run.decode(record.ids.tolist()) or [""], return_inverse=True)
     arrays = {
         "ids": record.ids.astype(np.int32),
         "parent": record.parent.astype(np.int32),

@@ -1,7 +1,7 @@
 """Runs in one HTML file, which opens anywhere and asks for nothing.
 
-Metrics and the list of episodes go in whole. Tokens are what is large: the newest steps' go in first, as
-many as the file may hold, and the page says which steps it has.
+Metrics and the list of episodes go in whole. Tokens are what is large: the newest steps' go in
+first, as many as the file may hold, and the page says which steps it has.
 """
 
 import base64

@@ -1,8 +1,8 @@
 """The page and its answers over HTTP, for a browser on this machine.
 
-Only the runs that were named are served, by their number; nothing that a browser sends is ever a path.
-The Host header has to be this machine's own name, so that no other site can reach in through a name
-of its own that leads here.
+Only the runs that were named are served, by their number; nothing that a browser sends is ever a
+path. The Host header has to be this machine's own name, so that no other site can reach in through
+a name of its own that leads here.
 """
 
 import secrets
