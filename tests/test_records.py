@@ -548,3 +548,14 @@ def test_text_is_found(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="holds no tokenizer"):
         open_run(tmp_path).decode([1])
     assert json.loads((tmp_path / "config.json").read_text()) == {"experiment": "mine"}
+
+
+def test_the_page_names_every_column_of_the_index(tmp_path):
+    with closing(index.create(tmp_path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        names = {name for (name,) in tables.fetchall()}
+        for table in set(names):
+            names |= {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    page = (ROOT / "docs/records.md").read_text()
+    assert [name for name in sorted(names) if f"`{name}`" not in page] == []
+    assert f"Version {index.VERSION}." in page

@@ -6,10 +6,14 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from agentrl.learning import checkpoint
+from agentrl.types import Call, Episode, Group
+from agentrl.watch import load
+from agentrl.watch.records.recorder import Recorder
 from agentrl.watch.run import Run
 from tests.running import EXPERIMENT, TWO_RANKS, Running, are_equal, metrics, steps_saved, weights
 
@@ -45,9 +49,16 @@ def a_run(folder: Path) -> Run:
     run = Run.create(folder, "mine", json.dumps({"steps": 3, "optim": {"lr": 0.1}}))
     for step in range(4):
         run.log({"step": step, "eval/success": [0.5, 0.7, 0.7, 0.6][step]})
-        run.rollouts.mkdir(exist_ok=True)
-        (run.rollouts / f"step-{step:05d}.npz").touch()
+        record(run, step)
     return run
+
+
+def record(run: Run, step: int) -> None:
+    call = Call(prompt_ids=[1], completion_ids=[2, step], logprobs=[0.0, -1.0])
+    episode = Episode(task={"id": "t"}, index=0, calls=(call,))
+    recorder = Recorder(run.rollouts)
+    recorder.add(step, [Group({"id": "t"}, (episode,))])
+    recorder.close()
 
 
 def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
@@ -59,9 +70,8 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
     assert run.go_on(2, config) == {"steps": (3, 5), "optim.warmup": (None, 2)}
     assert [row["step"] for row in run.rows] == [0, 1, 2]
     assert metrics(run.folder) == run.rows
-    assert sorted(p.name for p in run.rollouts.iterdir()) == [
-        f"step-{step:05d}.npz" for step in (0, 1, 2)
-    ]
+    said = [e.calls[0].completion_ids.tolist() for s in load(run.folder) for e in s.episodes]
+    assert said == [[2, 0], [2, 1], [2, 2]]
     assert run.best_step == 2
     described = json.loads((run.folder / "config.json").read_text())
     assert described["config"]["steps"] == 3
@@ -69,7 +79,7 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
     assert (resumed["after_step"], resumed["config"]["steps"]) == (2, 5)
     # Without a checkpoint, from the start.
     assert run.go_on(None, config)["steps"] == (3, 5)
-    assert run.rows == metrics(run.folder) == list(run.rollouts.iterdir()) == []
+    assert run.rows == metrics(run.folder) == list(load(run.folder)) == []
 
 
 def test_what_was_logged_of_a_step_is_replaced(tmp_path):
@@ -123,6 +133,25 @@ def the_run(folder: Path) -> Path:
     return run
 
 
+def records(run: Path) -> dict[int, list[tuple]]:
+    """Of each step's calls: ids, the sampler's log-probabilities, the trainer's."""
+    return {
+        step.step: [
+            (c.completion_ids.tolist(), c.sampler_logprobs.tolist(), c.trainer_logprobs.tolist())
+            for episode in step.episodes
+            for c in episode.calls
+            if c.in_loss
+        ]
+        for step in load(run)
+    }
+
+
+def largest_gap(calls: list[tuple]) -> float:
+    return max(
+        abs(np.float32(mine) - np.float32(theirs)).max() for _, mine, theirs in calls if mine
+    )
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_left_alone(tmp_path, tiny_folder, left_alone):
     """Killed 20 times: while it loads, samples, trains, saves. Whenever it ends, it starts anew."""
@@ -144,6 +173,7 @@ def test_killed_at_random_moments_it_ends_as_if_left_alone(tmp_path, tiny_folder
         assert run.end() == 0, run.said
         assert metrics(the_run(folder)) == metrics(left_alone)
         assert are_equal(weights(the_run(folder)), weights(left_alone))
+        assert records(the_run(folder)) == records(left_alone)
         ends += 1
 
 
@@ -195,6 +225,9 @@ def test_two_ranks_go_on_from_one_and_keep_few_checkpoints(tmp_path, tiny_folder
     assert "warning: the checkpoint is of 1 ranks and this run has 2" in second.said
     assert [row["step"] for row in metrics(run)] == list(range(7))
     assert all(row["gap/max_abs_logprob"] < 1e-4 for row in metrics(run)[1:])
+    # What each rank measured has found its tokens.
+    gaps = {row["step"]: row["gap/max_abs_logprob"] for row in metrics(run)[1:]}
+    assert {step: largest_gap(calls) for step, calls in records(run).items() if calls} == gaps
     best = max(
         (r for r in metrics(run) if "eval/success" in r),
         key=lambda r: (r["eval/success"], r["step"]),

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from agentrl.types import Call, Episode, Group
-from agentrl.watch import load
+from agentrl.watch import load, open_run
 from agentrl.watch.progress import Display
 from train import check_trained_agents
 
@@ -83,6 +83,36 @@ def read_metrics(runs: Path) -> tuple[Path, list[dict]]:
     return folder, [json.loads(line) for line in (folder / "metrics.jsonl").open()]
 
 
+def check_records(folder: Path, rows: list[dict]) -> None:
+    """What is on the disk of every token comes to what was logged of all."""
+    start, *steps = load(folder)
+    assert (start.step, [step.step for step in steps]) == (0, [1, 2])
+    assert (len(list(start.episodes)), len(list(start.held_out))) == (0, 8)
+    for step, row in zip(steps, rows[1:], strict=True):
+        episodes = list(step.episodes)
+        assert len(episodes) == 16
+        scored = [episode for episode in episodes if episode.row.reward is not None]
+        assert np.mean([e.row.reward for e in scored]) == pytest.approx(row["reward/mean"])
+        calls = [call for episode in scored for call in episode.calls]
+        assert sum(len(c.path) for c in calls) == row["tokens/logical"]
+        sampler, trainer, entropies, weights = (
+            np.concatenate([getattr(call, name) for call in calls])
+            for name in ("sampler_logprobs", "trainer_logprobs", "entropies", "weights")
+        )
+        assert len(trainer) == row["tokens/trained"]
+        assert np.abs(trainer - sampler).max() == row["gap/max_abs_logprob"]
+        assert entropies.mean() == pytest.approx(row["entropy"], rel=1e-5)
+        assert weights == pytest.approx(np.exp(trainer - sampler), rel=1e-6)
+        advantages = np.repeat([c.advantage for c in calls], [len(c.entropies) for c in calls])
+        assert -(weights * advantages).mean() == pytest.approx(row["loss"], abs=1e-6)
+    run = open_run(folder)
+    assert run.metrics() == rows
+    held_out = run.episodes(step=2, held_out=True)
+    assert np.mean([row.success for row in held_out]) == rows[2]["eval/success"]
+    said = run.decode(episodes[0].calls[0].completion_ids)
+    assert run.episodes(step=2, text="".join(said), limit=1) != []
+
+
 @pytest.mark.slow
 def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
     experiment = tmp_path / "random_rewards.py"
@@ -107,17 +137,7 @@ def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
     assert config["libraries"]["torch"].startswith("2.")
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
-    steps = list(load(folder))
-    assert [step.step for step in steps] == [1, 2]
-    for step, row in zip(steps, rows[1:], strict=True):
-        scored = [episode for episode in step.episodes if episode["reward"] is not None]
-        assert len(step.episodes) == 16
-        assert np.mean([e["reward"] for e in scored]) == pytest.approx(row["reward/mean"])
-        calls = [call for episode in scored for call in episode["calls"]]
-        assert sum(len(c["completion_ids"]) for c in calls) == row["tokens/trained"]
-        assert row["tokens/logical"] == sum(
-            len(c["prompt_ids"]) + len(c["completion_ids"]) for c in calls
-        )
+    check_records(folder, rows)
 
     (checkpoint,) = (folder / "checkpoints").iterdir()
     before, after = (AutoModelForCausalLM.from_pretrained(p) for p in (tiny_folder, checkpoint))

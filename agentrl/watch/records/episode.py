@@ -116,7 +116,7 @@ def row_of(stored: tuple, metric_names: Mapping[int, str]) -> EpisodeRow:
     )
 
 
-def _float(value: float | None) -> float:
+def _float(value: float | int | None) -> float:
     """JSON has no number for what is none."""
     return math.nan if value is None else float(value)
 
