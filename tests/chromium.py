@@ -36,6 +36,7 @@ def served(runs: Sequence[RunRecords]) -> Iterator[str]:
     """The viewer in a thread; its address."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen()
     server = uvicorn.Server(uvicorn.Config(make_app(runs), log_level="warning"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

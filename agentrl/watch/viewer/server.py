@@ -23,6 +23,8 @@ from agentrl.watch.viewer import answers, page
 
 HOSTS = ["127.0.0.1", "localhost"]
 Status = Literal["ok", "truncated", "error", "timeout"]
+# What SQLite and JavaScript can count, too.
+Number = Annotated[int, Query(ge=0, lt=2**53)]
 
 
 class UnknownRun(ValueError):
@@ -42,6 +44,7 @@ def serve(runs: Sequence[RunRecords], port: int) -> None:
         raise ValueError(
             f"port {port} cannot be had ({error.strerror}): give another with --port; 0: any free"
         ) from error
+    listener.listen()
     print(f"http://127.0.0.1:{listener.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
     config = uvicorn.Config(make_app(runs), log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run([listener])
@@ -91,7 +94,7 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
     @app.get("/api/runs/{number}/episodes")
     def episodes(
         number: int,
-        step: int | None = None,
+        step: Number | None = None,
         task_id: str | None = None,
         status: Status | None = None,
         min_reward: float | None = None,
@@ -99,7 +102,7 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
         habit: str | None = None,
         text: str | None = None,
         held_out: bool | None = None,
-        offset: Annotated[int, Query(ge=0, lt=2**53)] = 0,
+        offset: Number = 0,
     ) -> Response:
         found = answers.episodes(
             run_at(number),
@@ -117,7 +120,7 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
 
     @app.get("/api/runs/{number}/episode")
     def episode(
-        number: int, step: int, task_id: str, index: int, place: int | None = None
+        number: int, step: Number, task_id: str, index: Number, place: Number | None = None
     ) -> Response:
         block = answers.episode(run_at(number), step, task_id, index, place)
         return Response(block, media_type="application/octet-stream")
