@@ -2,10 +2,10 @@
 
     python -m tests.bench_viewer
 
-First by the notches of a wheel, then dragged from one end to the other in a hundred frames. For each,
-the longest task of the page's main thread: by the clock (the browser's long-task observer tells those
-above 50 ms) and by the thread's own CPU time (the browser's trace), which other work on the machine
-does not lengthen.
+First by the notches of a wheel, then dragged from one end to the other in a hundred frames. For
+each, the longest task of the page's main thread: by the clock (the browser's long-task observer
+tells those above 50 ms) and by the thread's own CPU time (the browser's trace), which other work
+on the machine does not lengthen.
 """
 
 import json

@@ -21,6 +21,8 @@ export class TokenPane {
   constructor(label, onToken) {
     this.onToken = onToken;
     this.tiles = new Map();
+    // Of tiles that went: a new one for each would have the browser collect megabytes in mid-scroll.
+    this.spare = [];
     this.cursor = null;
     this.hits = null;
     this.outline = h("div", { class: "outline", hidden: true });
@@ -120,8 +122,7 @@ export class TokenPane {
 
   redraw() {
     if (!this.rows) return;
-    for (const tile of this.tiles.values()) tile.remove();
-    this.tiles.clear();
+    for (const [index, tile] of this.tiles) this.removeTile(index, tile);
     const style = getComputedStyle(this.element);
     const rgb = (name) => style.getPropertyValue(name).trim();
     const shades = (name) => OPACITIES.map((opacity) => `rgb(${rgb(name)} / ${opacity}%)`);
@@ -139,10 +140,7 @@ export class TokenPane {
     const inSight = [Math.max(0, tileAt(scrollTop)), Math.min(last, tileAt(scrollTop + clientHeight))];
     const near = [Math.max(0, inSight[0] - 1), Math.min(last, inSight[1] + 1)];
     for (const [index, tile] of this.tiles) {
-      if (index < near[0] || index > near[1]) {
-        tile.remove();
-        this.tiles.delete(index);
-      }
+      if (index < near[0] || index > near[1]) this.removeTile(index, tile);
     }
     for (let index = inSight[0]; index <= inSight[1]; index++) this.addTile(index);
     const missing = near.find((index) => !this.tiles.has(index));
@@ -166,6 +164,12 @@ export class TokenPane {
     const next = Array.from(this.tiles.keys()).filter((other) => other > index);
     this.tall.insertBefore(tile, next.length ? this.tiles.get(Math.min(...next)) : null);
     this.tiles.set(index, tile);
+  }
+
+  removeTile(index, tile) {
+    tile.remove();
+    this.tiles.delete(index);
+    this.spare.push(tile.firstChild);
   }
 
   textOf(rows) {
@@ -192,12 +196,15 @@ export class TokenPane {
 
   shadesOf(rows) {
     const scale = devicePixelRatio;
-    const canvas = document.createElement("canvas");
-    canvas.width = Math.ceil(this.width * scale);
-    canvas.height = rows.length * ROW * scale;
-    canvas.style.cssText = `width: ${this.width}px; height: ${rows.length * ROW}px`;
+    const canvas = this.spare.pop() ?? document.createElement("canvas");
     const context = canvas.getContext("2d");
-    context.scale(scale, scale);
+    const [width, height] = [Math.ceil(this.width * scale), Math.ceil(TILE * ROW * scale)];
+    if (canvas.width !== width || canvas.height !== height) {
+      Object.assign(canvas, { width, height });
+      canvas.style.cssText = `width: ${width / scale}px; height: ${height / scale}px`;
+    }
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.clearRect(0, 0, width, height);
     rows.forEach(({ tokens, lefts }, i) => {
       tokens?.forEach((position, j) => {
         const kind = kindOf(this.episode, position);
