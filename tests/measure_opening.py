@@ -2,16 +2,18 @@
 
     python -m tests.measure_opening [--gigabytes 2] [--folder DIR]
 
-The run is made up, by the writer that training uses: 16 tasks x 8 episodes a step, each of 5 turns
-of 200 sampled tokens, log-probabilities and entropies at random. Making it takes minutes. A folder
-that is there already is opened as it is.
+The run is made up: 16 tasks x 8 episodes a step, each of 5 turns of 200 sampled tokens,
+log-probabilities and entropies at random. Its first steps are written as training writes them, the
+others are copies of their files and rows. A folder that is there already is opened as it is.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from rich.progress import track
 
 from agentrl.learning.advantages import samples
 from agentrl.types import Call, Episode, Group
+from agentrl.watch.records.index import create, step_path
 from agentrl.watch.records.writer import Batch, Scores, Writer
 
 TASKS, EPISODES, TURNS, SAMPLED, TOOL_TOKENS, PROMPT = 16, 8, 5, 200, 100, 600
@@ -93,23 +96,38 @@ def a_group(rng: np.random.Generator, name: str) -> Group:
 def make(folder: Path, size: float) -> None:
     rng = np.random.default_rng(0)
     (folder / "config.json").write_text('{"experiment": "made_up", "config": {}}')
-    batches = [a_batch(rng, step) for step in range(DIFFERENT_STEPS)]
-    writer, written, step = Writer(folder / "rollouts"), 0, 0
-    started, terms = time.process_time(), 0
-    first = folder / "rollouts/step-00001.bin"
-    groups, scores = batches[0]
-    writer.write(Batch(1, groups, samples(groups), scores, held_out=False))
-    for step in track(range(2, int(size / first.stat().st_size) + 1), "writing"):
-        groups, scores = batches[step % DIFFERENT_STEPS]
+    rollouts = folder / "rollouts"
+    writer, terms, seconds = Writer(rollouts), 0, 0.0
+    for step in track(range(DIFFERENT_STEPS), "writing"):
+        groups, scores = a_batch(rng, step)
+        started = time.process_time()
         writer.write(Batch(step, groups, samples(groups), scores, held_out=False))
+        seconds += time.process_time() - started
         terms += scores[0].values.shape[1]
     writer.close()
-    written = sum(file.stat().st_size for file in (folder / "rollouts").iterdir())
-    seconds = time.process_time() - started
+    written = sum(file.stat().st_size for file in rollouts.iterdir())
     print(
-        f"{written:,} bytes, {written / terms:.2f} a trained token, "
+        f"{written / terms:.2f} bytes a trained token, nothing of which is shared, "
         f"{1e6 * seconds / terms:.2f} CPU seconds a million"
     )
+    copy(rollouts, int(size / written * DIFFERENT_STEPS) + 1)
+    written = sum(file.stat().st_size for file in rollouts.iterdir())
+    print(f"{written:,} bytes")
+
+
+def copy(rollouts: Path, num_steps: int) -> None:
+    """As if the same steps had been drawn and written again and again."""
+    with closing(create(rollouts)) as connection, connection:
+        for step in track(range(DIFFERENT_STEPS, num_steps), "copying"):
+            shutil.copy(step_path(rollouts, step % DIFFERENT_STEPS), step_path(rollouts, step))
+            for table in ("batches", "groups", "episodes"):
+                columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+                others = ", ".join(column for column in columns if column != "step")
+                connection.execute(
+                    f"INSERT INTO {table} (step, {others}) "
+                    f"SELECT ?, {others} FROM {table} WHERE step = ?",
+                    (step, step % DIFFERENT_STEPS),
+                )
 
 
 def main() -> None:

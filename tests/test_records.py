@@ -414,19 +414,19 @@ def test_another_process_writes_and_is_killed(tmp_path):
         writer.stdout.readline()
         seen = []
         deadline = time.monotonic() + 60
-        while len(seen) < 30 and time.monotonic() < deadline:
+        while len(seen) < 10 and time.monotonic() < deadline:
             seen = run.steps()
             if seen:
                 assert run.read(seen[-1], "first", 0).ids.tolist() == [1, 2, 3, 4, 5, 6]
         writer.send_signal(signal.SIGKILL)
-    assert len(seen) >= 30
+    assert len(seen) >= 10
     # All that the index has announced is whole, and a run that goes on goes on.
     assert run.steps() == list(range(1, len(run.steps()) + 1))
     assert all(len(list(step.episodes)) == 4 for step in load(tmp_path))
-    index.cut_back(tmp_path / "rollouts", 20)
-    record(tmp_path, 21, GROUPS)
-    assert run.steps() == list(range(1, 22))
-    assert run.read(21, "second", 1).ids.tolist() == [9, 8, 7]
+    index.cut_back(tmp_path / "rollouts", 5)
+    record(tmp_path, 6, GROUPS)
+    assert run.steps() == list(range(1, 7))
+    assert run.read(6, "second", 1).ids.tolist() == [9, 8, 7]
 
 
 def test_a_kill_within_a_commit_is_taken_back(tmp_path):

@@ -15,7 +15,7 @@ from agentrl.watch.records import index
 from agentrl.watch.records.episode import COLUMNS, EpisodeRecord, EpisodeRow, record_of, row_of
 from agentrl.watch.records.growing import GrowingRows
 from agentrl.watch.records.piece import Piece, decompress, unpack
-from agentrl.watch.records.text import Texts
+from agentrl.watch.records.text import Ids, Texts
 
 LARGEST_CONFIG = 1 << 24
 """Bytes of config.json."""
@@ -144,8 +144,8 @@ class RunRecords:
         """All episodes of a step, group after group."""
         return self._each({"step = ?": (step,), "held_out = ?": (held_out,)})
 
-    def decode(self, ids: Any) -> list[str]:
-        """The text of each token."""
+    def decode(self, ids: Ids) -> list[str]:
+        """The text of each token; where several make up one character, the first has it."""
         return self._texts.of(ids)
 
     @cached_property

@@ -2,10 +2,13 @@
 unless the tokenizer has no fast form.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
+Ids = Sequence[int] | np.ndarray
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -15,11 +18,11 @@ class Texts:
         self._decode = _decoder(folder)
         self._of = lru_cache(maxsize=None)(self._of_one)
 
-    def whole(self, ids: Iterable[int]) -> str:
+    def whole(self, ids: Ids) -> str:
         """What these ids say together, special tokens included."""
         return self._decode(list(map(int, ids)))
 
-    def of(self, ids: Iterable[int]) -> list[str]:
+    def of(self, ids: Ids) -> list[str]:
         """The text of each; of tokens that share a character, the first has it."""
         ids = list(map(int, ids))
         texts = [self._of(token) for token in ids]
