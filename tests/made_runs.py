@@ -81,6 +81,8 @@ class Maker:
             "loss": noisy(-0.1 * (1 - done), 0.02),
             "entropy": noisy(0.4 * math.exp(-3 * done) + 0.05, 0.01),
             "grad_norm": abs(noisy(0.4, 0.08)),
+            "tokens/trained": round(2400 - 900 * done + self.rng.gauss(0, 60)),
+            "time/step_seconds": abs(noisy(2.6 - 0.5 * done, 0.2)),
             "gap/max_abs_logprob": 1e-5 * (1 + self.rng.random()),
             HABIT: max(0.0, noisy(0.3 * math.exp(-5 * done), 0.02)),
             "failure": None,

@@ -129,7 +129,7 @@ export function overview(store) {
               },
             }),
             h("i", { class: "swatch" }),
-            h("span", { class: "run-name" }, run.name),
+            h("span", { class: "run-name", title: run.folder }, run.name.split("/").at(-1)),
           ),
           h("div", { class: "muted run-more" }, told(run, index)),
           h(
@@ -144,7 +144,7 @@ export function overview(store) {
 
   function told(run, index) {
     const steps = store.columns[index].step;
-    const parts = [`seed ${run.seed ?? "–"}`];
+    const parts = [run.experiment, `seed ${run.seed ?? "–"}`];
     parts.push(steps ? `step ${steps.at(-1)}` : "no step yet");
     return parts.join(" · ");
   }
