@@ -44,27 +44,36 @@ def step_path(rollouts: Path, step: int) -> Path:
 
 
 def create(rollouts: Path) -> sqlite3.Connection:
-    """Open the index for writing; make it where there is none."""
-    rollouts.mkdir(parents=True, exist_ok=True)
-    is_new = not index_path(rollouts).exists()
-    connection = sqlite3.connect(index_path(rollouts), timeout=WAIT_SECONDS)
-    if is_new:
-        connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-    check(connection)
+    """Open the index for writing; make it where there is none.
+
+    Raises ValueError where what is there is no index, or one of another version.
+    """
+    if not index_path(rollouts).exists():
+        rollouts.mkdir(parents=True, exist_ok=True)
+        # Whoever reads meanwhile finds none, or a whole one.
+        beside = rollouts / ".records.sqlite"
+        beside.unlink(missing_ok=True)
+        with closing(sqlite3.connect(beside)) as connection:
+            connection.executescript(SCHEMA)
+        beside.replace(index_path(rollouts))
+    return _checked(_open(rollouts, "rw"))
+
+
+def _checked(connection: sqlite3.Connection) -> sqlite3.Connection:
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION:
+            raise ValueError("its rollouts/records.sqlite is no index of records")
+        if version != VERSION:
+            raise ValueError(
+                f"its records are of version {version}, and this is a reader of version {VERSION}: "
+                "open it with the commit that config.json names"
+            )
+    except BaseException:
+        connection.close()
+        raise
     return connection
-
-
-def check(connection: sqlite3.Connection) -> None:
-    """Raise ValueError where this is no index, or one of another version."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION:
-        raise ValueError("its rollouts/records.sqlite is no index of records")
-    if version != VERSION:
-        raise ValueError(
-            f"its records are of version {version}, and this is a reader of version {VERSION}: "
-            "open it with the commit that config.json names"
-        )
 
 
 @contextmanager
@@ -73,10 +82,8 @@ def reading(rollouts: Path) -> Iterator[sqlite3.Connection]:
 
     Raises ValueError where the records are not this version's.
     """
-    with closing(_connect(rollouts) if index_path(rollouts).exists() else _empty(rollouts)) as (
-        connection
-    ):
-        check(connection)
+    exists = index_path(rollouts).exists()
+    with closing(_connect(rollouts) if exists else _empty(rollouts)) as connection:
         yield connection
 
 
@@ -90,17 +97,18 @@ def _empty(rollouts: Path) -> sqlite3.Connection:
 
 
 def _connect(rollouts: Path) -> sqlite3.Connection:
-    path = index_path(rollouts).resolve()
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=WAIT_SECONDS)
     try:
-        connection.execute("SELECT 1 FROM batches").fetchone()
+        return _checked(_open(rollouts, "ro"))
     except sqlite3.OperationalError:
         # A writer was killed while it committed: what it had begun has to be taken back first.
-        connection.close()
-        if not path.exists() or not os.access(path, os.W_OK):
+        if not os.access(index_path(rollouts), os.W_OK):
             raise
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=WAIT_SECONDS)
-    return connection
+        return _checked(_open(rollouts, "rw"))
+
+
+def _open(rollouts: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{index_path(rollouts).resolve().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS)
 
 
 def cut_back(rollouts: Path, last_step: int) -> None:

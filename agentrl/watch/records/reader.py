@@ -156,7 +156,7 @@ class RunRecords:
         """What all its conversations say; those that another begins with, once."""
         inner = set(episode.parent.tolist())
         ends = [call for call in episode.calls if call.leaf not in inner]
-        return "\n".join(self._texts.whole(episode.ids[call.path]) for call in ends)
+        return "\n".join(self._texts.whole(episode.ids[call.path].tolist()) for call in ends)
 
     def _each(self, given: Mapping[str, tuple]) -> Iterator[EpisodeRecord]:
         """Page after page, so that nobody who writes waits for a reader."""
