@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class RunRecords:
         }
         given = {name: (value,) for name, value in wanted.items() if value is not None}
         if text is None:
-            return self._page(given, limit, offset)
+            return [row for row, _ in self._page(given, limit, offset)]
         found = (e.row for e in self._each(given) if text.casefold() in self._text(e).casefold())
         return list(islice(found, offset, offset + limit))
 
@@ -138,7 +138,7 @@ class RunRecords:
         rows = self._page(given, limit=1)
         if not rows:
             raise ValueError(f"{self.folder} has no episode {episode} of {task_id} in step {step}")
-        return self._record(rows[0])
+        return self._record(*rows[0])
 
     def read_step(self, step: int, *, held_out: bool = False) -> Iterator[EpisodeRecord]:
         """All episodes of a step, group after group."""
@@ -162,35 +162,36 @@ class RunRecords:
         """Page after page, so that nobody who writes waits for a reader."""
         after = (-1, -1, -1)
         while rows := self._page(given | {"(step, place, episode) > (?, ?, ?)": after}):
-            yield from map(self._record, rows)
-            after = (rows[-1].step, rows[-1].place, rows[-1].episode)
+            yield from starmap(self._record, rows)
+            last, _ = rows[-1]
+            after = (last.step, last.place, last.episode)
 
     def _page(
         self, given: Mapping[str, tuple], limit: int = PAGE, offset: int = 0
-    ) -> list[EpisodeRow]:
-        """given: conditions, each with the values of its marks."""
+    ) -> list[tuple[EpisodeRow, tuple[int, int, int]]]:
+        """Rows, each with its piece's offset and length, and its group's first episode there.
+
+        given: conditions, each with the values of its marks.
+        """
         where = " AND ".join(given) or "TRUE"
         values = [value for values in given.values() for value in values]
         with self._index() as connection:
             names = dict(connection.execute("SELECT id, name FROM metric_names"))
             rows = connection.execute(
-                f"SELECT {', '.join(COLUMNS)} FROM episodes JOIN groups USING (step, place) "
-                f"WHERE {where} ORDER BY step, place, episode LIMIT ? OFFSET ?",
+                f"SELECT offset, length, first, {', '.join(COLUMNS)} "
+                f"FROM episodes JOIN groups USING (step, place) WHERE {where} "
+                "ORDER BY step, place, episode LIMIT ? OFFSET ?",
                 (*values, limit, offset),
             )
-            return [row_of(row, names) for row in rows]
+            return [(row_of(row[3:], names), row[:3]) for row in rows]
 
-    def _record(self, row: EpisodeRow) -> EpisodeRecord:
+    def _record(self, row: EpisodeRow, where: tuple[int, int, int]) -> EpisodeRecord:
+        offset, length, first = where
         try:
-            with self._index() as connection:
-                ((*piece, first),) = connection.execute(
-                    "SELECT offset, length, first FROM groups WHERE step = ? AND place = ?",
-                    (row.step, row.place),
-                )
-            return record_of(row, self._piece(row.step, *piece), first + row.episode)
+            return record_of(row, self._piece(row.step, offset, length), first + row.episode)
         except (OSError, ValueError) as error:
-            where = f"step {row.step}, task {row.task_id}, in {self.folder}"
-            raise ValueError(f"{where} cannot be read: {error}") from error
+            place = f"step {row.step}, task {row.task_id}, in {self.folder}"
+            raise ValueError(f"{place} cannot be read: {error}") from error
 
     def _piece(self, step: int, offset: int, length: int) -> Piece:
         with index.step_path(self._rollouts, step).open("rb") as file:
