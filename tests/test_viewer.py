@@ -346,9 +346,10 @@ def test_two_episodes_stand_beside_each_other(page, address, runs):
     same = next((i for i, (a, b) in pairs if a != b), min(len(mine), len(their)))
     page.get_by_text(f"The same for the first {same} tokens.").wait_for()
     # The same task at another step.
-    earlier = runs[0].episodes(step=29, task_id=row.task_id)[0]
-    beside.select_option(f"{earlier.step}/{earlier.place}/{earlier.episode}")
-    page.get_by_text("step 29, episode 0").and_(page.locator(".title span")).wait_for()
+    assert row.step == 29
+    later = runs[0].episodes(step=30, task_id=row.task_id)[0]
+    beside.select_option(f"{later.step}/{later.place}/{later.episode}")
+    page.get_by_text("step 30, episode 0").and_(page.locator(".title span")).wait_for()
     beside.blur()
     page.keyboard.press("Escape")
     page.locator(".pane").nth(1).wait_for(state="detached")
@@ -464,6 +465,7 @@ def test_an_export_works_without_a_server(page, runs, tmp_path):
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     logprob = float(record.sampler_logprob[position])
     assert float(shown(page, "sampler")) == pytest.approx(logprob, rel=5e-5)
+    assert page.get_by_text("with the tokens of 1 of 2 steps").is_visible()
     # Its filters are its own: the same rows as the index finds.
     for label, choice, filters in [
         ("Habit", HABIT, {"habit": HABIT}),

@@ -129,8 +129,8 @@ def _call(call: CallRecord) -> dict[str, Any]:
 def _packed(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """
     >>> block = _packed({}, {"ids": np.array([7], np.int32)})
-    >>> len(block) % 8, block[4:].split(b"  ")[0].decode()
-    (0, '{"arrays": {"ids": ["int32", 0, 1]}}')
+    >>> block[4:40].decode(), block[-8:].hex()
+    ('{"arrays": {"ids": ["int32", 0, 1]}}', '0700000000000000')
     """
     places, pieces, size = {}, [], 0
     for name, array in arrays.items():

@@ -38,6 +38,7 @@ async function start() {
     },
     options(store.runs.map(({ name }, index) => [index, name])),
   );
+  const inFile = h("span", { class: "muted" });
   const openTab = tab("episodes", "Episodes");
   const bar = h(
     "header",
@@ -46,7 +47,7 @@ async function start() {
     h("nav", {}, tab("runs", "Runs"), openTab),
     runChoice,
     h("span", { class: "space" }),
-    source.isExport ? h("span", { class: "muted" }, "a file: no server behind it") : null,
+    inFile,
     h("button", { class: "quiet", "aria-label": "Help: keys", onclick: () => showHelp() }, "?"),
   );
   page.append(bar, notice, glance.element, reader);
@@ -78,6 +79,7 @@ async function start() {
     reader.hidden = !isEpisodes;
     runChoice.hidden = !isEpisodes || store.runs.length < 2;
     runChoice.value = now.run ?? "0";
+    if (source.isExport) inFile.textContent = whatIsHeld(run(now));
     for (const link of bar.querySelectorAll("[data-view]")) {
       const isHere = (link.dataset.view === "episodes") === isEpisodes;
       link.toggleAttribute("aria-current", isHere);
@@ -101,6 +103,13 @@ async function start() {
   onMove(safely);
   safely(place());
   if (!source.isExport) watch(sayError);
+}
+
+/** What an export can show of a run. */
+function whatIsHeld(number) {
+  const [held, all] = [source.held(number) ?? [], source.steps(number) ?? []];
+  if (held.length === all.length) return "one file, every token in it";
+  return `one file, with the tokens of ${held.length} of ${all.length} steps`;
 }
 
 const focusSearch = () => document.querySelector("main:not([hidden]) [data-search]")?.focus();
