@@ -27,7 +27,7 @@ AGENT = """
         return WorkflowOutput(response=said, metadata={"thread": threading.current_thread().name})
 
     async def judge(task, response, episode):
-        return JudgeOutput(reward=0.25, metrics={"calls": len(episode.calls)})
+        return JudgeOutput(reward=0.25, metrics={"calls": float(len(episode.calls))})
 
     def tasks(data):
         rows = [{"id": str(i)} for i in range(4)]

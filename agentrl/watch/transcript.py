@@ -1,5 +1,7 @@
 """An episode as a person reads it: who said what, what it was worth, how its calls merged."""
 
+import re
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -7,8 +9,18 @@ from rich.text import Text
 from agentrl.types import Episode, Message
 from agentrl.watch.forks import Merged
 
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STYLES = {"system": "dim", "user": "green", "assistant": "cyan", "tool": "yellow"}
 """Of the roles."""
+
+
+def visible(text: str) -> str:
+    r"""The text without what a terminal would obey: a model may write anything.
+
+    >>> print(visible("a\x1b[2Jb\n"), end="")
+    a\x1b[2Jb
+    """
+    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_transcript(console: Console, episode: Episode) -> None:
@@ -31,12 +43,12 @@ def print_message(console: Console, message: Message) -> None:
     style = STYLES.get(message["role"], "")
     console.print(f"{message['role']}:", style=f"bold {style}", end=" ")
     if reasoning := message.get("reasoning_content"):
-        console.print(reasoning.strip(), style="dim italic", markup=False)
-    console.print(message.get("content") or "", style=style, markup=False)
+        console.print(visible(reasoning.strip()), style="dim italic", markup=False)
+    console.print(visible(message.get("content") or ""), style=style, markup=False)
     for call in message.get("tool_calls") or ():
         function = call["function"]
         text = f"  {function['name']}({function['arguments']})"
-        console.print(text, style="magenta", markup=False)
+        console.print(visible(text), style="magenta", markup=False)
 
 
 def print_verdict(console: Console, episode: Episode) -> None:
@@ -62,7 +74,9 @@ def print_scores(console: Console, episode: Episode) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in parts.items():
-        table.add_row(Text(name, "bold"), Text(str(value), "red" if episode.failed else ""))
+        table.add_row(
+            Text(name, "bold"), Text(visible(str(value)), "red" if episode.failed else "")
+        )
     console.print(table)
 
 
