@@ -1,0 +1,66 @@
+// What is known of one token, beside it.
+
+import { h } from "viewer/dom";
+import { termsAt } from "viewer/model";
+
+const card = h("div", { class: "card", role: "tooltip", id: "card", hidden: true });
+const spoken = h("div", { class: "spoken", "aria-live": "polite" });
+
+export function mountCard(page) {
+  page.append(card, spoken);
+}
+
+export function hideCard() {
+  card.hidden = true;
+}
+
+export function showCard(episode, position, box) {
+  const terms = termsAt(episode, position);
+  const id = episode.ids[position];
+  const text = JSON.stringify(episode.texts[episode.text[position]]);
+  const kind = episode.in_loss[position]
+    ? "in the loss"
+    : terms.length
+      ? "sampled, left out of the loss"
+      : "given, not sampled";
+  card.replaceChildren(
+    h("div", { class: "card-text" }, text),
+    h("div", { class: "card-kind" }, `token ${position} · ${kind}`),
+    h("dl", {}, ...line("id", id), ...terms.flatMap((term) => numbers(term, terms.length > 1))),
+  );
+  card.hidden = false;
+  put(box);
+  spoken.textContent = `${text}, ${kind}`;
+}
+
+function numbers(term, isOneOfSeveral) {
+  return [
+    ...(isOneOfSeveral ? [h("dt", { class: "of" }, `call ${term.call.index + 1}`), h("dd")] : []),
+    ...line("log-prob, sampler", number(term.sampler), "sampler"),
+    ...line("log-prob, trainer", number(term.trainer), "trainer"),
+    ...line("ratio", number(term.ratio), "ratio"),
+    ...line("advantage", number(term.advantage), "advantage"),
+    ...line("entropy", number(term.entropy), "entropy"),
+    ...line("weight", number(term.weight), "weight"),
+  ];
+}
+
+function line(name, value, key = name) {
+  return [h("dt", {}, name), h("dd", { "data-value": key }, String(value))];
+}
+
+/** Five digits; a dash where there is none, as for what was not trained. */
+export function number(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (value === 0) return "0";
+  const isOrdinary = Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6;
+  return isOrdinary ? String(Number(value.toPrecision(5))) : value.toExponential(2);
+}
+
+/** Below the token, or above it where there is no room. */
+function put({ left, top, bottom }) {
+  const { offsetWidth: width, offsetHeight: height } = card;
+  const isRoom = bottom + height + 12 < innerHeight;
+  card.style.left = `${Math.max(8, Math.min(left, innerWidth - width - 8))}px`;
+  card.style.top = `${isRoom ? bottom + 6 : Math.max(8, top - height - 6)}px`;
+}

@@ -1,0 +1,45 @@
+// What the keyboard does, anywhere but in a field.
+
+import { h } from "viewer/dom";
+
+/** bindings: each {keys, says, act}; ? shows them. */
+export function listen(bindings) {
+  const help = helpOf([...bindings, { keys: ["?"], says: "this help" }]);
+  document.body.append(help);
+  const acts = new Map(bindings.flatMap(({ keys, act }) => keys.map((key) => [key, act])));
+  acts.set("?", () => help.showModal());
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    const isField = event.target.matches("input:not([type=checkbox]), select, textarea");
+    if (isField) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    const act = acts.get(event.key);
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+  return () => help.showModal();
+}
+
+function helpOf(bindings) {
+  const rows = bindings.map(({ keys, says }) =>
+    h("div", {}, h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, says)),
+  );
+  const inTokens = [
+    [["←", "→", "↑", "↓"], "from token to token, once the tokens have the focus"],
+    [["Enter"], "open the chosen call; the next place found"],
+    [["Esc"], "leave a field, a token, the comparison"],
+  ].map(([keys, says]) =>
+    h("div", {}, h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, says)),
+  );
+  const dialog = h(
+    "dialog",
+    { "aria-label": "Keys" },
+    h("h2", {}, "Keys"),
+    h("dl", { class: "keys" }, rows, inTokens),
+    h("form", { method: "dialog" }, h("button", { class: "quiet" }, "Close")),
+  );
+  return dialog;
+}

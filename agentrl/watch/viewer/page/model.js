@@ -1,0 +1,133 @@
+// One episode as it came from the server, and what follows from it. Positions are those of the record's
+// token tree. What is read, though, is a story: the calls one after the other, each token where the first
+// call has it.
+
+const TYPES = { int32: Int32Array, uint8: Uint8Array, float32: Float32Array };
+
+/** Lay typed arrays over the block of answers.py. */
+function unpack(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const arrays = {};
+  for (const [name, [type, offset, size]] of Object.entries(head.arrays)) {
+    arrays[name] = new TYPES[type](buffer, 4 + length + offset, size);
+  }
+  return { ...head, ...arrays };
+}
+
+/**
+ * The episode: row, ids, parent, in_loss, texts and which of them each token has, the terms' arrays, and
+ *   calls       each with its positions (of the tokens it sampled), first (its first term), fresh (the
+ *               positions that no call before it has), its parent call or null, and level in the tree
+ *   termAt      of each position, the term that it shows, or -1
+ *   order       all positions as they are read;   rank: of each position, its place there
+ */
+export function read(buffer) {
+  const episode = unpack(buffer);
+  let first = 0;
+  for (const [index, call] of episode.calls.entries()) {
+    Object.assign(call, { index, first, positions: pathEnd(episode.parent, call) });
+    first += call.sampled;
+  }
+  episode.termAt = shownTerms(episode);
+  tellInOrder(episode);
+  nestCalls(episode);
+  return episode;
+}
+
+/** All its text, one token after the other. */
+export function textOf(buffer) {
+  const { order, text, texts } = read(buffer);
+  return Array.from(order, (position) => texts[text[position]]).join("");
+}
+
+/** Every call that sampled this token, with what it says of it. */
+export function termsAt(episode, position) {
+  return episode.calls.flatMap((call) => {
+    const at = find(call.positions, position);
+    return at < 0 ? [] : [term(episode, call, call.first + at)];
+  });
+}
+
+function term(episode, call, at) {
+  const sampler = episode.sampler_logprob[at];
+  const trainer = episode.trainer_logprob[at];
+  return {
+    call,
+    sampler,
+    trainer,
+    ratio: Math.exp(trainer - sampler),
+    advantage: episode.advantage[at],
+    entropy: episode.entropy[at],
+    weight: episode.weight[at],
+  };
+}
+
+/** The last tokens of the path to a call's leaf: those that it sampled. */
+function pathEnd(parent, { leaf, sampled }) {
+  const positions = new Int32Array(sampled);
+  for (let i = sampled - 1, at = leaf; i >= 0; i--, at = parent[at]) positions[i] = at;
+  return positions;
+}
+
+/** Of several calls that sampled one token, a trained one is shown. */
+function shownTerms({ ids, calls, trainer_logprob: trained }) {
+  const shown = new Int32Array(ids.length).fill(-1);
+  for (const call of calls) {
+    call.positions.forEach((position, i) => {
+      const before = shown[position];
+      if (before < 0 || (isNaN(trained[before]) && !isNaN(trained[call.first + i]))) {
+        shown[position] = call.first + i;
+      }
+    });
+  }
+  return shown;
+}
+
+/** A call's fresh tokens are the end of its path: where one is new, so is all that follows. */
+function tellInOrder(episode) {
+  const { parent, calls } = episode;
+  const order = new Int32Array(parent.length);
+  const rank = new Int32Array(parent.length).fill(-1);
+  let told = 0;
+  for (const call of calls) {
+    let length = 0;
+    for (let at = call.leaf; at >= 0 && rank[at] < 0; at = parent[at]) length++;
+    for (let i = told + length - 1, at = call.leaf; i >= told; i--, at = parent[at]) {
+      order[i] = at;
+      rank[at] = i;
+    }
+    call.fresh = order.subarray(told, told + length);
+    told += length;
+  }
+  Object.assign(episode, { order, rank });
+}
+
+/** A call hangs on the earlier one whose sampled tokens its prompt goes on from, wherever it left it. */
+function nestCalls({ parent, calls }) {
+  const sampledBy = new Int32Array(parent.length).fill(-1);
+  for (const call of calls) {
+    let at = call.positions.length ? parent[call.positions[0]] : call.leaf;
+    while (at >= 0 && sampledBy[at] < 0) at = parent[at];
+    call.parent = at < 0 ? null : calls[sampledBy[at]];
+    // A conversation that only grows is one line, not a stair: a fork goes one deeper.
+    const isFork = call.parent && at !== call.parent.leaf;
+    call.level = call.parent ? call.parent.level + (isFork ? 1 : 0) : 0;
+    for (const position of call.positions) {
+      if (sampledBy[position] < 0) sampledBy[position] = call.index;
+    }
+  }
+}
+
+/** Where a sorted array holds a value, or -1. */
+function find(sorted, value) {
+  let low = 0;
+  let high = sorted.length - 1;
+  while (low <= high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] === value) return middle;
+    if (sorted[middle] < value) low = middle + 1;
+    else high = middle - 1;
+  }
+  return -1;
+}

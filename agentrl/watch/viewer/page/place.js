@@ -1,0 +1,37 @@
+// Where a person is: the page's address and nothing else, so that Back works and a link is a place.
+//
+//   view      runs, or episodes
+//   run, step, task, place, episode     what is open; place: of the task's group in the step
+//   vs        "step/place/episode" of the same task, beside it
+//   status, min, max, habit, text, held, scope     the list's filters; scope = all: not this step alone
+//   metric    the chart that is large;   shade      what the tokens' colour says
+
+const listeners = [];
+
+export function place() {
+  return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+}
+
+/** Change a few of its parts: null takes one out. */
+export function go(changes, { replace = false } = {}) {
+  const next = new URLSearchParams(location.hash.slice(1));
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null || value === "") next.delete(name);
+    else next.set(name, value);
+  }
+  const hash = `#${next}`;
+  if (hash === location.hash) return;
+  history[replace ? "replaceState" : "pushState"](null, "", hash);
+  moved();
+}
+
+export function onMove(listener) {
+  listeners.push(listener);
+}
+
+function moved() {
+  const now = place();
+  for (const listener of listeners) listener(now);
+}
+
+window.addEventListener("popstate", moved);

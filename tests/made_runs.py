@@ -1,0 +1,186 @@
+"""Runs for the viewer's tests, made without a model: a small agent with a tool, invented numbers,
+written by the real recorder.
+"""
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agentrl.types import Call, Episode, Group, Sample
+from agentrl.watch.records.recorder import Recorder
+from agentrl.watch.records.writer import Scores
+
+START, END = "<|im_start|>", "<|im_end|>"
+NAMES = ("Ada", "Grace", "Edsger", "Barbara", "Alan", "Emmy")
+HABIT = "habit/no_print"
+
+
+def tokenizer(folder: Path):
+    """A small byte-level one; saved where a run has its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=[START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rng = random.Random(0)
+    texts = [question(rng)[0] + thinking(3, 4) + code(3, 4) for _ in range(50)]
+    made.train_from_iterator(texts, trainer=trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(str(folder / "tokenizer.json"))
+    return made
+
+
+def question(rng: random.Random) -> tuple[str, int, int]:
+    a, b = rng.randint(2, 90), rng.randint(2, 90)
+    name = rng.choice(NAMES)
+    return f"{name} has {a} apples and buys {b} more. How many apples has {name} now?", a, b
+
+
+def thinking(a: int, b: int) -> str:
+    return f"<think>\nThere are {a} and {b} more, so I add them.\n</think>\n"
+
+
+def code(a: int, b: int) -> str:
+    arguments = f'{{"code": "print({a} + {b})"}}'
+    return f'<tool_call>\n{{"name": "python", "arguments": {arguments}}}\n</tool_call>'
+
+
+class Maker:
+    """Writes one run into a folder, a step at a time."""
+
+    def __init__(self, folder: Path, *, seed: int = 0, num_steps: int = 30):
+        self.folder, self.seed, self.num_steps = folder, seed, num_steps
+        self.rng = random.Random(seed)
+        folder.mkdir(parents=True)
+        self.tokenizer = tokenizer(folder / "tokenizer")
+        config = {"seed": seed, "steps": num_steps, "optim": {"lr": 1e-3}, "runs": "runs"}
+        described = {"experiment": folder.parent.name, "commit": "0" * 40, "config": config}
+        (folder / "config.json").write_text(json.dumps(described))
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text).ids
+
+    def log(self, step: int) -> None:
+        """A row of metrics, on the way up."""
+        done = step / self.num_steps
+        success = 0.42 + 0.5 * (1 - math.exp(-4 * done))
+        noisy = lambda value, width: value + self.rng.gauss(0, width)  # noqa: E731
+        row = {
+            "step": step,
+            "reward/mean": noisy(success, 0.04),
+            "loss": noisy(-0.1 * (1 - done), 0.02),
+            "entropy": noisy(0.4 * math.exp(-3 * done) + 0.05, 0.01),
+            "grad_norm": abs(noisy(0.4, 0.08)),
+            "tokens/trained": round(2400 - 900 * done + self.rng.gauss(0, 60)),
+            "time/step_seconds": abs(noisy(2.6 - 0.5 * done, 0.2)),
+            "gap/max_abs_logprob": 1e-5 * (1 + self.rng.random()),
+            HABIT: max(0.0, noisy(0.3 * math.exp(-5 * done), 0.02)),
+            "failure": None,
+        }
+        if step % 10 == 0 or step == self.num_steps:
+            row["eval/success"] = noisy(success, 0.015)
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def record(self, step: int, groups: Sequence[Group], *, held_out: bool = False) -> None:
+        """Everything but failed episodes and what was drawn under a grammar is trained."""
+        samples = [
+            Sample(call, float(np.float32(self.rng.gauss(0, 1))))
+            for group in groups
+            for episode in group.episodes
+            if not episode.failed and not held_out
+            for call in episode.calls
+            if not call.under_grammar
+        ]
+        sampled = np.array([p for s in samples for p in s.call.logprobs], np.float32)
+        trainer = sampled + np.float32(1e-3) * np.sin(np.arange(len(sampled), dtype=np.float32))
+        weights = np.minimum(np.exp(trainer - sampled), 2.0)
+        values = np.stack([trainer, -sampled / 2, weights]).astype(np.float32)
+        scores = [Scores(np.arange(len(samples)), values)] if samples else []
+        recorder = Recorder(self.folder / "rollouts")
+        recorder.add(step, groups, samples, scores, held_out=held_out)
+        recorder.close()
+
+    def group(self, task_id: str, size: int = 4) -> Group:
+        """One task's episodes: most add with the tool, some forget to, one fails now and then."""
+        told, a, b = question(random.Random(task_id))
+        task = {"id": task_id, "question": told}
+        return Group(task, tuple(self.episode(task, told, a, b, i) for i in range(size)))
+
+    def episode(self, task: dict, told: str, a: int, b: int, index: int) -> Episode:
+        rng = self.rng
+        system = f"{START}system\nYou are careful.{END}\n{START}user\n{told}{END}\n"
+        prompt = self.ids(f"{system}{START}assistant\n")
+        first = self.call(prompt, thinking(a, b) + code(a, b) + END)
+        reply = self.ids(f"\n{START}tool\n{a + b}{END}\n{START}assistant\n")
+        right = rng.random() < 0.6
+        answer = f"The answer is {a + b if right else a * b}."
+        second = self.call(first.ids + reply, answer + END)
+        # The template strips the thinking of an earlier turn: the second half of the prompt is new.
+        stripped = self.ids(f"{system}{START}assistant\n{code(a, b)}{END}")
+        again = self.ids(f"\n{START}user\nAre you sure?{END}\n{START}assistant\n")
+        third = self.call(stripped + again, f"Yes: {a} + {b} = {a + b}.{END}", "stripped thinking")
+        fourth = self.call(
+            third.ids + self.ids(f"\n{START}user\nAs JSON.{END}\n{START}assistant\n"),
+            f'{{"answer": {a + b}}}{END}',
+            under_grammar=True,
+        )
+        is_error = rng.random() < 0.1
+        habit = float(rng.random() < 0.25)
+        return Episode(
+            task=task,
+            index=index,
+            calls=(first, second) if is_error or index % 2 else (first, second, third, fourth),
+            status="error" if is_error else "ok",
+            error="ValueError: the tool was given no code" if is_error else None,
+            reward=None if is_error else float(right),
+            success=None if is_error else right,
+            metrics={HABIT: habit},
+            seconds=rng.uniform(0.4, 3.0),
+        )
+
+    def call(
+        self, prompt: list[int], said: str, why_forked: str | None = None, **fields: object
+    ) -> Call:
+        ids = self.ids(said)
+        logprobs = [-self.rng.expovariate(2.5) for _ in ids]
+        call = Call(prompt_ids=prompt, completion_ids=ids, logprobs=logprobs, **fields)
+        # What the recorder asks a call for, where something found it out.
+        object.__setattr__(call, "why_forked", why_forked)
+        return call
+
+    def long_episode(self, num_tokens: int, num_turns: int = 20) -> Group:
+        """One conversation of that many tokens, half of them sampled."""
+        turn = num_tokens // (2 * num_turns)
+        said = self.ids(" ".join(question(self.rng)[0] for _ in range(turn // 8)))[:turn]
+        path: list[int] = []
+        calls = []
+        for _ in range(num_turns):
+            path = path + self.rng.sample(said, len(said))
+            sampled = self.rng.sample(said, len(said))
+            logprobs = [-self.rng.expovariate(1.0) for _ in sampled]
+            calls.append(Call(prompt_ids=path, completion_ids=sampled, logprobs=logprobs))
+            path = path + sampled
+        task = {"id": "long"}
+        return Group(task, (Episode(task=task, index=0, calls=tuple(calls), reward=1.0),))
+
+
+def make_run(folder: Path, *, seed: int = 0, num_steps: int = 30, recorded: int = 2) -> Maker:
+    """A run of some steps, the last few of which are recorded."""
+    maker = Maker(folder, seed=seed, num_steps=num_steps)
+    for step in range(1, num_steps + 1):
+        maker.log(step)
+        if step > num_steps - recorded:
+            maker.record(step, [maker.group(f"apples-{i}") for i in range(3)])
+    maker.record(num_steps, [maker.group("apples-held-out", 1)], held_out=True)
+    return maker

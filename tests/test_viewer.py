@@ -1,0 +1,507 @@
+"""The viewer: what its server tells, and what a page in a real Chromium makes of it."""
+
+import json
+import shutil
+import socket
+import sqlite3
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+
+from agentrl.watch import __main__ as command
+from agentrl.watch.records import open_run
+from agentrl.watch.viewer import answers
+from agentrl.watch.viewer.export import export
+from tests import chromium
+from tests.made_runs import HABIT, make_run
+
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    chromium.find() is None, reason="there is no Chromium here: `make chromium` installs it"
+)
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory):
+    """The first of two runs that differ in their seed."""
+    folder = tmp_path_factory.mktemp("runs") / "apples"
+    make_run(folder / "second", seed=1)
+    return make_run(folder / "first", seed=0)
+
+
+@pytest.fixture(scope="module")
+def runs(maker):
+    return [open_run(maker.folder), open_run(maker.folder.with_name("second"))]
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    with chromium.served(runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium.launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser):
+    """A new page, which may complain of nothing."""
+    page = browser.new_page(viewport={"width": 1360, "height": 860})
+    page.set_default_timeout(10_000)
+    complaints = []
+    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def ask(address: str, path: str, **headers: str):
+    """Status and JSON of an answer."""
+    request = urllib.request.Request(address + path, headers=headers)
+    try:
+        with urllib.request.urlopen(request) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        body = error.read().decode()
+        return error.code, json.loads(body) if body.startswith("{") else body
+
+
+def unpack(block: bytes) -> tuple[dict, dict[str, np.ndarray]]:
+    length = int.from_bytes(block[:4], "little")
+    head, body = json.loads(block[4 : 4 + length]), block[4 + length :]
+    return head, {
+        name: np.frombuffer(body, np.dtype(kind), size, offset)
+        for name, (kind, offset, size) in head["arrays"].items()
+    }
+
+
+def episode_with(run, *, grammar: bool):
+    """A row and the record of an episode that has a call under a grammar, or has none."""
+    for row in run.episodes(status="ok", held_out=False):
+        record = run.read(row.step, row.task_id, row.episode, row.place)
+        if any(call.under_grammar for call in record.calls) == grammar:
+            return row, record
+    raise AssertionError("the made run has no such episode")
+
+
+def link(row, run: int = 0, **more: object) -> str:
+    where = {"view": "episodes", "run": run, "step": row.step, "task": row.task_id}
+    where |= {"place": row.place, "episode": row.episode, **more}
+    return "#" + urllib.parse.urlencode(where)
+
+
+# What the server tells.
+
+
+def test_an_episode_arrives_as_it_was_recorded(runs):
+    row, record = episode_with(runs[0], grammar=True)
+    head, arrays = unpack(answers.episode(runs[0], row.step, row.task_id, row.episode, row.place))
+    assert arrays["ids"].tolist() == record.ids.tolist()
+    assert arrays["parent"].tolist() == record.parent.tolist()
+    texts = [head["texts"][i] for i in arrays["text"]]
+    assert texts == runs[0].decode(record.ids.tolist())
+    for name, of in [
+        ("sampler_logprob", "sampler_logprobs"),
+        ("trainer_logprob", "trainer_logprobs"),
+        ("entropy", "entropies"),
+        ("weight", "weights"),
+    ]:
+        expected = np.concatenate([getattr(call, of) for call in record.calls])
+        assert arrays[name].tobytes() == expected.astype(np.float32).tobytes(), name
+    assert [call["sampled"] for call in head["calls"]] == [
+        len(call.completion_ids) for call in record.calls
+    ]
+
+
+def test_an_episode_of_no_calls_arrives_too(tmp_path):
+    from agentrl.types import Episode, Group
+
+    maker = make_run(tmp_path / "apples" / "run", recorded=0)
+    task = {"id": "silent"}
+    maker.record(1, [Group(task, (Episode(task=task, index=0, status="timeout", error="late"),))])
+    head, arrays = unpack(answers.episode(open_run(maker.folder), 1, "silent", 0, 0))
+    assert (head["row"]["status"], head["calls"], len(arrays["ids"])) == ("timeout", [], 0)
+
+
+def test_only_seeds_share_a_family(runs, tmp_path):
+    other = make_run(tmp_path / "apples" / "other", num_steps=5)
+    told = answers.describe([*runs, open_run(other.folder)])
+    assert [run["family"] for run in told] == [0, 0, 1]
+    assert [run["seed"] for run in told] == [0, 1, 0]
+
+
+def test_metrics_are_columns_of_numbers(runs):
+    columns = answers.metrics(runs[0])
+    assert columns["step"] == [float(step) for step in range(1, 31)]
+    assert columns["reward/mean"] == [row["reward/mean"] for row in runs[0].metrics()]
+    assert columns["eval/success"].count(None) == 27
+    assert "failure" not in columns
+
+
+def test_a_list_longer_than_a_page_goes_on(runs, monkeypatch):
+    monkeypatch.setattr(answers, "PER_PAGE", 10)
+    first = answers.episodes(runs[0])
+    rest = answers.episodes(runs[0], offset=10)
+    assert (len(first["rows"]), first["more"]) == (10, True)
+    everything = [answers.row_of(row) for row in runs[0].episodes()]
+    assert first["rows"] + rest["rows"] == everything[:20]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("page/../../../../../etc/passwd", 404, "The page has no such part."),
+        ("page/%2e%2e/index.html", 404, "The page has no such part."),
+        ("page//etc/passwd", 404, "The page has no such part."),
+        ("api/runs/2/steps", 404, "there is no run 2: 2 are served."),
+        ("api/runs/-1/steps", 404, "there is no run -1: 2 are served."),
+        ("api/runs/0/episodes?status=lost", 422, "status: Input should be"),
+        ("api/runs/0/episodes?offset=-1", 422, "offset: Input should be greater"),
+        ("api/runs/0/episode?step=30&task_id=../../etc&index=0", 404, "no episode 0 of ../../etc"),
+        ("api/runs/0/episode?step=99999999999999999999&task_id=a&index=0", 422, "step: Input"),
+    ],
+)
+def test_what_is_not_there_is_a_sentence(address, path, status, sentence):
+    code, told = ask(address, path)
+    assert code == status
+    assert sentence in told["error"]
+
+
+def test_another_hosts_name_is_refused(address):
+    assert ask(address, "api/runs", Host="127.0.0.1")[0] == 200
+    assert ask(address, "api/runs", Host="evil.example")[0] == 400
+
+
+def test_what_is_known_is_not_sent_again(address):
+    with urllib.request.urlopen(address + "api/runs/0/metrics") as reply:
+        tag = reply.headers["ETag"]
+    request = urllib.request.Request(address + "api/runs/0/metrics", headers={"If-None-Match": tag})
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        urllib.request.urlopen(request)
+    assert answer.value.code == 304
+
+
+def test_too_large_an_episode_is_refused(runs, monkeypatch):
+    monkeypatch.setattr(answers, "MAX_TOKENS", 100)
+    row, _ = episode_with(runs[0], grammar=True)
+    with pytest.raises(ValueError, match="and the page shows up to 100: read it with"):
+        answers.episode(runs[0], row.step, row.task_id, row.episode, row.place)
+
+
+def test_the_command_ends_in_a_sentence(maker, tmp_path):
+    broken = shutil.copytree(maker.folder, tmp_path / "broken")
+    with sqlite3.connect(broken / "rollouts" / "records.sqlite") as index:
+        index.execute("PRAGMA user_version = 99")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for argv, sentence in [
+            ([tmp_path / "nowhere"], "is not the folder of a run"),
+            ([broken], "its records are of version 99"),
+            ([maker.folder, "--port", port], "cannot be had .*: give another with --port"),
+            ([maker.folder, "--export", tmp_path / "no" / "a.html"], "No such file or directory"),
+        ]:
+            with pytest.raises(SystemExit, match=f"^error: .*{sentence}"):
+                command.main([str(part) for part in argv])
+
+
+def test_a_folder_of_runs_is_all_of_them(maker):
+    folder = maker.folder.parent
+    assert command.runs_in(folder) == [folder / "first", folder / "second"]
+    assert command.runs_in(folder / "first") == [folder / "first"]
+
+
+# What the page shows.
+
+
+def shown(page, key: str) -> str:
+    return page.locator(f"#card [data-value='{key}']").first.inner_text()
+
+
+@NEEDS_CHROMIUM
+def test_hover_shows_what_was_recorded(page, address, runs):
+    row, record = episode_with(runs[0], grammar=True)
+    trained = record.calls[0]
+    masked = next(call for call in record.calls if call.under_grammar)
+    for position in [
+        0,
+        int(trained.path[trained.start]),
+        int(trained.path[trained.start + 7]),
+        int(record.calls[2].path[-1]),
+        int(masked.path[-2]),
+    ]:
+        page.goto("about:blank")
+        page.goto(address + link(row, at=position))
+        box = page.locator(".outline").bounding_box()
+        page.mouse.move(0, 0)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        assert page.locator("#card .card-kind").inner_text().startswith(f"token {position} ·")
+        assert shown(page, "id") == str(record.ids[position])
+        said = json.loads(page.locator("#card .card-text").inner_text())
+        assert said == runs[0].decode(record.ids.tolist())[position]
+        values = {
+            "sampler": record.sampler_logprob[position],
+            "trainer": record.trainer_logprob[position],
+            "ratio": np.exp(record.trainer_logprob[position] - record.sampler_logprob[position]),
+            "advantage": record.advantage[position],
+            "entropy": record.entropy[position],
+            "weight": record.weight[position],
+        }
+        if np.isnan(record.sampler_logprob[position]):
+            assert page.locator("#card [data-value]").count() == 1
+            continue
+        for name, value in values.items():
+            told = shown(page, name)
+            if np.isnan(value):
+                assert told == "\N{EN DASH}", name
+            else:
+                assert float(told) == pytest.approx(float(value), rel=5e-5), name
+
+
+@NEEDS_CHROMIUM
+def test_the_list_is_filtered(page, address, runs):
+    def listed() -> set[tuple]:
+        return {
+            tuple(row)
+            for row in page.eval_on_selector_all(
+                ".episode", "rows => rows.map(({row}) => [row.step, row.place, row.episode])"
+            )
+        }
+
+    def expect(**filters) -> None:
+        expected = {(r.step, r.place, r.episode) for r in runs[0].episodes(**filters, limit=400)}
+        assert expected
+        count = f"{len(expected)} episode{'s' if len(expected) > 1 else ''}"
+        page.get_by_text(count, exact=True).wait_for()
+        assert listed() == expected
+
+    page.goto(address + "#view=episodes&run=0")
+    expect(step=30)
+    page.get_by_text("all steps").click()
+    expect()
+    page.get_by_label("Status").select_option("error")
+    expect(status="error")
+    page.get_by_label("Status").select_option("ok")
+    page.get_by_label("Habit").select_option(HABIT)
+    expect(status="ok", habit=HABIT)
+    page.get_by_label("Habit").select_option("")
+    page.get_by_label("min reward").fill("0.5")
+    expect(status="ok", min_reward=0.5)
+    page.get_by_label("min reward").fill("")
+    page.get_by_label("Status").select_option("")
+    page.get_by_label("Training or held out").select_option("true")
+    expect(held_out=True)
+    page.get_by_label("Training or held out").select_option("")
+    page.get_by_label("Search the text").fill("as json")
+    expect(text="as json")
+
+
+@NEEDS_CHROMIUM
+def test_find_walks_through_an_episode(page, address, runs):
+    row, record = episode_with(runs[0], grammar=True)
+    told = "".join(runs[0].decode(record.ids.tolist())).lower()
+    page.goto(address + link(row))
+    page.locator(".tile pre").first.wait_for()
+    page.keyboard.press("f")
+    page.keyboard.type("tool_call")
+    times = told.count("tool_call")
+    assert times > 2
+    page.get_by_text(f"{times} found").wait_for()
+    page.keyboard.press("Enter")
+    page.get_by_text(f"1 of {times}").wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("n")
+    page.get_by_text(f"2 of {times}").wait_for()
+    page.keyboard.press("N")
+    page.get_by_text(f"1 of {times}").wait_for()
+
+
+def panes(page) -> list[str]:
+    return [" ".join(text.split()) for text in page.locator(".pane .title").all_inner_texts()]
+
+
+@NEEDS_CHROMIUM
+def test_two_episodes_stand_beside_each_other(page, address, runs):
+    row, record = episode_with(runs[0], grammar=True)
+    page.goto(address + link(row))
+    page.keyboard.press("c")
+    beside = page.get_by_label("Compare with")
+    other = runs[0].episodes(step=row.step, task_id=row.task_id)[1]
+    beside.select_option(f"{other.step}/{other.place}/{other.episode}")
+    page.locator(".pane").nth(1).wait_for()
+    titles = panes(page)
+    assert f"step {row.step}, episode {row.episode}" in titles[0]
+    assert f"step {other.step}, episode {other.episode}" in titles[1]
+    theirs = runs[0].read(other.step, other.task_id, other.episode, other.place)
+    mine, their = ([t for c in e.calls for t in c.path] for e in (record, theirs))
+    mine, their = record.ids[list(dict.fromkeys(mine))], theirs.ids[list(dict.fromkeys(their))]
+    pairs = enumerate(zip(mine, their, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(mine), len(their)))
+    page.get_by_text(f"The same for the first {same} tokens.").wait_for()
+    # The same task at another step.
+    assert row.step == 29
+    later = runs[0].episodes(step=30, task_id=row.task_id)[0]
+    beside.select_option(f"{later.step}/{later.place}/{later.episode}")
+    page.get_by_text("step 30, episode 0").and_(page.locator(".title span")).wait_for()
+    beside.blur()
+    page.keyboard.press("Escape")
+    page.locator(".pane").nth(1).wait_for(state="detached")
+
+
+@NEEDS_CHROMIUM
+def test_the_keyboard_reaches_everything(page, address, runs):
+    rows = runs[0].episodes(step=30)
+    page.goto(address)
+    page.locator(".panel").first.wait_for()
+    page.keyboard.press("/")
+    page.keyboard.type("habit")
+    assert page.locator(".panel").evaluate_all("all => all.map((p) => p.dataset.metric)") == [HABIT]
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+    page.locator(".tile pre").first.wait_for()
+
+    def opened(row) -> None:
+        title = page.locator(".title", has_text=f"step {row.step}, episode {row.episode}")
+        title.and_(page.locator(".title", has_text=row.task_id)).wait_for()
+
+    opened(rows[0])
+    page.keyboard.press("j")
+    opened(rows[1])
+    page.keyboard.press("k")
+    opened(rows[0])
+    page.keyboard.press("[")
+    opened(runs[0].episodes(step=29)[0])
+    page.keyboard.press("]")
+    opened(rows[0])
+    # Into the calls, and down them.
+    record = runs[0].read(30, rows[0].task_id, 0, rows[0].place)
+    page.keyboard.press("g")
+    page.keyboard.press("ArrowDown")
+    chosen = page.locator("[role=treeitem][aria-selected=true]")
+    assert chosen.inner_text().startswith("2 agent")
+    # Into the tokens: the cursor is where that call begins, and goes on by one.
+    call = record.calls[1]
+    page.keyboard.press("t")
+    page.keyboard.press("ArrowRight")
+    assert (
+        page.locator("#card .card-kind")
+        .inner_text()
+        .startswith(f"token {call.path[call.start + 1]} ·")
+    )
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog").get_by_text("next episode").is_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="hidden")
+
+
+@NEEDS_CHROMIUM
+def test_all_runs_are_drawn_and_seeds_are_a_band(page, address, runs):
+    page.goto(address)
+    page.locator(".panel canvas").first.wait_for()
+    assert page.locator(".runs li").count() == 2
+    names = page.locator(".panel").evaluate_all("all => all.map((panel) => panel.dataset.metric)")
+    assert set(names) == set(answers.metrics(runs[0])) - {"step"}
+    values = page.locator("[data-metric='reward/mean'] .chart-values")
+    last = [answers.metrics(run)["reward/mean"][-1] for run in runs]
+    told = values.inner_text().split()
+    assert told[:2] == ["step", "30"]
+    assert [float(part) for part in told[2:]] == [pytest.approx(np.mean(last), rel=5e-5)]
+    page.get_by_text("seeds as a band").click()
+    told = values.inner_text().split()
+    assert [float(part) for part in told[2:]] == pytest.approx(last, rel=5e-5)
+
+
+@NEEDS_CHROMIUM
+def test_a_live_run_updates_by_itself(page, tmp_path):
+    maker = make_run(tmp_path / "apples" / "live", recorded=1)
+    with chromium.served([open_run(maker.folder)]) as address:
+        page.goto(address)
+        page.get_by_text("step 30").first.wait_for()
+        # Half a line, as while it is written: what is whole counts.
+        with (maker.folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 31, "reward/mean": 0.5}\n{"step": 32, "rew')
+        page.locator(".run-more", has_text="step 31").wait_for()
+        page.keyboard.press("2")
+        page.locator(".tile pre").first.wait_for()
+        assert page.get_by_label("Step", exact=True).locator("option").count() == 1
+        maker.record(31, [maker.group("later")])
+        page.get_by_label("Step", exact=True).locator("option").nth(1).wait_for(state="attached")
+
+
+@NEEDS_CHROMIUM
+def test_what_cannot_be_read_is_said_on_the_page(browser, maker, tmp_path):
+    broken = shutil.copytree(maker.folder, tmp_path / "apples")
+    (broken / "rollouts" / "step-00030.bin").write_bytes(b"\0" * 50_000)
+    run = open_run(broken)
+    page = browser.new_page()
+    with chromium.served([run]) as address:
+        page.goto(address + link(run.episodes(step=30)[0]))
+        page.get_by_role("alert").get_by_text("cannot be read").wait_for()
+        # The rest of the run is there as before.
+        page.keyboard.press("[")
+        page.locator(".tile pre").first.wait_for()
+    page.close()
+
+
+@NEEDS_CHROMIUM
+def test_an_export_works_without_a_server(page, runs, tmp_path):
+    file = tmp_path / "runs.html"
+    export(runs, file, steps=[30])
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
+    row, record = episode_with(runs[0], grammar=True)
+    row = next(r for r in runs[0].episodes(step=30, status="ok", held_out=False))
+    record = runs[0].read(row.step, row.task_id, row.episode, row.place)
+    position = int(record.calls[0].path[-1])
+    page.goto(file.as_uri() + link(row, at=position))
+    box = page.locator(".outline").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    logprob = float(record.sampler_logprob[position])
+    assert float(shown(page, "sampler")) == pytest.approx(logprob, rel=5e-5)
+    assert page.get_by_text("with the tokens of 1 of 2 steps").is_visible()
+    # Its filters are its own: the same rows as the index finds.
+    for label, choice, filters in [
+        ("Habit", HABIT, {"habit": HABIT}),
+        ("Habit", "", {}),
+        ("Training or held out", "true", {"held_out": True}),
+    ]:
+        page.get_by_label(label).select_option(choice)
+        expected = len(runs[0].episodes(step=30, **filters))
+        page.locator(".count", has_text=f"{expected} episode").wait_for()
+        assert page.locator(".episode").count() == expected
+    page.get_by_label("Training or held out").select_option("")
+    page.get_by_label("Search the text").fill("as json")
+    expected = len(runs[0].episodes(step=30, text="as json"))
+    page.locator(".count", has_text=f"{expected} episode").wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    page.locator(".panel canvas").first.wait_for()
+    assert set(asked) <= {"file", "data", "blob"}
+
+
+@NEEDS_CHROMIUM
+def test_a_hundred_thousand_tokens_are_a_few_elements(page, tmp_path):
+    """How long a frame takes is tests/bench_viewer.py's; here, that it has little to do."""
+    maker = make_run(tmp_path / "apples" / "long", recorded=0)
+    maker.record(1, [maker.long_episode(100_000)])
+    run = open_run(maker.folder)
+    (row,) = run.episodes(step=1)
+    assert row.num_tokens == 100_000
+    with chromium.served([run]) as address:
+        page.goto(address + link(row))
+        page.locator(".tile pre").first.wait_for()
+        assert page.locator(".tokens *").count() < 100
+        page.locator(".tokens").focus()
+        page.keyboard.press("End")
+        record = run.read(1, "long", 0)
+        last = int(record.calls[-1].path[-1])
+        assert page.locator("#card .card-kind").inner_text().startswith(f"token {last} ·")
+        assert shown(page, "id") == str(record.ids[last])
+        assert page.locator(".tokens *").count() < 100
