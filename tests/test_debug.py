@@ -247,6 +247,7 @@ def test_no_key(monkeypatch, capsys):
         rollout.main()
 
 
+@pytest.mark.slow
 def test_the_borrower_imports_nothing_heavy(tmp_path):
     """With a torch, a transformers and a vLLM that cannot be imported, it gets as far as asking."""
     for name in ("torch", "transformers", "vllm"):

@@ -23,6 +23,11 @@ NEEDS_CHROMIUM = pytest.mark.skipif(
 )
 
 
+def in_chromium(test):
+    """A test that drives the page as a person does."""
+    return pytest.mark.slow(NEEDS_CHROMIUM(test))
+
+
 @pytest.fixture(scope="module")
 def maker(tmp_path_factory):
     """The first of two runs that differ in their seed."""
@@ -52,7 +57,7 @@ def browser():
 def page(browser):
     """A new page, which may complain of nothing."""
     page = browser.new_page(viewport={"width": 1360, "height": 860})
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     complaints = []
     page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -225,7 +230,7 @@ def shown(page, key: str) -> str:
     return page.locator(f"#card [data-value='{key}']").first.inner_text()
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_hover_shows_what_was_recorded(page, address, runs):
     row, record = episode_with(runs[0], grammar=True)
     trained = record.calls[0]
@@ -265,7 +270,7 @@ def test_hover_shows_what_was_recorded(page, address, runs):
                 assert float(told) == pytest.approx(float(value), rel=5e-5), name
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_the_list_is_filtered(page, address, runs):
     def listed() -> set[tuple]:
         return {
@@ -303,7 +308,7 @@ def test_the_list_is_filtered(page, address, runs):
     expect(text="as json")
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_find_walks_through_an_episode(page, address, runs):
     row, record = episode_with(runs[0], grammar=True)
     told = "".join(runs[0].decode(record.ids.tolist())).lower()
@@ -324,10 +329,10 @@ def test_find_walks_through_an_episode(page, address, runs):
 
 
 def panes(page) -> list[str]:
-    return [" ".join(text.split()) for text in page.locator(".pane .title").all_inner_texts()]
+    return page.locator(".pane .where").all_inner_texts()
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_two_episodes_stand_beside_each_other(page, address, runs):
     row, record = episode_with(runs[0], grammar=True)
     page.goto(address + link(row))
@@ -337,8 +342,7 @@ def test_two_episodes_stand_beside_each_other(page, address, runs):
     beside.select_option(f"{other.step}/{other.place}/{other.episode}")
     page.locator(".pane").nth(1).wait_for()
     titles = panes(page)
-    assert f"step {row.step}, episode {row.episode}" in titles[0]
-    assert f"step {other.step}, episode {other.episode}" in titles[1]
+    assert titles == [f"step {r.step}, episode {r.episode}" for r in (row, other)]
     theirs = runs[0].read(other.step, other.task_id, other.episode, other.place)
     mine, their = ([t for c in e.calls for t in c.path] for e in (record, theirs))
     mine, their = record.ids[list(dict.fromkeys(mine))], theirs.ids[list(dict.fromkeys(their))]
@@ -349,13 +353,13 @@ def test_two_episodes_stand_beside_each_other(page, address, runs):
     assert row.step == 29
     later = runs[0].episodes(step=30, task_id=row.task_id)[0]
     beside.select_option(f"{later.step}/{later.place}/{later.episode}")
-    page.get_by_text("step 30, episode 0").and_(page.locator(".title span")).wait_for()
+    page.locator(".where", has_text="step 30, episode 0").wait_for()
     beside.blur()
     page.keyboard.press("Escape")
     page.locator(".pane").nth(1).wait_for(state="detached")
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_the_keyboard_reaches_everything(page, address, runs):
     rows = runs[0].episodes(step=30)
     page.goto(address)
@@ -368,8 +372,8 @@ def test_the_keyboard_reaches_everything(page, address, runs):
     page.locator(".tile pre").first.wait_for()
 
     def opened(row) -> None:
-        title = page.locator(".title", has_text=f"step {row.step}, episode {row.episode}")
-        title.and_(page.locator(".title", has_text=row.task_id)).wait_for()
+        where = page.locator(".where", has_text=f"step {row.step}, episode {row.episode}")
+        page.locator(".title").filter(has=where).get_by_text(row.task_id, exact=True).wait_for()
 
     opened(rows[0])
     page.keyboard.press("j")
@@ -401,7 +405,7 @@ def test_the_keyboard_reaches_everything(page, address, runs):
     page.get_by_role("dialog").wait_for(state="hidden")
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_all_runs_are_drawn_and_seeds_are_a_band(page, address, runs):
     page.goto(address)
     page.locator(".panel canvas").first.wait_for()
@@ -418,7 +422,7 @@ def test_all_runs_are_drawn_and_seeds_are_a_band(page, address, runs):
     assert [float(part) for part in told[2:]] == pytest.approx(last, rel=5e-5)
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_a_live_run_updates_by_itself(page, tmp_path):
     maker = make_run(tmp_path / "apples" / "live", recorded=1)
     with chromium.served([open_run(maker.folder)]) as address:
@@ -435,7 +439,7 @@ def test_a_live_run_updates_by_itself(page, tmp_path):
         page.get_by_label("Step", exact=True).locator("option").nth(1).wait_for(state="attached")
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_what_cannot_be_read_is_said_on_the_page(browser, maker, tmp_path):
     broken = shutil.copytree(maker.folder, tmp_path / "apples")
     (broken / "rollouts" / "step-00030.bin").write_bytes(b"\0" * 50_000)
@@ -450,7 +454,7 @@ def test_what_cannot_be_read_is_said_on_the_page(browser, maker, tmp_path):
     page.close()
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_an_export_works_without_a_server(page, runs, tmp_path):
     file = tmp_path / "runs.html"
     export(runs, file, steps=[30])
@@ -486,7 +490,7 @@ def test_an_export_works_without_a_server(page, runs, tmp_path):
     assert set(asked) <= {"file", "data", "blob"}
 
 
-@NEEDS_CHROMIUM
+@in_chromium
 def test_a_hundred_thousand_tokens_are_a_few_elements(page, tmp_path):
     """How long a frame takes is tests/bench_viewer.py's; here, that it has little to do."""
     maker = make_run(tmp_path / "apples" / "long", recorded=0)

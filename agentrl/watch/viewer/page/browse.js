@@ -85,7 +85,9 @@ export function browse(store, onError) {
       }
       draw();
     }
-    if (place().episode === undefined && rows.length) open(rows[0], { replace: true });
+    // A person may have gone on while the list was asked for.
+    const isHere = place().step === now.step && place().episode === now.episode;
+    if (isHere && now.episode === undefined && rows.length) open(rows[0], { replace: true });
     select(place());
   }
 

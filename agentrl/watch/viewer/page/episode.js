@@ -167,7 +167,7 @@ export function episodeView(onError) {
         "div",
         { class: "title" },
         h("h1", {}, row.task_id),
-        h("span", { class: "muted" }, `step ${row.step}, episode ${row.episode}`),
+        h("span", { class: "muted where" }, `step ${row.step}, episode ${row.episode}`),
         row.held_out ? h("span", { class: "tag" }, "held out") : "",
         h("span", { class: "space" }),
         index === 0 ? h("label", { class: "muted" }, "beside ", beside) : close,

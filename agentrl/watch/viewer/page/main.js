@@ -89,14 +89,19 @@ async function start() {
       return;
     }
     if (run(now) >= store.runs.length) return go({ run: null }, { replace: true });
-    store.steps = await source.steps(run(now));
+    const steps = await source.steps(run(now));
+    // A person may have gone on meanwhile.
+    if (now !== latest) return;
+    store.steps = steps;
     if (now.step === undefined && store.steps.length) {
       return go({ step: store.steps.at(-1) }, { replace: true });
     }
     await Promise.all([list.show(now), reading.show(now)]);
   }
 
+  let latest;
   const safely = (now) => {
+    latest = now;
     sayError(null);
     show(now).catch(sayError);
   };
