@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from agentrl.types import Call, Episode, Group, Sample
+from agentrl.types import Call, Episode, Group, Message, Sample
 from agentrl.watch.records.recorder import Recorder
 from agentrl.watch.records.writer import Scores
 
 START, END = "<|im_start|>", "<|im_end|>"
 NAMES = ("Ada", "Grace", "Edsger", "Barbara", "Alan", "Emmy")
 HABIT = "habit/no_print"
+SYSTEM = {"role": "system", "content": "You are careful."}
 
 
 def tokenizer(folder: Path):
@@ -33,7 +34,7 @@ def tokenizer(folder: Path):
         show_progress=False,
     )
     rng = random.Random(0)
-    texts = [question(rng)[0] + thinking(3, 4) + code(3, 4) for _ in range(50)]
+    texts = [f"{question(rng)[0]}<think>{thinking(3, 4)}</think>{code(3, 4)}" for _ in range(50)]
     made.train_from_iterator(texts, trainer=trainer)
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
@@ -47,7 +48,7 @@ def question(rng: random.Random) -> tuple[str, int, int]:
 
 
 def thinking(a: int, b: int) -> str:
-    return f"<think>\nThere are {a} and {b} more, so I add them.\n</think>\n"
+    return f"\nThere are {a} and {b} more, so I add them.\n"
 
 
 def code(a: int, b: int) -> str:
@@ -119,21 +120,33 @@ class Maker:
 
     def episode(self, task: dict, told: str, a: int, b: int, index: int) -> Episode:
         rng = self.rng
-        system = f"{START}system\nYou are careful.{END}\n{START}user\n{told}{END}\n"
-        prompt = self.ids(f"{system}{START}assistant\n")
-        first = self.call(prompt, thinking(a, b) + code(a, b) + END)
-        reply = self.ids(f"\n{START}tool\n{a + b}{END}\n{START}assistant\n")
+        said = [SYSTEM, {"role": "user", "content": told}]
+        begun = f"{START}system\n{SYSTEM['content']}{END}\n{START}user\n{told}{END}\n"
+        asked = f"{begun}{START}assistant\n"
+        called, reasoned = code(a, b), thinking(a, b)
+        reply = {"role": "assistant", "content": "", "reasoning_content": reasoned}
+        reply["tool_calls"] = [{"id": "1", "function": {"name": "python", "arguments": "{}"}}]
+        first = self.call(self.ids(asked), f"<think>{reasoned}</think>{called}{END}", said, reply)
+
+        said = [*said, reply, {"role": "tool", "content": str(a + b)}]
         right = rng.random() < 0.6
         answer = f"The answer is {a + b if right else a * b}."
-        second = self.call(first.ids + reply, answer + END)
-        # The template strips the thinking of an earlier turn: the second half of the prompt is new.
-        stripped = self.ids(f"{system}{START}assistant\n{code(a, b)}{END}")
-        again = self.ids(f"\n{START}user\nAre you sure?{END}\n{START}assistant\n")
-        third = self.call(stripped + again, f"Yes: {a} + {b} = {a + b}.{END}", "stripped thinking")
+        result = f"\n{START}tool\n{a + b}{END}\n{START}assistant\n"
+        reply = {"role": "assistant", "content": answer}
+        second = self.call(first.ids + self.ids(result), answer + END, said, reply)
+
+        # The template strips the thinking of an earlier turn: what follows it is another branch.
+        said = [*said, reply, {"role": "user", "content": "Are you sure?"}]
+        again = f"\n{START}user\nAre you sure?{END}\n{START}assistant\n"
+        prompt = self.ids(asked) + self.ids(called + END + result) + self.ids(answer + END + again)
+        sure = f"Yes: {a} + {b} = {a + b}."
+        reply = {"role": "assistant", "content": sure}
+        third = self.call(prompt, sure + END, said, reply)
+
+        said = [*said, reply, {"role": "user", "content": "As JSON."}]
+        prompt = third.ids + self.ids(f"\n{START}user\nAs JSON.{END}\n{START}assistant\n")
         fourth = self.call(
-            third.ids + self.ids(f"\n{START}user\nAs JSON.{END}\n{START}assistant\n"),
-            f'{{"answer": {a + b}}}{END}',
-            under_grammar=True,
+            prompt, f'{{"answer": {a + b}}}{END}', said, {"role": "assistant"}, under_grammar=True
         )
         is_error = rng.random() < 0.1
         habit = float(rng.random() < 0.25)
@@ -150,14 +163,17 @@ class Maker:
         )
 
     def call(
-        self, prompt: list[int], said: str, why_forked: str | None = None, **fields: object
+        self, prompt: list[int], text: str, said: list[Message], reply: Message, **fields: object
     ) -> Call:
-        ids = self.ids(said)
-        logprobs = [-self.rng.expovariate(2.5) for _ in ids]
-        call = Call(prompt_ids=prompt, completion_ids=ids, logprobs=logprobs, **fields)
-        # What the recorder asks a call for, where something found it out.
-        object.__setattr__(call, "why_forked", why_forked)
-        return call
+        ids = self.ids(text)
+        return Call(
+            prompt_ids=prompt,
+            completion_ids=ids,
+            logprobs=[-self.rng.expovariate(2.5) for _ in ids],
+            messages=tuple(said),
+            reply=reply,
+            **fields,
+        )
 
     def long_episode(self, num_tokens: int, num_turns: int = 20) -> Group:
         """One conversation of that many tokens, half of them sampled."""

@@ -12,6 +12,7 @@ import copy
 import json
 import random
 import re
+from collections import Counter
 from itertools import accumulate
 
 import pytest
@@ -21,6 +22,7 @@ from agentrl.serving.chat import Chat
 from agentrl.serving.drawing import Completion
 from agentrl.serving.past import identity
 from agentrl.types import Sample
+from agentrl.watch.forks import merge
 from kernels.tree import build_tree
 from tests.families import (
     DEEPSEEK_R1,
@@ -305,7 +307,7 @@ def rolling_hashes(ids: list[int]) -> list[int]:
 def test_random_conversations(family, how_many):
     serving, engine = make_serving(family)
     rng, conversations = random.Random(f"{family.name}, {how_many}"), CONVERSATIONS[how_many]
-    shared = 0
+    shared, causes = 0, Counter()
 
     async def run():
         nonlocal shared
@@ -331,8 +333,31 @@ def test_random_conversations(family, how_many):
             assert terms == pytest.approx(drawn)
             shared += sum(len(call.ids) for call in calls) / len(prefixes)
 
+            # Each fork is where a call goes another way than all before it, and has a cause.
+            found = {fork.call: fork for fork in merge(calls, tokenizer(family).decode).forks}
+            assert {i: fork.position for i, fork in found.items()} == forks_among(calls)
+            causes.update(fork.kind for fork in found.values())
+
     asyncio.run(run())
     assert shared / conversations > 1.5
+    assert causes.keys() >= {"edited history", "sampled again"}
+
+
+def forks_among(calls) -> dict[int, int]:
+    """The calls that part from earlier ones, each with how many tokens it has in common."""
+    forks = {}
+    for i, call in enumerate(calls):
+        shared = [num_shared(call.ids, other.ids) for other in calls[:i]]
+        position = max(shared, default=0)
+        if position < len(call.ids) and any(
+            position == n < len(other.ids) for n, other in zip(shared, calls)
+        ):
+            forks[i] = position
+    return forks
+
+
+def num_shared(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def tokenised_again(chat, context, text):

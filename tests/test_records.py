@@ -19,6 +19,8 @@ from agentrl.watch import load, open_run
 from agentrl.watch.records import columns, index, piece
 from agentrl.watch.records.recorder import Recorder, RecordsFailed
 from agentrl.watch.records.writer import Scores
+from tests.families import QWEN3, write
+from tests.spy import Scripted
 
 ROOT = Path(__file__).parent.parent
 
@@ -491,11 +493,30 @@ def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
         open_run(tmp_path)
 
 
+def test_why_a_call_forks_is_recorded(tmp_path):
+    talk, ask = Scripted(QWEN3), {"role": "user", "content": "2+3?"}
+    talk.says(write(QWEN3, "let me see", "five", []))
+    reply = talk.ask([ask])
+    talk.says(write(QWEN3, "easy", "six", []))
+    talk.ask([ask, reply, {"role": "user", "content": "And now?"}])
+    task = {"id": "x"}
+    # Another episode's calls are in the same tree, and no fork of this one's.
+    episodes = [
+        Episode(task=task, index=i, calls=calls)
+        for i, calls in enumerate([talk.calls[1:], talk.calls])
+    ]
+    talk.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    run = open_run(record(tmp_path, 1, [Group(task, tuple(episodes))]))
+    why = [[call.why_forked for call in run.read(1, "x", i).calls] for i in range(2)]
+    stripped = "stripped thinking: the chat template leaves out the reasoning of message 2"
+    assert why == [[None], [None, stripped]]
+
+
 def test_a_piece_that_is_no_piece_is_a_sentence(monkeypatch):
     call = a_call([1, 2], [3])
     episodes = [Episode(task={}, index=0, calls=(call,))]
     ids, parent, path = np.array([1, 2, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2])
-    data = piece.pack(episodes, {}, ids, parent, [path])
+    data = piece.pack(episodes, {}, ids, parent, [path], [None])
     assert piece.unpack(data).calls[0].path.tolist() == [0, 1, 2]
     rng = np.random.default_rng(0)
     for _ in range(300):

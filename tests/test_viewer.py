@@ -11,6 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+from agentrl.types import Episode, Group
 from agentrl.watch import __main__ as command
 from agentrl.watch.records import open_run
 from agentrl.watch.viewer import answers
@@ -230,6 +231,13 @@ def shown(page, key: str) -> str:
     return page.locator(f"#card [data-value='{key}']").first.inner_text()
 
 
+def hover(page) -> None:
+    """Over the token that the page's address names."""
+    box = page.locator(".outline").bounding_box()
+    page.mouse.move(0, 0)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
 @in_chromium
 def test_hover_shows_what_was_recorded(page, address, runs):
     row, record = episode_with(runs[0], grammar=True)
@@ -244,9 +252,7 @@ def test_hover_shows_what_was_recorded(page, address, runs):
     ]:
         page.goto("about:blank")
         page.goto(address + link(row, at=position))
-        box = page.locator(".outline").bounding_box()
-        page.mouse.move(0, 0)
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        hover(page)
         assert page.locator("#card .card-kind").inner_text().startswith(f"token {position} ·")
         assert shown(page, "id") == str(record.ids[position])
         said = json.loads(page.locator("#card .card-text").inner_text())
@@ -268,6 +274,34 @@ def test_hover_shows_what_was_recorded(page, address, runs):
                 assert told == "\N{EN DASH}", name
             else:
                 assert float(told) == pytest.approx(float(value), rel=5e-5), name
+
+
+@in_chromium
+def test_a_token_that_several_calls_sampled_shows_what_each_said(page, tmp_path):
+    maker = make_run(tmp_path / "apples" / "twice", recorded=0)
+    task, ask = {"id": "twice"}, [{"role": "user", "content": "2+3?"}]
+    prompt = maker.ids("2+3?")
+    calls = [
+        maker.call(prompt, text, ask, {"role": "assistant"}) for text in ("five", "five", "six")
+    ]
+    maker.record(1, [Group(task, (Episode(task=task, index=0, calls=tuple(calls), reward=1.0),))])
+    run = open_run(maker.folder)
+    (row,) = run.episodes(step=1)
+    record = run.read(1, "twice", 0)
+    assert [call.why_forked is None for call in record.calls] == [True, True, False]
+    with chromium.served([run]) as address:
+        page.goto(address + link(row, at=len(prompt)))
+        hover(page)
+        card = page.locator("#card")
+        assert card.locator(".of").all_inner_texts() == ["call 1", "call 2"]
+        told = card.locator("[data-value='sampler']").all_inner_texts()
+        said = [call.sampler_logprobs[0] for call in record.calls[:2]]
+        assert [float(value) for value in told] == pytest.approx(said, rel=5e-5)
+        assert said[0] != said[1]
+        # And the third call says why it forks.
+        (cause,) = page.locator(".calls .fork").all_inner_texts()
+        assert cause == f"↳ {record.calls[2].why_forked}"
+        assert cause == "↳ sampled again: the same prompt was answered once more"
 
 
 @in_chromium

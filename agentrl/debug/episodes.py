@@ -20,7 +20,6 @@ from agentrl.agents.workflow import run_episode
 from agentrl.config import Config
 from agentrl.interruption import Interruption
 from agentrl.types import EngineStopped, Episode, Task
-from agentrl.watch.forks import merge
 from agentrl.watch.progress import Display
 from agentrl.watch.transcript import print_merged, print_scores, print_transcript
 
@@ -93,6 +92,6 @@ def _show(display: Display, serving: Any, episode: Episode, raised: list[Raised]
         )
     else:
         try:
-            print_merged(console, merge(episode.calls, serving.decode))
+            print_merged(console, episode.calls, serving.decode)
         except EngineStopped:
             console.print("how its calls merged only the engine could tell", style="bold")

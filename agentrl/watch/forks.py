@@ -15,7 +15,7 @@ Where the ids part is a fact; why is found by comparing what was asked, in this 
     rewritten           none of these: the template writes the same messages otherwise
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from agentrl.serving.past import identity
 from agentrl.types import Call, Message
+from kernels.tree import build_tree
 
 Kind = Literal[
     "another agent",
@@ -36,10 +37,10 @@ Kind = Literal[
     "rewritten",
 ]
 Decode = Callable[[list[int]], str]
-EXCERPT_TOKENS = 24
-"""How much of both branches a fork quotes."""
 EXCERPT_CHARACTERS = 40
 """How much of a message its cause quotes."""
+FRAME_TOKENS = 32
+"""More than a template writes between a turn's beginning and its reasoning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,6 @@ class Fork:
     kind: Kind
     why: str
     """A sentence."""
-    before: str
-    """How the parent goes on there."""
-    after: str
-    """How this call does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,48 +72,52 @@ class Merged:
 
 def merge(calls: Sequence[Call], decode: Decode) -> Merged:
     """Merge the calls of one episode; ``decode``: token ids to text."""
-    shared = _shared_with_earlier(calls)
-    lengths = [len(call.ids) for call in calls]
+    tree = build_tree([call.ids for call in calls])
     return Merged(
         num_calls=len(calls),
-        raw_tokens=sum(lengths),
-        # What a call adds to the tree of those before it.
-        unique_tokens=sum(n - max(row, default=0) for n, row in zip(lengths, shared)),
-        forks=_find_forks(calls, shared, decode),
+        raw_tokens=sum(map(len, tree.index)),
+        unique_tokens=len(tree),
+        forks=tuple(find_forks(calls, tree.index, decode)),
     )
 
 
-def _shared_with_earlier(calls: Sequence[Call]) -> list[list[int]]:
-    """Of each call, how many tokens it begins with that each call before it begins with, too."""
-    ids = [np.asarray(call.ids) for call in calls]
-    return [[_num_shared(ids[i], ids[j]) for j in range(i)] for i in range(len(ids))]
+def find_forks(
+    calls: Sequence[Call], paths: Sequence[np.ndarray], decode: Decode
+) -> Iterator[Fork]:
+    """Yield the forks of one episode's calls, in order.
+
+    paths: where each call's tokens are in a tree (``TokenTree.index``), which may hold others, too.
+    """
+    size = max((int(path[-1]) + 1 for path in paths), default=0)
+    reached, left_behind = np.zeros(size, bool), np.zeros(size, bool)
+    for i, path in enumerate(paths):
+        position = int(reached[path].sum())
+        # Where an earlier call goes on from the token before, this one goes another way.
+        parts = left_behind[path[position - 1]] if position else i > 0
+        if parts and position < len(path):
+            yield _fork(calls, paths, i, position, decode)
+        reached[path] = True
+        left_behind[path[:-1]] = True
 
 
-def _find_forks(calls: Sequence[Call], shared: list[list[int]], decode: Decode) -> tuple[Fork, ...]:
-    forks = []
-    for i, call in enumerate(calls):
-        position = max(shared[i], default=0)
-        left = [j for j in range(i) if shared[i][j] == position < len(calls[j].ids)]
-        if not left or position == len(call.ids):
-            continue
-        own = [j for j in range(i) if calls[j].agent == call.agent]
-        near = [_nearness(call, calls[j], shared[i][j], j) for j in range(i)]
-        parent = max([j for j in left if j in own] or left, key=near.__getitem__)
-        # An agent's own conversation explains it, even where another's shares more tokens.
-        told_from = max(own, key=near.__getitem__, default=parent)
-        kind, why = _explain(call, calls[told_from], [calls[j] for j in own], decode)
-        forks.append(
-            Fork(
-                call=i,
-                parent=parent,
-                position=position,
-                kind=kind,
-                why=why,
-                before=decode(calls[parent].ids[position : position + EXCERPT_TOKENS]),
-                after=decode(call.ids[position : position + EXCERPT_TOKENS]),
-            )
-        )
-    return tuple(forks)
+def _fork(
+    calls: Sequence[Call], paths: Sequence[np.ndarray], i: int, position: int, decode: Decode
+) -> Fork:
+    call = calls[i]
+    shared = [_num_shared(paths[i], paths[j]) for j in range(i)]
+    own = [j for j in range(i) if calls[j].agent == call.agent]
+    left = [j for j in range(i) if shared[j] == position < len(paths[j])]
+    left_own = [j for j in left if j in own]
+    parent = _nearest(calls, i, left_own or left, shared)
+    # An agent's own conversation explains it, even where another's shares more tokens.
+    told_from = _nearest(calls, i, own, shared) if own else None
+    kind, why = _explain(
+        call,
+        None if told_from is None else calls[told_from],
+        [calls[j] for j in left_own],
+        decode,
+    )
+    return Fork(call=i, parent=parent, position=position, kind=kind, why=why)
 
 
 def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
@@ -125,10 +126,18 @@ def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-def _nearness(call: Call, other: Call, num_shared: int, number: int) -> tuple:
-    """The larger, the likelier it was this one that a call was to go on from."""
-    same_prompt = call.prompt_ids == other.prompt_ids
-    return num_shared, same_prompt, _num_common(call, other), number
+def _nearest(calls: Sequence[Call], i: int, others: Sequence[int], shared: Sequence[int]) -> int:
+    """From which of the others it was likeliest to go on."""
+    most = max(shared[j] for j in others)
+
+    def likeness(j: int) -> tuple:
+        return _same_prompt(calls[i], calls[j]), _num_common(calls[i], calls[j]), j
+
+    return max((j for j in others if shared[j] == most), key=likeness)
+
+
+def _same_prompt(call: Call, other: Call) -> bool:
+    return call.prompt_ids == other.prompt_ids
 
 
 def _num_common(call: Call, other: Call) -> int:
@@ -140,10 +149,13 @@ def _num_common(call: Call, other: Call) -> int:
     return min(len(call.messages), len(said))
 
 
-def _explain(call: Call, other: Call, own: Sequence[Call], decode: Decode) -> tuple[Kind, str]:
-    if not own:
+def _explain(
+    call: Call, other: Call | None, left: Sequence[Call], decode: Decode
+) -> tuple[Kind, str]:
+    """other: of the agent's earlier calls, the nearest; left: those that part from it here."""
+    if other is None:
         return "another agent", f"the first call of {call.agent}"
-    if call.prompt_ids == other.prompt_ids:
+    if _same_prompt(call, other):
         return "sampled again", "the same prompt was answered once more"
     if not call.messages or not other.messages:
         return "other prompt", "a prompt that does not begin with an earlier one and its answer"
@@ -161,7 +173,7 @@ def _explain(call: Call, other: Call, own: Sequence[Call], decode: Decode) -> tu
         return "edited history", _edited(call, said, common)
     if not other.shown_whole:
         return "cut completion", "the agent saw less than was drawn, and goes on from that"
-    if cause := _reasoning_lost(call, own, decode):
+    if cause := _reasoning_lost(call, left, decode):
         return cause
     if other.finish_reason == "length":
         return "cut completion", "the turn before was cut by its length"
@@ -201,10 +213,9 @@ def _excerpt(message: Message) -> str:
     return f"{message['role']} {short.strip()!r}"
 
 
-def _reasoning_lost(call: Call, own: Sequence[Call], decode: Decode) -> tuple[Kind, str] | None:
-    """Whether reasoning that an earlier call holds is not in this prompt, and by whose doing."""
-    prompt = None
-    for other in own:
+def _reasoning_lost(call: Call, left: Sequence[Call], decode: Decode) -> tuple[Kind, str] | None:
+    """Whether reasoning of a call that it leaves is not in this prompt, and by whose doing."""
+    for other in left:
         reasoning = (other.reply.get("reasoning_content") or "").strip()
         place = len(other.messages)
         if not reasoning or _num_common(call, other) <= place:
@@ -212,8 +223,9 @@ def _reasoning_lost(call: Call, own: Sequence[Call], decode: Decode) -> tuple[Ki
         sent = (call.messages[place].get("reasoning_content") or "").strip()
         if sent and sent != reasoning:
             return "edited history", f"the reasoning of message {place + 1} is another"
-        prompt = decode(call.prompt_ids) if prompt is None else prompt
-        if reasoning not in prompt:
+        # Both begin alike: had it been kept, it would stand where it was sampled.
+        start = max(len(other.prompt_ids) - FRAME_TOKENS, 0)
+        if reasoning not in decode(call.prompt_ids[start : len(other.ids) + FRAME_TOKENS]):
             return (
                 "stripped thinking",
                 f"the chat template leaves out the reasoning of message {place + 1}",

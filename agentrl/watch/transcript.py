@@ -1,17 +1,20 @@
 """An episode as a person reads it: who said what, what it was worth, how its calls merged."""
 
 import re
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agentrl.types import Episode, Message
-from agentrl.watch.forks import Merged
+from agentrl.types import Call, Episode, Message
+from agentrl.watch.forks import Decode, merge
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STYLES = {"system": "dim", "user": "green", "assistant": "cyan", "tool": "yellow"}
 """Of the roles."""
+EXCERPT_TOKENS = 24
+"""How much of both branches a fork quotes."""
 
 
 def visible(text: str) -> str:
@@ -80,8 +83,12 @@ def print_scores(console: Console, episode: Episode) -> None:
     console.print(table)
 
 
-def print_merged(console: Console, merged: Merged) -> None:
-    """How many tokens the calls hold, how many are computed, and where and why they fork."""
+def print_merged(console: Console, calls: Sequence[Call], decode: Decode) -> None:
+    """How many tokens the calls hold, how many are computed, and where and why they fork.
+
+    decode: token ids to text.
+    """
+    merged = merge(calls, decode)
     console.print(
         f"{merged.num_calls} calls, {merged.raw_tokens} raw tokens, {merged.unique_tokens} unique, "
         f"{len(merged.forks)} forks",
@@ -94,5 +101,7 @@ def print_merged(console: Console, merged: Merged) -> None:
             style="red",
             markup=False,
         )
-        console.print(f"  was {fork.before!r}", style="dim", markup=False)
-        console.print(f"  now {fork.after!r}", markup=False)
+        excerpt = slice(fork.position, fork.position + EXCERPT_TOKENS)
+        was, now = (decode(calls[i].ids[excerpt]) for i in (fork.parent, fork.call))
+        console.print(f"  was {was!r}", style="dim", markup=False)
+        console.print(f"  now {now!r}", markup=False)

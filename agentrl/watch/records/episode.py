@@ -62,7 +62,7 @@ class CallRecord:
     finish_reason: str
     under_grammar: bool
     why_forked: str | None
-    """Why it does not go on where its agent's last call ended, where that was said."""
+    """Where it leaves the tokens of the calls before it: why (see ``agentrl.watch.forks``)."""
     in_loss: bool
     advantage: float | None
     """None where it was not trained."""

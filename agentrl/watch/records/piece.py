@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agentrl.types import Call, Episode
+from agentrl.types import Episode
 from agentrl.watch.records import columns
 
 LARGEST = 1 << 30
@@ -67,14 +67,19 @@ def pack(
     ids: np.ndarray,
     parent: np.ndarray,
     paths: Sequence[np.ndarray],
+    why_forked: Sequence[str | None],
 ) -> bytes:
     """The bytes of a piece, not yet compressed.
 
     trained: of the calls that were in the loss, by ``id(call)``. ids, parent: the tree of all
-    calls; paths: the tree positions of each.
+    calls; paths: the tree positions of each; why_forked: its cause, where it does.
     """
     calls = [call for episode in episodes for call in episode.calls]
-    kinds = {kind: i for i, kind in enumerate(dict.fromkeys(map(_kind, calls)))}
+    kind_of = [
+        (call.agent, call.finish_reason, call.under_grammar, why)
+        for call, why in zip(calls, why_forked, strict=True)
+    ]
+    kinds = {kind: i for i, kind in enumerate(dict.fromkeys(kind_of))}
     lengths = [len(call.completion_ids) for call in calls]
     forks = (parent != np.arange(-1, len(parent) - 1)).nonzero()[0]
     losses = [trained.get(id(call)) for call in calls]
@@ -98,7 +103,7 @@ def pack(
         parent[forks],
         [path[-1] for path in paths],
         lengths,
-        [kinds[_kind(call)] for call in calls],
+        [kinds[kind] for kind in kind_of],
         in_loss,
     ]
     in_loss_terms = np.repeat(in_loss, lengths)
@@ -135,10 +140,6 @@ def decompress(data: bytes) -> bytes:
         full = len(whole) >= LARGEST
         raise ValueError(f"it is larger than {LARGEST} bytes" if full else "its end is missing")
     return whole
-
-
-def _kind(call: Call) -> tuple[str, str, bool, str | None]:
-    return call.agent, call.finish_reason, call.under_grammar, getattr(call, "why_forked", None)
 
 
 def _joined(parts: Sequence) -> np.ndarray:

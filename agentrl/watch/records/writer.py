@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentrl.types import Episode, Group, Sample
+from agentrl.types import Call, Episode, Group, Sample
+from agentrl.watch.forks import find_forks
 from agentrl.watch.records.index import create, step_path
 from agentrl.watch.records.piece import Trained, compress, pack
-from kernels.tree import TokenTree, build_tree
+from agentrl.watch.records.text import Texts
+from kernels.tree import build_tree
 
 PIECE_TOKENS = 4096
 """Smaller groups share a piece: whoever reads one of them reads so much, and the prompts that they
@@ -71,7 +74,10 @@ class Writer:
             for groups in _portions(batch.groups):
                 episodes = [episode for group in groups for episode in group.episodes]
                 tree = build_tree([call.ids for e in episodes for call in e.calls])
-                data = compress(pack(episodes, trained, tree.ids, tree.parent, tree.index))
+                paths = iter(tree.index)
+                paths = [[next(paths) for _ in episode.calls] for episode in episodes]
+                why = [w for e, own in zip(episodes, paths) for w in self._why_forked(e.calls, own)]
+                data = compress(pack(episodes, trained, tree.ids, tree.parent, tree.index, why))
                 places = range(place, place + len(groups))
                 firsts = accumulate((len(group.episodes) for group in groups), initial=0)
                 self._insert(
@@ -82,7 +88,7 @@ class Writer:
                     ],
                 )
                 numbers = [(p, n) for p, g in zip(places, groups) for n in range(len(g.episodes))]
-                self._insert("episodes", self._rows(step, numbers, episodes, tree, trained))
+                self._insert("episodes", self._rows(step, numbers, episodes, paths, trained))
                 place, offset = places.stop, offset + len(data)
                 pieces.append(data)
             self._append(step, b"".join(pieces))
@@ -112,13 +118,12 @@ class Writer:
         step: int,
         numbers: Sequence[tuple[int, int]],
         episodes: Sequence[Episode],
-        tree: TokenTree,
+        paths: Sequence[Sequence[np.ndarray]],
         trained: dict[int, Trained],
     ) -> list[tuple]:
         """numbers: of each episode, its group's place, and its own in the group."""
-        rows, paths = [], iter(tree.index)
-        for (place, number), episode in zip(numbers, episodes, strict=True):
-            own = [next(paths) for _ in episode.calls]
+        rows = []
+        for (place, number), episode, own in zip(numbers, episodes, paths, strict=True):
             num_tokens = len(np.unique(np.concatenate(own))) if own else 0
             terms = [len(c.completion_ids) for c in episode.calls if id(c) in trained]
             rows.append(
@@ -129,6 +134,16 @@ class Writer:
                 )
             )
         return rows
+
+    def _why_forked(self, calls: Sequence[Call], paths: Sequence[np.ndarray]) -> list[str | None]:
+        """Of an episode's calls."""
+        forks = find_forks(calls, paths, lambda ids: self._texts.whole(ids))
+        causes = {fork.call: f"{fork.kind}: {fork.why}" for fork in forks}
+        return [causes.get(i) for i in range(len(calls))]
+
+    @cached_property
+    def _texts(self) -> Texts:
+        return Texts(self._rollouts.parent / "tokenizer")
 
     def _metrics(self, episode: Episode) -> str | None:
         """As JSON; a name, which every episode repeats, becomes its number."""
