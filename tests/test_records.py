@@ -565,6 +565,13 @@ def test_text_is_found(tmp_path, tokenizer):
     assert found("who") == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert found("who", limit=2, offset=1) == [(0, 1), (1, 0)]
     assert found("nobody") == []
+
+    # Whoever looks for no time at all is told where to go on.
+    seen, after, answers = [], None, 0
+    while answers == 0 or after is not None:
+        rows, after = run.page(text="sells", seconds=0.0, after=after)
+        seen, answers = seen + [row.where for row in rows], answers + 1
+    assert (seen, answers) == ([(1, 0, 0), (1, 1, 0)], 5)
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(ValueError, match="holds no tokenizer"):
         open_run(tmp_path).decode([1])

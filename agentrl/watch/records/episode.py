@@ -42,6 +42,11 @@ class EpisodeRow:
     """Loss terms: a token that several calls sampled counts for each."""
 
     @property
+    def where(self) -> tuple[int, int, int]:
+        """Its key, which is its place in the order of all."""
+        return self.step, self.place, self.episode
+
+    @property
     def mean_reward(self) -> float | None:
         if isinstance(self.reward, dict):
             return sum(self.reward.values()) / len(self.reward)

@@ -1,8 +1,10 @@
 """Reading a run's records, while it is written too: rows from the index, tokens when asked for."""
 
 import json
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ LARGEST_CONFIG = 1 << 24
 """Bytes of config.json."""
 PAGE = 500
 """Rows that are read at once."""
+Place = tuple[int, int, int]
+"""Of an episode in the order of all: step, its group's place there, its number in the group."""
+START = (-1, -1, -1)
 METRIC = "'$.\"' || (SELECT id FROM metric_names WHERE name = ?) || '\"'"
 """Where a metric is in an episode's JSON."""
 
@@ -109,20 +114,37 @@ class RunRecords:
         looked for, in upper or lower case, in prompts and completions; that reads the groups of the
         rows that the others leave, until the limit is reached.
         """
-        wanted = {
-            "step = ?": step,
-            "task_id = ?": None if task_id is None else str(task_id),
-            "held_out = ?": held_out,
-            "status = ?": status,
-            "reward >= ?": min_reward,
-            "reward <= ?": max_reward,
-            f"json_extract(metrics, {METRIC}) > 0": habit,
-        }
-        given = {name: (value,) for name, value in wanted.items() if value is not None}
+        given = _conditions(step, task_id, status, min_reward, max_reward, habit, held_out)
         if text is None:
             return [row for row, _ in self._page(given, limit, offset)]
-        found = (e.row for e in self._each(given) if text.casefold() in self._text(e).casefold())
+        found = (e.row for e in self._each(given) if self._says(e, text))
         return list(islice(found, offset, offset + limit))
+
+    def page(
+        self,
+        *,
+        after: Place | None = None,
+        limit: int = 100,
+        seconds: float = math.inf,
+        text: str | None = None,
+        **filters: Any,
+    ) -> tuple[list[EpisodeRow], Place | None]:
+        """Some of what ``episodes`` finds, from behind a place on; and the place to go on from,
+        None where nothing is left.
+
+        seconds: so long texts are looked through, and then it is told what has been found.
+        """
+        given, after = _conditions(**filters), after or START
+        if text is None:
+            rows = [row for row, _ in self._page(given | _behind(after), limit + 1)]
+            return rows[:limit], rows[limit - 1].where if len(rows) > limit else None
+        found, end = [], time.monotonic() + seconds
+        for record in self._each(given, after):
+            if self._says(record, text):
+                found.append(record.row)
+            if len(found) == limit or time.monotonic() > end:
+                return found, record.row.where
+        return found, None
 
     def read(
         self, step: int, task_id: str, episode: int, place: int | None = None
@@ -152,19 +174,19 @@ class RunRecords:
     def _texts(self) -> Texts:
         return Texts(self.folder / "tokenizer")
 
-    def _text(self, episode: EpisodeRecord) -> str:
-        """What all its conversations say; those that another begins with, once."""
+    def _says(self, episode: EpisodeRecord, text: str) -> bool:
+        """Whether one of its conversations does, in upper or lower case."""
+        # What another conversation begins with is in that one.
         inner = set(episode.parent.tolist())
         ends = [call for call in episode.calls if call.leaf not in inner]
-        return "\n".join(self._texts.whole(episode.ids[call.path].tolist()) for call in ends)
+        said = "\n".join(self._texts.whole(episode.ids[call.path].tolist()) for call in ends)
+        return text.casefold() in said.casefold()
 
-    def _each(self, given: Mapping[str, tuple]) -> Iterator[EpisodeRecord]:
+    def _each(self, given: Mapping[str, tuple], after: Place = START) -> Iterator[EpisodeRecord]:
         """Page after page, so that nobody who writes waits for a reader."""
-        after = (-1, -1, -1)
-        while rows := self._page(given | {"(step, place, episode) > (?, ?, ?)": after}):
+        while rows := self._page(given | _behind(after)):
             yield from starmap(self._record, rows)
-            last, _ = rows[-1]
-            after = (last.step, last.place, last.episode)
+            after = rows[-1][0].where
 
     def _page(
         self, given: Mapping[str, tuple], limit: int = PAGE, offset: int = 0
@@ -229,3 +251,29 @@ class RunRecords:
         if not isinstance(config, dict):
             raise ValueError(f"{self.folder} is not the folder of a run: {path} holds no object")
         return config
+
+
+def _conditions(
+    step: int | None = None,
+    task_id: str | None = None,
+    status: str | None = None,
+    min_reward: float | None = None,
+    max_reward: float | None = None,
+    habit: str | None = None,
+    held_out: bool | None = None,
+) -> dict[str, tuple]:
+    """SQL conditions, each with the values of its marks."""
+    wanted = {
+        "step = ?": step,
+        "task_id = ?": None if task_id is None else str(task_id),
+        "held_out = ?": held_out,
+        "status = ?": status,
+        "reward >= ?": min_reward,
+        "reward <= ?": max_reward,
+        f"json_extract(metrics, {METRIC}) > 0": habit,
+    }
+    return {name: (value,) for name, value in wanted.items() if value is not None}
+
+
+def _behind(place: Place) -> dict[str, tuple]:
+    return {"(step, place, episode) > (?, ?, ?)": place}

@@ -24,6 +24,8 @@ MAX_TOKENS = 2_000_000
 """More than a page can hold of one episode."""
 PER_PAGE = 400
 """Rows of a list that are sent at once."""
+SEARCH_SECONDS = 0.5
+"""How long a text is looked for before it is told what has been found."""
 
 
 def describe(runs: Sequence[RunRecords]) -> list[dict[str, Any]]:
@@ -55,13 +57,16 @@ def metrics(run: RunRecords) -> dict[str, list[Any]]:
     return {name: values for name, values in columns.items() if any(v is not None for v in values)}
 
 
-def episodes(run: RunRecords, *, offset: int = 0, **filters: Any) -> dict[str, Any]:
-    """A page of the list of episodes; ``more`` where there are further ones.
+def episodes(
+    run: RunRecords, *, after: tuple[int, int, int] | None = None, **filters: Any
+) -> dict[str, Any]:
+    """A page of the list of episodes, and ``after``, to ask on from; None: these were the last.
 
-    filters: those of ``RunRecords.episodes``.
+    filters: those of ``RunRecords.episodes``. Looking for a text, a page holds what was found in a
+    moment, which may be nothing yet.
     """
-    rows = run.episodes(**filters, limit=PER_PAGE + 1, offset=offset)
-    return {"rows": [row_of(row) for row in rows[:PER_PAGE]], "more": len(rows) > PER_PAGE}
+    rows, after = run.page(after=after, limit=PER_PAGE, seconds=SEARCH_SECONDS, **filters)
+    return {"rows": [row_of(row) for row in rows], "after": after}
 
 
 def row_of(row: EpisodeRow) -> dict[str, Any]:

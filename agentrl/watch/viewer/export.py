@@ -52,13 +52,7 @@ def export(
 
 
 def _rows(run: RunRecords) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    more = True
-    while more:
-        found = answers.episodes(run, offset=len(rows))
-        rows += found["rows"]
-        more = found["more"]
-    return rows
+    return [answers.row_of(row) for row in run.episodes(limit=sys.maxsize)]
 
 
 def _blocks(run: RunRecords, number: int, step: int) -> dict[str, str]:

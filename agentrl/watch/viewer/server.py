@@ -102,7 +102,7 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
         habit: str | None = None,
         text: str | None = None,
         held_out: bool | None = None,
-        offset: Number = 0,
+        after: Annotated[str | None, Query(pattern=r"^\d{1,15},\d{1,15},\d{1,15}$")] = None,
     ) -> Response:
         found = answers.episodes(
             run_at(number),
@@ -114,7 +114,7 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
             habit=habit,
             text=text,
             held_out=held_out,
-            offset=offset,
+            after=after and tuple(map(int, after.split(","))),
         )
         return _json(found)
 

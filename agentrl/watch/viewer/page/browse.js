@@ -5,6 +5,8 @@ import { h, options, settled } from "viewer/dom";
 import { go, place } from "viewer/place";
 import * as source from "viewer/source";
 
+// Rows that a search shows before it waits to be asked for more.
+const PAGE = 400;
 const STATUSES = ["ok", "truncated", "error", "timeout"];
 // A shape each, not a colour alone.
 const MARKS = { ok: "●", truncated: "◐", error: "✕", timeout: "◷" };
@@ -12,7 +14,8 @@ const MARKS = { ok: "●", truncated: "◐", error: "✕", timeout: "◷" };
 /** store: {runs, columns, steps}; onError(error) where the list cannot be had. */
 export function browse(store, onError) {
   let rows = [];
-  let more = false;
+  // Where the list goes on; null: it has ended.
+  let after = null;
   let asked = "";
   const steps = h("select", { "aria-label": "Step", onchange: () => toStep(steps.value) });
   const text = h("input", {
@@ -68,30 +71,43 @@ export function browse(store, onError) {
   async function show(now) {
     choices(now);
     const filters = filtersOf(now);
-    const next = JSON.stringify([run(now), filters, store.steps.length]);
-    if (next !== asked) {
-      asked = next;
-      list.setAttribute("aria-busy", "true");
-      try {
-        const found = await source.episodes(run(now), filters);
-        if (asked !== next) return;
-        ({ rows, more } = found);
-      } catch (error) {
-        asked = "";
-        onError(error);
-        return;
-      } finally {
-        list.removeAttribute("aria-busy");
-      }
-      draw();
-    }
-    // A person may have gone on while the list was asked for.
-    const isHere = place().step === now.step && place().episode === now.episode;
-    if (isHere && now.episode === undefined && rows.length) open(rows[0], { replace: true });
-    select(place());
+    // A live run grows: that changes a list, and does not begin a search anew.
+    const size = filters.text === undefined ? store.steps.length : null;
+    const next = JSON.stringify([run(now), filters, size]);
+    if (next === asked) return select(now);
+    asked = next;
+    after = null;
+    await load([]);
   }
 
-  function draw() {
+  /** A page of rows behind those before; looking for a text, as many answers as that takes. */
+  async function load(before) {
+    const [isFor, now] = [asked, place()];
+    const filters = filtersOf(now);
+    const wanted = before.length + PAGE;
+    list.setAttribute("aria-busy", "true");
+    try {
+      let found = before;
+      let isSearching;
+      do {
+        const answer = await source.episodes(run(now), filters, after);
+        // Something else was asked for meanwhile.
+        if (asked !== isFor) return;
+        found = [...found, ...answer.rows];
+        ({ after } = answer);
+        isSearching = filters.text !== undefined && after !== null && found.length < wanted;
+        rows = found;
+        draw(isSearching);
+      } while (isSearching);
+    } catch (error) {
+      if (asked === isFor) asked = "";
+      onError(error);
+    } finally {
+      if (asked === isFor || asked === "") list.removeAttribute("aria-busy");
+    }
+  }
+
+  function draw(isSearching) {
     const groups = new Map();
     for (const row of rows) {
       const key = `${row.step}/${row.place}`;
@@ -110,9 +126,14 @@ export function browse(store, onError) {
         ),
       ),
     );
-    if (more) list.append(h("button", { class: "quiet", onclick: loadMore }, "Show more"));
-    if (!rows.length) list.append(h("p", { class: "empty" }, "No episode is like that."));
-    count.textContent = `${rows.length}${more ? "+" : ""} episode${rows.length === 1 ? "" : "s"}`;
+    if (after && !isSearching) {
+      list.append(h("button", { class: "quiet", onclick: () => load(rows) }, "Show more"));
+    }
+    if (!rows.length && !isSearching) list.append(h("p", { class: "empty" }, "No episode is like that."));
+    const told = `${rows.length}${after ? "+" : ""} episode${rows.length === 1 ? "" : "s"}`;
+    count.textContent = isSearching ? `${told}, looking in step ${after[0]} …` : told;
+    if (place().episode === undefined && rows.length) open(rows[0], { replace: true });
+    select(place());
   }
 
   function option(row, best) {
@@ -132,14 +153,6 @@ export function browse(store, onError) {
     );
     item.row = row;
     return item;
-  }
-
-  async function loadMore() {
-    const found = await source.episodes(run(place()), filtersOf(place()), rows.length);
-    rows = [...rows, ...found.rows];
-    more = found.more;
-    draw();
-    select(place());
   }
 
   function open(row, how) {

@@ -16,10 +16,14 @@ export const steps = (run) => (embedded ? embedded.steps[run] : ask(`runs/${run}
 /** The steps whose tokens are here; null: all of them. */
 export const held = (run) => (embedded ? embedded.held[run] : null);
 
-/** {rows, more}: filters by step, task_id, status, min_reward, max_reward, habit, text, held_out. */
-export async function episodes(run, filters, offset = 0) {
-  if (embedded) return { rows: await filtered(run, filters), more: false };
-  const asked = new URLSearchParams({ ...filters, offset });
+/**
+ * {rows, after}: filters by step, task_id, status, min_reward, max_reward, habit, text, held_out.
+ * after: where the list goes on; null: it has ended. A text may need many answers to be found.
+ */
+export async function episodes(run, filters, after = null) {
+  if (embedded) return { rows: await filtered(run, filters), after: null };
+  const asked = new URLSearchParams(filters);
+  if (after) asked.set("after", after.join());
   return ask(`runs/${run}/episodes?${asked}`);
 }
 
