@@ -311,9 +311,8 @@ def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
     train, held_out = config.tasks(config.data)
     if config.eval.every and not held_out:
         raise ValueError("there are no held-out tasks to evaluate: give some, or --eval.every None")
-    return [with_id(task) for task in train], [
-        with_id(t) for t in held_out[: config.eval.num_tasks]
-    ]
+    chosen = held_out[: config.eval.num_tasks]
+    return [with_id(task) for task in train], [with_id(task) for task in chosen]
 
 
 def find_model(config: Config, path: str | None, display: Display) -> str | Path:
@@ -332,18 +331,29 @@ def main() -> None:
         sys.argv[1:], command.DESCRIPTION, command.add_flags, command.default_experiment
     )
     command.check(flags)
+    config = command.only_needed(config, flags)
     display = Display()
     try:
-        held_out = [] if flags.serve or flags.chat else find_tasks(config)[1]
+        tasks = _choose_tasks(flags, config)
         folder, serving = None, command.borrow(config, flags)
         if serving is None:
             folder, serving = _start(config, flags.chat or flags.checkpoint, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
-        _do(flags, config, serving, folder, held_out, display)
+        _do(flags, config, serving, folder, tasks, display)
     except EngineStopped as error:
         sys.exit(f"error: {error}")
+
+
+def _choose_tasks(flags: Namespace, config: Config) -> list[Task]:
+    """Those that evaluation runs, or the first few to look at."""
+    if flags.serve or flags.chat:
+        return []
+    if flags.evaluate:
+        return find_tasks(replace(config, eval=replace(config.eval, every=1)))[1]
+    train, held_out = config.tasks(config.data)
+    return [with_id(task) for task in (held_out or train)[: flags.num_tasks or 1]]
 
 
 def _start(config: Config, path: str | None, display: Display) -> tuple[str, Any]:
@@ -364,10 +374,9 @@ def _do(
     config: Config,
     serving: Any,
     folder: str | None,
-    held_out: list[Task],
+    tasks: list[Task],
     display: Display,
 ) -> None:
-    tasks = held_out[: flags.num_tasks or 1]
     if flags.serve:
         from agentrl.debug.serve import serve_until_interrupted
 
@@ -380,24 +389,24 @@ def _do(
 
         door, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
         setting = getattr(experiment_module(flags.exp), "talk", Talk())
-        talk(door, setting, display)
+        talk(door, setting, display, serving.engine.raise_if_stopped)
     elif flags.debug:
         from agentrl.debug.episodes import debug
 
         debug(tasks, config, serving, step=EVALUATION, display=display)
     elif flags.evaluate:
         with display.phase("episodes") as report:
-            metrics = evaluation_metrics(evaluate(held_out, config, serving, report))
+            metrics = evaluation_metrics(evaluate(tasks, config, serving, report))
         cause = metrics.pop("eval/failure")
         rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
-        display.table(f"{len(held_out)} held-out tasks", ("", "mean or count"), rows)
+        display.table(f"{len(tasks)} held-out tasks", ("", "mean or count"), rows)
         if cause is not None:
             display.line(f"the commonest failure: {cause}")
     else:
         with display.phase("episodes") as report:
             groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)
         for group in groups:
-            print_transcript(display.console, group.episodes[0])
+            print_transcript(display.console, group.episodes[0], serving.decode)
             print_verdict(display.console, group.episodes[0])
 
 

@@ -75,7 +75,7 @@ from rollout import (
 
 
 def main() -> None:
-    name, config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
+    _, config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
     interruption = Interruption()
     interruption.listen()
     try:
@@ -86,12 +86,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     names = config.trackers if ranks.is_first else ()
     with ending_in_a_sentence(ranks), Trackers(names) as trackers:
-        train(name, config, flags.resume, ranks, trackers)
+        train(flags.exp, config, flags.resume, ranks, trackers)
 
 
-def train(
-    experiment: str, config: Config, resume: Path | None, ranks: Ranks, trackers: Trackers
-) -> None:
+def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers: Trackers) -> None:
     """Every step from where the run is to its last. Interrupted, it saves where it came to."""
     display, whole = Display(silent=not ranks.is_first), Clock()
     with what_was_typed():
@@ -101,7 +99,7 @@ def train(
         preflight.check_surroundings(
             config, train_tasks, held_out, ranks=ranks.num_engines, display=display
         )
-        run = Run.reopen(resume, experiment, writes=ranks.is_first) if resume else None
+        run = Run.reopen(resume, Path(exp).stem, writes=ranks.is_first) if resume else None
         resumed = checkpoint.newest(run.checkpoints) if run else None
         if config.deterministic:
             compute_repeatably()
@@ -119,7 +117,7 @@ def train(
                 device=ranks.device,
                 display=display,
             )
-        run = begin(run, resumed, experiment, config, ranks, display)
+        run = begin(run, resumed, exp, config, ranks, display)
 
     with whole("load"), display.phase("loading"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -224,7 +222,7 @@ def train(
     finally:
         recorder.close()
     run.draw_curve()
-    report.summary(display, experiment, run, whole)
+    report.summary(display, Path(exp).stem, run, whole)
 
 
 def load(
@@ -337,7 +335,7 @@ def what_was_typed() -> Iterator[None]:
 def begin(
     run: Run | None,
     resumed: Path | None,
-    experiment: str,
+    exp: str,
     config: Config,
     ranks: Ranks,
     display: Display,
@@ -346,7 +344,7 @@ def begin(
     if run is None:
         made = []
         if ranks.is_first:
-            made = [Run.create(config.runs, experiment, to_json(config)).folder]
+            made = [Run.create(config.runs, exp, to_json(config)).folder]
         run = Run(ranks.gather(made, "run's folder")[0], writes=ranks.is_first)
         display.line(f"run: {run.folder}")
         return run

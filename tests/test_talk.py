@@ -34,7 +34,7 @@ def person(monkeypatch, capsys):
             return line
 
         monkeypatch.setattr("builtins.input", read)
-        talking.talk(script.door, setting, Display())
+        talking.talk(script.door, setting, Display(), lambda: None)
         return capsys.readouterr().out, script.calls
 
     return types
@@ -113,7 +113,7 @@ def test_ctrl_c_stops_an_answer(person, monkeypatch):
     assert [said_to(call) for call in calls] == [["user: second"]]
 
 
-def test_whose_tools(tmp_path):
+def test_whose_tools(tmp_path, capsys):
     """A checkpoint of a run knows its experiment; another one has no tools."""
     from argparse import Namespace
 
@@ -124,6 +124,12 @@ def test_whose_tools(tmp_path):
     for name, found in (("gsm8k_offline", "gsm8k_offline"), ("gone", PLAIN)):
         (tmp_path / "config.json").write_text(json.dumps({"experiment": name}))
         assert default_experiment(flags) == found
+    mine = tmp_path / "mine.py"
+    mine.touch()
+    for file, found in ((mine, str(mine)), (tmp_path / "gone.py", PLAIN)):
+        (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "file": str(file)}))
+        assert default_experiment(flags) == found
+    assert "gone.py is not here: talking without its tools" in capsys.readouterr().err
     assert default_experiment(Namespace(chat=None)) is None
     assert [tool.name for tool in gsm8k_offline.talk.tools] == ["python"]
     assert gsm8k.talk is gsm8k_offline.talk

@@ -16,6 +16,7 @@ programs that it started otherwise are its own to end. What ``overrun`` cannot e
 import copy
 import inspect
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,6 +27,11 @@ from agentrl.agents.episode_loop import PATIENCE, EpisodeLoop, OutOfTime
 from agentrl.agents.overrun import Overrun
 from agentrl.types import Call, Episode, Reward, Task
 
+RESERVED = re.compile(
+    "(reward|episodes|tokens|gap|time|eval)/.*|step|success|failure|loss|clipped|entropy|grad_norm"
+    "|lr|degenerate"
+)
+"""Names of metrics that a run has of its own: ``docs/metrics.md``."""
 LONGEST_CAUSE = 500
 """Characters of an exception's message that are kept."""
 
@@ -223,11 +229,14 @@ def _score(
     rewards = reward.values() if isinstance(reward, dict) else [reward]
     success = verdict.success if verdict.success is not None else output.success
     metrics = {**(output.metrics or {}), **(verdict.metrics or {})}
+    for name in metrics:
+        if RESERVED.fullmatch(_name(name)):
+            raise ValueError(f"a metric is called {name}, as one of every run's is: rename it")
     return replace(
         episode,
         reward=reward,
         success=bool(all(r >= 1 for r in rewards) if success is None else success),
-        metrics={_name(n): _finite(f"the metric {n}", value) for n, value in metrics.items()},
+        metrics={name: _finite(f"the metric {name}", value) for name, value in metrics.items()},
     )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,24 @@ def default_experiment(flags: argparse.Namespace) -> str | None:
     from agentrl.debug.talk import experiment_of
 
     found = experiment_of(flags.chat)
-    return found if found in experiment_names() else PLAIN
+    if found is None:
+        return PLAIN
+    if found in experiment_names() or Path(found).is_file():
+        return found
+    print(f"{found} is not here: talking without its tools. Give it with --exp", file=sys.stderr)
+    return PLAIN
+
+
+def only_needed(config: Config, flags: argparse.Namespace) -> Config:
+    """Without what nobody here would use: auxiliary models that no episode asks."""
+    if flags.chat:
+        return replace(config, auxiliary_models={})
+    if flags.serve:
+        # Those with a URL are the borrower's to reach. And a lender knows only of some episodes
+        # what they wait for.
+        own = {name: m for name, m in config.auxiliary_models.items() if m.url is None}
+        return replace(config, auxiliary_models=own, deterministic=False)
+    return config
 
 
 def key_to_lend(flags: argparse.Namespace) -> str:

@@ -18,9 +18,9 @@ from rich.traceback import Traceback
 import agentrl
 from agentrl.agents.workflow import run_episode
 from agentrl.config import Config
-from agentrl.interruption import Interruption
+from agentrl.interruption import Interrupted, Interruption
 from agentrl.types import EngineStopped, Episode, Task
-from agentrl.watch.progress import Display
+from agentrl.watch.progress import Display, visible
 from agentrl.watch.transcript import print_merged, print_scores, print_transcript
 
 NOT_THE_AUTHORS = (agentrl, asyncio, openai)
@@ -35,14 +35,20 @@ def debug(tasks: Sequence[Task], config: Config, serving: Any, *, step: int, dis
     """
     interruption = Interruption()
     interruption.listen()
-    for task in tasks:
-        raised: list[Raised] = []
-        episode = _run(task, config, serving, step, raised)
-        if interruption.signal or any(isinstance(error, BdbQuit) for error, _ in raised):
-            display.line("stopped")
+    try:
+        for task in tasks:
+            raised: list[Raised] = []
+            episode = _run(task, config, serving, step, raised)
+            # In a workflow it is an error like any other.
+            if interruption.signal or any(isinstance(error, BdbQuit) for error, _ in raised):
+                break
+            _show(display, serving, episode, raised)
+            serving.engine.raise_if_stopped()
+        else:
             return
-        _show(display, serving, episode, raised)
-        serving.engine.raise_if_stopped()
+    except Interrupted:
+        pass
+    display.line("stopped")
 
 
 def _run(task: Task, config: Config, serving: Any, step: int, raised: list[Raised]) -> Episode:
@@ -79,9 +85,12 @@ def _noting(function: Callable, raised: list[Raised]) -> Callable:
 
 def _show(display: Display, serving: Any, episode: Episode, raised: list[Raised]) -> None:
     console = display.console
-    print_transcript(console, episode)
+    try:
+        print_transcript(console, episode, serving.decode)
+    except EngineStopped:
+        console.print("what its prompts said only the engine could tell", style="bold")
     for error, trace in raised:
-        console.print(Traceback.from_exception(type(error), error, trace, suppress=NOT_THE_AUTHORS))
+        console.print(_traceback(error, trace))
     print_scores(console, episode)
     if not episode.calls:
         console.print("no calls were made", style="bold")
@@ -95,3 +104,11 @@ def _show(display: Display, serving: Any, episode: Episode, raised: list[Raised]
             print_merged(console, episode.calls, serving.decode)
         except EngineStopped:
             console.print("how its calls merged only the engine could tell", style="bold")
+
+
+def _traceback(error: BaseException, trace: TracebackType | None) -> Traceback:
+    """As rich shows it; what it quotes of a model cannot steer the terminal."""
+    extracted = Traceback.extract(type(error), error, trace)
+    for stack in extracted.stacks:
+        stack.exc_value = visible(stack.exc_value)
+    return Traceback(extracted, suppress=NOT_THE_AUTHORS)

@@ -5,6 +5,7 @@ import json
 
 # Arrow keys and history at the prompt.
 import readline  # noqa: F401
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ MOST_TOOL_TURNS = 16
 
 
 def experiment_of(checkpoint: str) -> str | None:
-    """The experiment whose run a checkpoint belongs to; None where it belongs to none."""
-    description = Path(checkpoint).resolve().parent.parent / DESCRIPTION
+    """What --exp was in the run that a checkpoint belongs to; None where it belongs to none."""
+    path = Path(checkpoint).resolve().parent.parent / DESCRIPTION
     try:
-        return json.loads(description.read_text())["experiment"]
-    except (OSError, ValueError, KeyError, TypeError):
+        description = json.loads(path.read_text())
+        return description.get("file") or description["experiment"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def talk(model: Any, setting: Talk, display: Display) -> None:
-    """Talk until Ctrl-D; ``model``: a door to it."""
+def talk(model: Any, setting: Talk, display: Display, check: Callable[[], None]) -> None:
+    """Talk until Ctrl-D; ``model``: a door to it. Raises what ``check`` does after a failure."""
     tools = ", ".join(tool.name for tool in setting.tools) or "none"
     display.line(f"{HELP} Tools: {tools}.")
     with asyncio.Runner() as runner:
@@ -41,7 +43,10 @@ def talk(model: Any, setting: Talk, display: Display) -> None:
             if said == "/new":
                 messages = _opening(setting)
             elif said:
-                messages = _answer(runner, model, setting, messages, said, display)
+                answered = _answer(runner, model, setting, messages, said, display)
+                if answered is messages:
+                    check()
+                messages = answered
 
 
 def _opening(setting: Talk) -> list[Message]:

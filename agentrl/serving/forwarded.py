@@ -119,9 +119,10 @@ class Forwarded:
 
 
 def _body(turn: Turn, name: str) -> dict[str, Any]:
+    arguments = dict(turn.template_arguments)
     asked = {
         "model": name,
-        "max_tokens": turn.max_tokens,
+        turn.limit: turn.max_tokens,
         "stop": list(turn.stop) or None,
         "n": turn.n if turn.n > 1 else None,
         **turn.sampling,
@@ -133,7 +134,9 @@ def _body(turn: Turn, name: str) -> dict[str, Any]:
         asked |= {
             "messages": list(turn.messages),
             "response_format": turn.response_format,
-            "chat_template_kwargs": dict(turn.template_arguments) or None,
+            # To us an argument of the template, to others an option.
+            "reasoning_effort": arguments.pop("reasoning_effort", None),
+            "chat_template_kwargs": arguments or None,
             "logprobs": True if turn.top_logprobs is not None else None,
             "top_logprobs": turn.top_logprobs,
         }

@@ -87,7 +87,8 @@ class Lender:
         # First: what is delivered from now on is not recorded any more.
         door.close()
         self._serving.release(door)
-        self._doors = {key: d for key, d in self._doors.items() if d.place != door.place}
+        live = self._serving.endpoint.seats
+        self._doors = {key: d for key, d in self._doors.items() if key in live}
         return _json(_record(door))
 
     def _described(self, door: Model) -> dict[str, str]:

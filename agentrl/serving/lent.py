@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -45,7 +46,9 @@ class LentModel(RemoteModel):
     def __init__(
         self, serving: "LentServing", described: Mapping[str, str], agents: dict | None = None
     ):
-        super().__init__(described["name"], described["base_url"], described["api_key"])
+        # Here, the lender may go by another address than there.
+        path = urlsplit(described["base_url"]).path
+        super().__init__(described["name"], f"{serving.url}{path}", described["api_key"])
         self._serving, self._agents = serving, {"agent": self} if agents is None else agents
         self._last: dict[str, Any] = {"calls": [], "context_full": False, "truncated": False}
         self._is_open, self._has_programs = True, False

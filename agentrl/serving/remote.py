@@ -49,7 +49,8 @@ class RemoteModel:
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to find the model: OpenAI's and Anthropic's variables."""
-        local = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost")))
+        own = [os.environ.get(name) for name in ("NO_PROXY", "no_proxy")]
+        local = ",".join(filter(None, (*dict.fromkeys(own), "127.0.0.1,localhost")))
         return {
             "OPENAI_BASE_URL": self.base_url,
             "OPENAI_API_KEY": self.api_key,

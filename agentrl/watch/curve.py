@@ -36,7 +36,11 @@ def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
             off = [statistics.stdev(at[s]) if len(at[s]) > 1 else 0.0 for s in steps]
             low, high = zip(*((m - o, m + o) for m, o in zip(means, off, strict=True)), strict=True)
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
-    axes.set(xlabel="step", ylim=(0, 1), title=title)
+    axes.set(xlabel="step", title=title)
+    values = [value for line in axes.lines for value in line.get_ydata()]
+    # Shares have the whole picture; rewards may be anything.
+    if all(0 <= value <= 1 for value in values):
+        axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     axes.legend(loc="center right")
     figure.savefig(path, dpi=150)

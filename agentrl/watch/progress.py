@@ -3,6 +3,7 @@
 Where the output is no terminal, bars become a plain line now and then.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from agentrl.types import Report
 
 PLAIN_SECONDS = 10.0
 """How often a phase says where it is, where there is no terminal."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Display:
@@ -25,7 +28,8 @@ class Display:
         self._started = time.monotonic()
 
     def line(self, text: str) -> None:
-        self.console.print(text)
+        # A cause may quote what a model wrote: it is no markup.
+        self.console.print(visible(text), markup=False)
 
     @contextmanager
     def phase(self, title: str) -> Iterator[Report]:
@@ -37,7 +41,7 @@ class Display:
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
         )
         with Progress(
@@ -51,7 +55,7 @@ class Display:
         for i, name in enumerate(header):
             table.add_column(name, justify="right" if i else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(visible(cell)) for cell in row))
         self.console.print(table)
 
     def _plain_report(self, title: str) -> Report:
@@ -64,6 +68,15 @@ class Display:
                 self.line(f"{title}: {share:.0%} {note}")
 
         return report
+
+
+def visible(text: str) -> str:
+    r"""The text without what a terminal would obey: a model may write anything.
+
+    >>> print(visible("a\x1b[2Jb\n"), end="")
+    a\x1b[2Jb
+    """
+    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,19 @@ class Run:
         """Called with every row that is logged from then on."""
 
     @classmethod
-    def create(cls, runs: Path, experiment: str, config_json: str) -> "Run":
+    def create(cls, runs: Path, exp: str, config_json: str) -> "Run":
+        """exp: the experiment's name, or its file."""
         name = datetime.now().strftime("%Y%m%d-%H%M%S")
-        tries = (
-            runs / experiment / f"{name}{suffix}"
-            for suffix in ["", *map("-{}".format, range(2, 99))]
-        )
-        folder = next(folder for folder in tries if not folder.exists())
-        folder.mkdir(parents=True)
+        for suffix in ["", *map("-{}".format, range(2, 99))]:
+            folder = runs / Path(exp).stem / f"{name}{suffix}"
+            # Another run may have begun in the same second.
+            with suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                break
         run = cls(folder)
-        run._describe({"experiment": experiment, **_provenance(config_json), "resumed": []})
+        file = str(Path(exp).resolve()) if exp.endswith(".py") else None
+        experiment = {"experiment": Path(exp).stem, "file": file}
+        run._describe({**experiment, **_provenance(config_json), "resumed": []})
         source.save(folder / "source.zip")
         return run
 
@@ -128,10 +132,10 @@ class Run:
     def _keep(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
         if self._writes:
-            _replace(self._metrics, "".join(f"{json.dumps(row)}\n" for row in rows))
+            replace_text(self._metrics, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def _describe(self, description: dict[str, Any]) -> None:
-        _replace(self.folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+        replace_text(self.folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
     def draw_curve(self) -> None:
         if self._writes:
@@ -169,7 +173,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """A reader, or a kill, finds the old text or the new, never half of one."""
     beside = path.with_name(f".{path.name}")
     beside.write_text(text)
@@ -180,7 +184,11 @@ def _commit() -> str | None:
     """The commit that runs, marked where files differ from it; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     root = Path(__file__).parent.parent.parent
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    try:
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    # There is no git.
+    except OSError:
+        return None
     return result.stdout.strip() or None
 
 

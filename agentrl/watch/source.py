@@ -8,6 +8,7 @@ is installed is not in it; ``requirements.txt`` is. To run it again, without git
     python train.py --exp ../experiment/mine.py     # config.json has the whole command
 """
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -19,12 +20,15 @@ ROOT = Path(__file__).parent.parent.parent
 MAX_BYTES = 2**20
 """A larger file is data."""
 NOT_SOURCE = {".png", ".jpg", ".gif", ".svg", ".npz", ".safetensors", ".pyc"}
+SECRETS = (".env*", "*.pem", "*.key", ".netrc")
+"""They lie beside source, and a run's folder is passed on."""
 NO_FOLDER_OF_OURS = {"__pycache__", "node_modules", "runs", "wandb"}
 
 
 def save(path: Path) -> None:
     """Write the zip: what lies in the repository, and what this process has imported besides."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    # A file may be dated before 1980, and be packed all the same.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         for file in _of_repository():
             archive.write(file, Path("repository", file.relative_to(ROOT)))
         for name, file in sorted(set(_imported_from_elsewhere())):
@@ -37,19 +41,23 @@ def save(path: Path) -> None:
 def _of_repository() -> Iterator[Path]:
     for file in sorted(_known_to_git() or _below(ROOT)):
         # One that git tracks may have been deleted.
-        if file.is_file() and file.suffix not in NOT_SOURCE and file.stat().st_size <= MAX_BYTES:
+        if file.is_file() and _is_source(file) and file.stat().st_size <= MAX_BYTES:
             yield file
+
+
+def _is_source(file: Path) -> bool:
+    return file.suffix not in NOT_SOURCE and not any(map(file.match, SECRETS))
 
 
 def _known_to_git() -> list[Path]:
     """Files that it tracks or does not ignore; none where this is no checkout."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True)
     # There is no git.
     except OSError:
         return []
-    return [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [ROOT / name for name in os.fsdecode(listed.stdout).split("\0") if name]
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from agentrl.interruption import PR_SET_PDEATHSIG, Interrupted, Interruption
 from agentrl.watch import curve
 from agentrl.watch.curve import Row
 from agentrl.watch.progress import Display, duration
-from agentrl.watch.run import Run, read_rows
+from agentrl.watch.run import Run, read_rows, replace_text
 
 ROOT = Path(__file__).parent.parent.parent
 HEADING = """
@@ -83,17 +83,17 @@ def main() -> None:
     command = [*shlex.split(flags.launch), str(ROOT / "train.py"), *of_train]
     interruption = Interruption()
     interruption.listen()
+    picture = flags.ledger.parent / "curves" / f"{name}-{started}.png"
     try:
         done = run_seeds([*command, "--runs", str(folder)], flags.seeds, folder / name, display)
+        if not done:
+            sys.exit("error: no seed came to its end, so there is nothing to enter")
+        picture.parent.mkdir(exist_ok=True)
+        curve.draw(picture, f"{name}, {_count(len(done), 'seed')}", [run.rows for run in done])
+        row = ledger_row(name, f"curves/{picture.name}", flags.seeds, done, sys.argv[1:])
     except Interrupted as cause:
         display.line(f"{cause}: the runs so far are in {folder}, and the ledger is as it was")
         sys.exit(128 + cause.number)
-    if not done:
-        sys.exit("error: no seed came to its end, so there is nothing to enter")
-    picture = flags.ledger.parent / "curves" / f"{name}-{started}.png"
-    picture.parent.mkdir(exist_ok=True)
-    curve.draw(picture, f"{name}, {_count(len(done), 'seed')}", [run.rows for run in done])
-    row = ledger_row(name, f"curves/{picture.name}", flags.seeds, done, sys.argv[1:])
     enter(flags.ledger, row)
     display.line(f"ledger   {flags.ledger}\n         {row}\npicture  {picture}\nruns     {folder}")
 
@@ -110,9 +110,12 @@ def run_seeds(command: Sequence[str], count: int, runs: Path, display: Display) 
             display.line(f"seed {seed} failed with exit status {status} after {duration(seconds)}")
             continue
         (folder,) = set(runs.glob("*")) - before
-        commit = Run(folder).description["commit"] or "none"
-        done.append(Done(seed, seconds, list(read_rows(folder)), commit))
-        measure, first, last = measured(done[-1].rows)
+        rows = list(read_rows(folder))
+        if not any(measure in row for row in rows for measure in MEASURES):
+            display.line(f"seed {seed} has measured nothing: neither {' nor '.join(MEASURES)}")
+            continue
+        done.append(Done(seed, seconds, rows, Run(folder).description["commit"] or "none"))
+        measure, first, last = measured(rows)
         left = statistics.fmean(run.seconds for run in done) * (count - seed - 1)
         display.line(
             f"seed {seed}: {measure} {first:.3f} -> {last:.3f} in {duration(seconds)}"
@@ -192,7 +195,7 @@ def enter(ledger: Path, row: str) -> None:
     end = lines.index(HEADER)
     while end < len(lines) and lines[end].startswith("|"):
         end += 1
-    ledger.write_text("\n".join([*lines[:end], row, *lines[end:]]) + "\n")
+    replace_text(ledger, "\n".join([*lines[:end], row, *lines[end:]]) + "\n")
 
 
 def hardware() -> str:

@@ -1,44 +1,50 @@
 """An episode as a person reads it: who said what, what it was worth, how its calls merged."""
 
-import re
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentrl.serving.past import identity
 from agentrl.types import Call, Episode, Message
 from agentrl.watch.forks import Decode, merge
+from agentrl.watch.progress import visible
 
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-STYLES = {"system": "dim", "user": "green", "assistant": "cyan", "tool": "yellow"}
-"""Of the roles."""
+STYLES = {
+    "prompt": "green",
+    "system": "dim",
+    "user": "green",
+    "assistant": "cyan",
+    "tool": "yellow",
+}
+"""Of the roles, and of a plain prompt."""
 EXCERPT_TOKENS = 24
 """How much of both branches a fork quotes."""
 
 
-def visible(text: str) -> str:
-    r"""The text without what a terminal would obey: a model may write anything.
+def print_transcript(console: Console, episode: Episode, decode: Decode) -> None:
+    """What the agent told the model and what it answered, turn by turn.
 
-    >>> print(visible("a\x1b[2Jb\n"), end="")
-    a\x1b[2Jb
+    decode: token ids to text, for what was no conversation.
     """
-    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-def print_transcript(console: Console, episode: Episode) -> None:
-    """What the agent told the model and what it answered, turn by turn."""
-    console.rule(f"task {episode.task['id']}, episode {episode.index}")
-    # Each agent has a conversation of its own.
-    shown = dict.fromkeys(episode.agents, 0)
+    console.rule(Text(visible(f"task {episode.task['id']}, episode {episode.index}")))
+    # Each agent has a conversation of its own: what it has shown of that.
+    shown: dict[str, tuple[Message, ...]] = dict.fromkeys(episode.agents, ())
     for call in episode.calls:
         if len(shown) > 1:
-            console.print(f"[{call.agent}]", style="bold magenta", markup=False)
-        # Fewer messages than were shown are another conversation.
-        start = shown[call.agent] if len(call.messages) >= shown[call.agent] else 0
-        for message in (*call.messages[start:], call.reply):
+            console.print(visible(f"[{call.agent}]"), style="bold magenta", markup=False)
+        if not call.messages and call.prompt_ids:
+            print_message(console, {"role": "prompt", "content": decode(call.prompt_ids)})
+        for message in (*_new(call.messages, shown[call.agent]), call.reply):
             print_message(console, message)
-        shown[call.agent] = len(call.messages) + 1
+        shown[call.agent] = (*call.messages, call.reply)
+
+
+def _new(messages: Sequence[Message], shown: Sequence[Message]) -> Sequence[Message]:
+    """What goes on from what was shown; all of it, where it is another conversation."""
+    begins = [identity(m) for m in messages[: len(shown)]] == [identity(m) for m in shown]
+    return messages[len(shown) :] if begins else messages
 
 
 def print_message(console: Console, message: Message) -> None:
@@ -58,7 +64,7 @@ def print_verdict(console: Console, episode: Episode) -> None:
     """What came of it, in a line."""
     verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
     metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
-    console.print(f"{verdict}{metrics}", style="bold", markup=False)
+    console.print(visible(f"{verdict}{metrics}"), style="bold", markup=False)
 
 
 def print_scores(console: Console, episode: Episode) -> None:
