@@ -172,17 +172,18 @@ def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers:
                     )
                     groups = ranks.gather(portable(own_groups), "episodes")
                 metrics |= episode_metrics(groups)
-                check_failures(groups, config.max_failed)
-                if step == 1:
-                    check_trained_agents(groups, config.trained_agents, display)
-                    preflight.check_prompts_fit(groups, config.model.max_len)
-                engine.sleep()
+                with recorder.keeping(step, groups):
+                    check_failures(groups, config.max_failed)
+                    if step == 1:
+                        check_trained_agents(groups, config.trained_agents, display)
+                        preflight.check_prompts_fit(groups, config.model.max_len)
+                    engine.sleep()
 
-                with clock("train"), display.phase("training") as progress:
-                    rate = config.optim.rate(step, len(batches))
-                    samples, scores, of_update = update(
-                        policy, optimizer, groups, config, ranks, rate, progress
-                    )
+                    with clock("train"), display.phase("training") as progress:
+                        rate = config.optim.rate(step, len(batches))
+                        samples, scores, of_update = update(
+                            policy, optimizer, groups, config, ranks, rate, progress
+                        )
                 done, random_state = step, checkpoint.get_random_state()
                 metrics |= of_update
                 recorder.add(step, groups, samples, scores)

@@ -193,7 +193,8 @@ def test_batches(epochs, steps, expected):
 
 def test_a_transcript_says_whose_turn_it_is_and_shows_each_conversation_once(capsys):
     def call(agent: str, *said: str) -> Call:
-        messages = tuple({"role": "user", "content": text} for text in said)
+        roles = ("user", "assistant", "user")
+        messages = tuple({"role": r, "content": text} for r, text in zip(roles, said))
         reply = {"role": "assistant", "content": f"to {said[-1]}"}
         ids = {"prompt_ids": [1], "completion_ids": [2], "logprobs": [0.0]}
         return Call(**ids, agent=agent, messages=messages, reply=reply)
@@ -206,7 +207,7 @@ def test_a_transcript_says_whose_turn_it_is_and_shows_each_conversation_once(cap
     )
     episode = Episode(task={"id": "t"}, index=0, calls=calls, reward={"solver": 1.0})
     console = Display().console
-    print_transcript(console, episode)
+    print_transcript(console, episode, repr)
     print_verdict(console, episode)
     assert capsys.readouterr().out.splitlines()[1:] == [
         *("[solver]", "user: one", "assistant: to one"),

@@ -15,6 +15,7 @@ from agentrl.agents.overrun import num_left_behind
 from agentrl.config import Config, ModelConfig, SamplingConfig
 from agentrl.serving.drawing import Sampling
 from agentrl.types import Episode, Group
+from agentrl.watch import open_run
 from tests import faults
 from tests.faults import ENDED_WELL, FAULTS, Held, ask, check_back_to, python
 from tests.test_train import SHORT, run
@@ -177,7 +178,7 @@ BROKEN = """
 
     async def solve(task, model):
         asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
-        raise RuntimeError("broken")
+        raise RuntimeError("broken [/INST] \\x1b[2J")
 
     config = dataclasses.replace(gsm8k_offline.config, workflow=solve)
 """
@@ -195,8 +196,11 @@ def test_a_run_of_failures_stops_and_says_why(tmp_path, tiny_folder):
     )
     assert said.splitlines()[-1] == (
         "error: 16 of 16 episodes failed, which is more than --max-failed 0.9. "
-        "The commonest cause, 16 times: RuntimeError: broken"
+        "The commonest cause, 16 times: RuntimeError: broken [/INST] \\x1b[2J"
     )
+    # And they can be looked at.
+    (folder,) = (tmp_path / "runs" / "broken").iterdir()
+    assert len(open_run(folder).episodes(step=1, status="error")) == 16
 
 
 @pytest.mark.slow

@@ -1,17 +1,24 @@
 """Episodes one at a time, over an engine of this process, of another one, or somebody's server."""
 
+import os
 import re
+import signal
+from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 
 import rollout
 from agentrl.agents.workflow import WorkflowOutput, run_episode
-from agentrl.config import load_experiment
+from agentrl.config import AuxiliaryModel, load_experiment
 from agentrl.debug import command
 from agentrl.debug.episodes import debug
+from agentrl.serving.dialects import chat_completions
+from agentrl.serving.dialects.chat_completions import ChatBody
 from agentrl.serving.door import Serving
 from agentrl.serving.endpoint import Endpoint
-from agentrl.serving.forwarded import Forwarded
+from agentrl.serving.forwarded import Forwarded, _body
+from agentrl.serving.lent import LentServing, settings_of
 from agentrl.types import EngineStopped
 from agentrl.watch.progress import Display
 from tests.families import QWEN25, write
@@ -79,6 +86,37 @@ def test_a_workflow_that_uses_the_address(serving):
     episode = episode_over(borrow(lend(serving)), leaves_a_program)
     assert episode.reward == 1.0
     assert started[0].wait(timeout=10) == -9
+
+
+def test_two_borrowers_of_one_task(serving):
+    """One that stands at a breakpoint is not ended by another that comes to its end."""
+    one, two = borrow(url := lend(serving)), borrow(url)
+    paused, _ = one.open(step=-1, task_id="t", episode=0)
+    seats = len(serving.endpoint.seats)
+    assert episode_over(two).status == "truncated"
+    assert one.ask("record", key=paused.api_key)["calls"] == []
+    assert len(serving.endpoint.seats) == seats
+    paused.close()
+    one.raise_if_stopped()
+    with pytest.raises(EngineStopped, match="401"):
+        one.ask("record", key=paused.api_key)
+
+
+def test_a_lender_by_another_address(serving):
+    """Through a tunnel, the agents' calls go where the borrower's go."""
+    url = lend(serving)
+    lent = LentServing(url.replace("127.0.0.1", "localhost"), KEY, settings_of(config_of()), {})
+    model, _ = lent.open(step=0, task_id="t", episode=0)
+    assert re.fullmatch(rf"{lent.url}/episode/\d+/v1", model.base_url)
+    assert episode_over(lent).status == "truncated"
+
+
+def test_a_request_keeps_its_names_for_somebodys_server():
+    body = ChatBody(messages=ASK, max_completion_tokens=5, reasoning_effort="low")
+    assert _body(chat_completions.turn(body, {}), "theirs") == {
+        **{"model": "theirs", "messages": ASK},
+        **{"max_completion_tokens": 5, "reasoning_effort": "low"},
+    }
 
 
 def test_somebodys_server(serving):
@@ -153,6 +191,41 @@ def test_forks_are_shown(serving, tmp_path, capsys):
     assert re.search(r"  was '.+'\n  now '.+'", said)
 
 
+def test_all_that_was_said_is_shown(serving, tmp_path, capsys):
+    """A history that was edited, and a plain prompt."""
+    asks = (
+        "answer = await model.openai.chat.completions.create(model=model.name, messages=messages)"
+    )
+    edited = f"messages = [*messages, {{'role': 'user', 'content': 'EDIT'}}]\n    {asks}"
+    edited += "\n    messages[0] = {'role': 'user', 'content': 'HIDDEN'}"
+    plain = "answer = await model.openai.completions.create(model=model.name, prompt='PLAIN')"
+    path = write_agent(
+        tmp_path,
+        (asks, f"{edited}\n    {asks}\n    {plain}"),
+        ("answer.choices[0].message.content", "answer.choices[0].text"),
+    )
+    debug(TASKS[:1], load_experiment(str(path)), serving, step=-1, display=Display())
+    said = re.findall(r"^(user|prompt): (.*)", capsys.readouterr().out, re.M)
+    assert said == [
+        *[("user", "QUESTION 0"), ("user", "EDIT")],
+        *[("user", "HIDDEN"), ("user", "EDIT")],
+        ("prompt", "PLAIN"),
+    ]
+
+
+def test_what_a_model_writes_is_no_markup_and_no_command(serving, tmp_path, capsys):
+    wrong = ("said = answer", 'raise LookupError("[/INST] \\x1b[2J")\n    said = answer')
+    path = write_agent(tmp_path, wrong)
+    task = {"id": "[/INST] 1"}
+    debug([task], load_experiment(str(path)), serving, step=-1, display=Display())
+    said = capsys.readouterr().out
+    assert "task [/INST] 1, episode 0" in said
+    assert "LookupError: [/INST] \\x1b[2J" in said
+    assert "\x1b" not in said
+    Display().line("[/INST] \x1b[2J")
+    assert capsys.readouterr().out == "[/INST] \\x1b[2J\n"
+
+
 def test_what_a_workflow_raises_is_shown_with_its_lines(serving, tmp_path, capsys):
     path = write_agent(tmp_path, ("said = answer", 'raise LookupError("gone")\n    said = answer'))
     debug(TASKS[:1], load_experiment(str(path)), serving, step=-1, display=Display())
@@ -173,6 +246,45 @@ def test_ctrl_c_ends_all_episodes(serving, tmp_path, capsys):
     path = write_agent(tmp_path, stop)
     debug(TASKS, load_experiment(str(path)), serving, step=-1, display=Display())
     assert capsys.readouterr().out == "stopped\n"
+
+
+def test_ctrl_c_between_episodes(serving, tmp_path, capsys, monkeypatch):
+    path = write_agent(tmp_path)
+    monkeypatch.setattr(serving, "release", lambda model: os.kill(os.getpid(), signal.SIGINT))
+    debug(TASKS, load_experiment(str(path)), serving, step=-1, display=Display())
+    assert capsys.readouterr().out == "stopped\n"
+
+
+def test_which_tasks_are_looked_at():
+    def tasks_of(held_out, **flags):
+        flags = {"serve": False, "chat": None, "evaluate": False, "num_tasks": None, **flags}
+        config = replace(config_of(), tasks=lambda data: ([{"id": "train"}] * 3, held_out))
+        return [task["id"] for task in rollout._choose_tasks(Namespace(**flags), config)]
+
+    many = [{"id": str(i)} for i in range(300)]
+    assert tasks_of(many) == ["0"]
+    assert tasks_of(many, num_tasks=250) == [str(i) for i in range(250)]
+    assert len(tasks_of(many, evaluate=True)) == 200
+    # An experiment without held-out tasks can be looked at, and not evaluated.
+    assert tasks_of([], num_tasks=2) == ["train"] * 2
+    with pytest.raises(ValueError, match="there are no held-out tasks to evaluate"):
+        tasks_of([], evaluate=True)
+
+
+def test_only_what_is_needed_is_served():
+    url = AuxiliaryModel(model="m", url="http://127.0.0.1:9/v1")
+    config = replace(config_of(), auxiliary_models={"far": url, "here": AuxiliaryModel(model="m")})
+    needed = {
+        what: command.only_needed(config, Namespace(**{"chat": None, "serve": False} | what_flags))
+        for what, what_flags in {"chat": {"chat": "x"}, "serve": {"serve": True}, "": {}}.items()
+    }
+    assert [list(needed[what].auxiliary_models) for what in ("chat", "serve", "")] == [
+        *([], ["here"], ["far", "here"]),
+    ]
+    repeated = command.only_needed(
+        replace(config_of(), deterministic=True), Namespace(chat=None, serve=True)
+    )
+    assert not repeated.deterministic
 
 
 def test_an_engine_that_goes_away(serving, tmp_path, capsys):

@@ -10,6 +10,7 @@ from tests.spy import Scripted
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASK = {"role": "user", "content": "2+3?"}
 MORE = {"role": "user", "content": "And now?"}
+NINE = {"role": "user", "content": "9+9?"}
 
 
 def tool(name: str, description: str = "") -> dict:
@@ -65,6 +66,17 @@ def test_another_agent(qwen):
     ]
 
 
+def test_two_agents_go_on_from_one_place(qwen):
+    """Neither has changed anything."""
+    qwen.says("five")
+    said = [ASK, qwen.ask([ASK])]
+    qwen.says("right")
+    qwen.ask([*said, NINE], door=qwen.door.agent("checker"))
+    qwen.says("six")
+    qwen.ask([*said, MORE])
+    assert forks(qwen) == [(2, 1, "another agent", "checker has gone on from there, too")]
+
+
 def test_sampled_again(qwen):
     for said in ("five", "six", "five"):
         qwen.says(said)
@@ -105,7 +117,7 @@ def test_changed_template_arguments():
     ]
 
 
-NINE, NO = {"role": "user", "content": "9+9?"}, {"role": "assistant", "content": "no"}
+NO = {"role": "assistant", "content": "no"}
 EDITS = {
     "a question": (
         lambda m: [*m[:2], NINE, *m[3:]],

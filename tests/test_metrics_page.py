@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from agentrl.agents.workflow import RESERVED
 from agentrl.learning.loss import policy_loss
 from agentrl.types import Call, Episode, Group, Sample
 from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
@@ -71,3 +72,9 @@ def test_the_page_and_the_code_agree():
 def test_nothing_is_described_twice():
     names = LINE.findall((ROOT / "docs" / "metrics.md").read_text())
     assert len(names) == len({name for name, *_ in names}) == sum(map(len, page().values()))
+
+
+def test_nobody_may_call_a_metric_so():
+    """But for agents' names: ``AGENT`` stands for any."""
+    assert all(RESERVED.fullmatch(name) for name in described())
+    assert not any(RESERVED.fullmatch(name) for name in ("habit/x", "checker/given", "losses"))

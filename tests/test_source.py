@@ -1,5 +1,6 @@
 """The source in a run's folder is what ran, and runs again."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from agentrl.config import load_callable, load_experiment
 from agentrl.watch import source
+from agentrl.watch.run import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,6 +89,9 @@ def test_what_is_not_committed_is_in_it(tmp_path, monkeypatch):
         "deleted.py": "",
         "runs/ignored.py": "",
         "model.safetensors": "",
+        ".env": "KEY=secret",
+        ".env.local": "KEY=secret",
+        "server.pem": "",
     }.items():
         (repository / name).write_text(text)
     for command in ("init -q", "add ."):
@@ -94,6 +99,8 @@ def test_what_is_not_committed_is_in_it(tmp_path, monkeypatch):
     (repository / "deleted.py").unlink()
     (repository / "tracked.py").write_text("x = 2\n")
     (repository / "untracked.py").touch()
+    # As in an image that was built to be the same each time.
+    os.utime(repository / "untracked.py", (0, 0))
     (repository / "data.jsonl").write_text("x" * (source.MAX_BYTES + 1))
     monkeypatch.setattr(source, "ROOT", repository)
     monkeypatch.setattr(source, "_imported_from_elsewhere", lambda: iter(()))
@@ -101,3 +108,13 @@ def test_what_is_not_committed_is_in_it(tmp_path, monkeypatch):
     files = unpacked(tmp_path / "source.zip", tmp_path / "again")
     assert files == {f"repository/{n}" for n in (".gitignore", "tracked.py", "untracked.py")}
     assert (tmp_path / "again" / "repository" / "tracked.py").read_text() == "x = 2\n"
+
+
+def test_where_there_is_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = Run.create(tmp_path / "runs", str(tmp_path / "mine.py"), "{}")
+    assert (run.folder.parent.name, run.description["commit"]) == ("mine", None)
+    assert run.description["file"] == str(tmp_path / "mine.py")
+    assert "repository/train.py" in unpacked(run.folder / "source.zip", tmp_path / "again")
+    # Another one in the same second.
+    assert Run.create(tmp_path / "runs", "mine", "{}").folder != run.folder

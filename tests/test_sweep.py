@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from agentrl.watch import curve, sweep
+from agentrl.watch.progress import Display
 from agentrl.watch.sweep import HEADER, Done
 from tests.running import EXPERIMENT, ROOT, metrics
 
@@ -55,6 +56,7 @@ def test_a_row_and_where_it_goes(tmp_path, monkeypatch):
 
 def test_a_picture_over_seeds(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     drawn, bands = {}, []
     plot, fill = Axes.plot, Axes.fill_between
@@ -88,7 +90,34 @@ def test_a_picture_over_seeds(tmp_path, monkeypatch):
         False,
         [],
     )
+    # Rewards may be anything, and are all in the picture.
+    limits = []
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: limits.append(f.axes[0].get_ylim()))
+    wide = [{"step": 0, "reward/mean": -2.0}, {"step": 1, "reward/mean": 5.0}]
+    curve.draw(tmp_path / "wide.png", "wide", [wide])
+    curve.draw(tmp_path / "shares.png", "shares", rows[:1])
+    (low, high), of_shares = limits
+    assert low < -2 < 5 < high
+    assert of_shares == (0, 1)
+    monkeypatch.undo()
     assert Image.open(tmp_path / "two.png").size == Image.open(tmp_path / "one.png").size
+
+
+def test_a_seed_that_measured_nothing_does_not_count(tmp_path, capsys):
+    """It was evaluated on nothing, or no episode could be scored: the other seeds go on."""
+    trained = f"""
+import sys, pathlib
+from agentrl.watch.run import Run
+run = Run.create(pathlib.Path({str(tmp_path)!r}), "mine", "{{}}")
+seed = int(sys.argv[-1])
+run.log({{"step": 0}} | ({{"eval/success": 0.5}} if seed else {{}}))
+"""
+    command = [sys.executable, "-c", trained]
+    done = sweep.run_seeds(command, 2, tmp_path / "mine", Display())
+    assert [run.seed for run in done] == [1]
+    assert "seed 0 has measured nothing: neither eval/success nor reward/mean" in (
+        capsys.readouterr().out
+    )
 
 
 def start(tmp_path: Path, tiny_folder: Path, *flags: str) -> subprocess.Popen:

@@ -118,6 +118,14 @@ async def measures_nonsense(task, model):
     return WorkflowOutput(reward=1.0, metrics={"speed": math.inf})
 
 
+async def measures_what_is_ours(task, model):
+    return WorkflowOutput(reward=1.0, metrics={"success": 0.0})
+
+
+async def writes_to_the_terminal(task, model):
+    raise ValueError("'\x1b[2J'")
+
+
 async def forgets_the_reward(task, model):
     return WorkflowOutput(response="x")
 
@@ -138,6 +146,8 @@ async def exits(task, model):
         (returns_nothing, "TypeError: the workflow returned NoneType"),
         (returns_nan, "ValueError: the reward is nan"),
         (measures_nonsense, "ValueError: the metric speed is inf, not a finite number"),
+        (measures_what_is_ours, "ValueError: a metric is called success, as one of every run's is"),
+        (writes_to_the_terminal, "ValueError: '\\x1b[2J'"),
         (forgets_the_reward, "ValueError: the workflow returned no reward and the experiment has"),
         (raises_a_timeout_of_its_own, "TimeoutError: the search service did not answer"),
         (exits, "SystemExit: 3"),

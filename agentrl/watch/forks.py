@@ -4,7 +4,7 @@ A call that goes on from another begins with every token of it. It forks where i
 of the calls before it: what follows there is computed anew, and trained as a branch of its own.
 Where the ids part is a fact; why is found by comparing what was asked, in this order:
 
-    another agent       the first call of an agent: each has its own conversation
+    another agent       the first call of an agent, or one that goes on where another agent did
     sampled again       the very same prompt: for several answers, or another attempt
     changed tools       other tools, or other arguments of the chat template
     new conversation    nothing but system messages in common
@@ -39,6 +39,8 @@ Kind = Literal[
 Decode = Callable[[list[int]], str]
 EXCERPT_CHARACTERS = 40
 """How much of a message its cause quotes."""
+COMPARED = 16
+"""Of many calls that were left in one place, so many of the last are compared by their messages."""
 FRAME_TOKENS = 32
 """More than a template writes between a turn's beginning and its reasoning."""
 
@@ -103,21 +105,39 @@ def find_forks(
 def _fork(
     calls: Sequence[Call], paths: Sequence[np.ndarray], i: int, position: int, decode: Decode
 ) -> Fork:
-    call = calls[i]
-    shared = [_num_shared(paths[i], paths[j]) for j in range(i)]
-    own = [j for j in range(i) if calls[j].agent == call.agent]
-    left = [j for j in range(i) if shared[j] == position < len(paths[j])]
-    left_own = [j for j in left if j in own]
-    parent = _nearest(calls, i, left_own or left, shared)
-    # An agent's own conversation explains it, even where another's shares more tokens.
-    told_from = _nearest(calls, i, own, shared) if own else None
-    kind, why = _explain(
-        call,
-        None if told_from is None else calls[told_from],
-        [calls[j] for j in left_own],
-        decode,
-    )
+    def is_left(j: int) -> bool:
+        if len(paths[j]) <= position:
+            return False
+        # Who has the last common token has all before it.
+        return not position or bool(paths[j][position - 1] == paths[i][position - 1])
+
+    own = [j for j in range(i) if calls[j].agent == calls[i].agent]
+    left_own = [j for j in own if is_left(j)]
+    parent = _likeliest(calls, i, left_own or [j for j in range(i) if is_left(j)])
+    if left_own:
+        left = [calls[j] for j in left_own]
+        kind, why = _explain(calls[i], calls[parent], left, decode)
+    else:
+        kind, why = _explain_beside(calls, paths, i, own, calls[parent].agent, decode)
     return Fork(call=i, parent=parent, position=position, kind=kind, why=why)
+
+
+def _explain_beside(
+    calls: Sequence[Call],
+    paths: Sequence[np.ndarray],
+    i: int,
+    own: Sequence[int],
+    beside: str,
+    decode: Decode,
+) -> tuple[Kind, str]:
+    """Why a call leaves another agent's tokens: its own conversation, ``own``, tells."""
+    if not own:
+        return "another agent", f"the first call of {calls[i].agent}"
+    shared = {j: _num_shared(paths[i], paths[j]) for j in own}
+    nearest = max(own, key=lambda j: (shared[j], j))
+    if shared[nearest] == len(paths[nearest]):
+        return "another agent", f"{beside} has gone on from there, too"
+    return _explain(calls[i], calls[nearest], [calls[nearest]], decode)
 
 
 def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
@@ -126,14 +146,13 @@ def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-def _nearest(calls: Sequence[Call], i: int, others: Sequence[int], shared: Sequence[int]) -> int:
-    """From which of the others it was likeliest to go on."""
-    most = max(shared[j] for j in others)
+def _likeliest(calls: Sequence[Call], i: int, others: Sequence[int]) -> int:
+    """From which of the calls that it leaves in one place it was to go on."""
 
     def likeness(j: int) -> tuple:
         return _same_prompt(calls[i], calls[j]), _num_common(calls[i], calls[j]), j
 
-    return max((j for j in others if shared[j] == most), key=likeness)
+    return max(others[-COMPARED:], key=likeness)
 
 
 def _same_prompt(call: Call, other: Call) -> bool:
@@ -149,12 +168,8 @@ def _num_common(call: Call, other: Call) -> int:
     return min(len(call.messages), len(said))
 
 
-def _explain(
-    call: Call, other: Call | None, left: Sequence[Call], decode: Decode
-) -> tuple[Kind, str]:
-    """other: of the agent's earlier calls, the nearest; left: those that part from it here."""
-    if other is None:
-        return "another agent", f"the first call of {call.agent}"
+def _explain(call: Call, other: Call, left: Sequence[Call], decode: Decode) -> tuple[Kind, str]:
+    """other: the agent's earlier call that it is nearest to; left: all that it leaves there."""
     if _same_prompt(call, other):
         return "sampled again", "the same prompt was answered once more"
     if not call.messages or not other.messages:

@@ -3,7 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from agentrl.types import Group, Sample
@@ -48,6 +49,16 @@ class Recorder:
         self._raise_if_failed()
         if self._writes:
             self._waiting.put(Batch(step, groups, samples, scores, held_out))
+
+    @contextmanager
+    def keeping(self, step: int, groups: Sequence[Group]) -> Iterator[None]:
+        """Should what is done with the episodes fail, they are recorded all the same: they are
+        what one wants to look at then."""
+        try:
+            yield
+        except Exception:
+            self.add(step, groups)
+            raise
 
     def flush(self) -> None:
         """Return when all that was added is on the disk; raises RecordsFailed."""

@@ -74,8 +74,8 @@ class Writer:
             for groups in _portions(batch.groups):
                 episodes = [episode for group in groups for episode in group.episodes]
                 tree = build_tree([call.ids for e in episodes for call in e.calls])
-                paths = iter(tree.index)
-                paths = [[next(paths) for _ in episode.calls] for episode in episodes]
+                of_calls = iter(tree.index)
+                paths = [[next(of_calls) for _ in episode.calls] for episode in episodes]
                 why = [w for e, own in zip(episodes, paths) for w in self._why_forked(e.calls, own)]
                 data = compress(pack(episodes, trained, tree.ids, tree.parent, tree.index, why))
                 places = range(place, place + len(groups))
