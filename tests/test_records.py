@@ -16,7 +16,7 @@ from agentrl.learning.advantages import samples, trainable
 from agentrl.learning.packing import deal, pack
 from agentrl.types import Call, Episode, Group, Sample
 from agentrl.watch import load, open_run
-from agentrl.watch.records import columns, index, piece
+from agentrl.watch.records import columns, index, piece, reader
 from agentrl.watch.records.recorder import Recorder, RecordsFailed
 from agentrl.watch.records.writer import Scores
 from tests.families import QWEN3, write
@@ -343,6 +343,36 @@ def test_a_failure_to_write_is_told_in_a_sentence(tmp_path):
     for told in (recorder.flush, lambda: recorder.add(2, GROUPS), recorder.close):
         with pytest.raises(RecordsFailed, match="records cannot be written to .*File exists"):
             told()
+
+
+def test_who_reads_for_long_delays_what_is_written_and_no_more(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(index, "WAIT_SECONDS", 0.01)
+    record(tmp_path, 1, GROUPS)
+    with closing(sqlite3.connect(index.index_path(tmp_path / "rollouts"))) as other:
+        rows = other.execute("SELECT * FROM episodes")
+        assert rows.fetchone()[0] == 1
+        recorder = Recorder(tmp_path / "rollouts")
+        recorder.add(2, GROUPS)
+        deadline = time.monotonic() + 60
+        while len(caplog.messages) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "records wait to be written" in caplog.messages[2]
+        rows.close()
+    recorder.close()
+    assert open_run(tmp_path).steps() == [1, 2]
+
+
+def test_rows_are_made_when_the_index_is_free(tmp_path, monkeypatch):
+    record(tmp_path, 1, GROUPS)
+    made = reader.row_of
+
+    def row_of(*stored):
+        with closing(sqlite3.connect(index.index_path(tmp_path / "rollouts"), 0.0)) as writer:
+            writer.execute("BEGIN EXCLUSIVE")
+        return made(*stored)
+
+    monkeypatch.setattr(reader, "row_of", row_of)
+    assert len(open_run(tmp_path).episodes()) == 4
 
 
 def test_a_rank_that_does_not_write_writes_nothing(tmp_path):

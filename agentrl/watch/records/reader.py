@@ -198,14 +198,16 @@ class RunRecords:
         where = " AND ".join(given) or "TRUE"
         values = [value for values in given.values() for value in values]
         with self._index() as connection:
-            names = dict(connection.execute("SELECT id, name FROM metric_names"))
-            rows = connection.execute(
+            stored = connection.execute(
                 f"SELECT offset, length, first, {', '.join(COLUMNS)} "
                 f"FROM episodes JOIN groups USING (step, place) WHERE {where} "
                 "ORDER BY step, place, episode LIMIT ? OFFSET ?",
                 (*values, limit, offset),
-            )
-            return [(row_of(row[3:], names), row[:3]) for row in rows]
+            ).fetchall()
+            # Asked for last: a step that is written in between may have new ones.
+            names = dict(connection.execute("SELECT id, name FROM metric_names"))
+        # Whoever writes waits while the index is read, so rows are made afterwards.
+        return [(row_of(row[3:], names), row[:3]) for row in stored]
 
     def _record(self, row: EpisodeRow, where: tuple[int, int, int]) -> EpisodeRecord:
         offset, length, first = where
