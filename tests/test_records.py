@@ -599,13 +599,37 @@ def test_text_is_found(tmp_path, tokenizer):
     # Whoever looks for no time at all is told where to go on.
     seen, after, answers = [], None, 0
     while answers == 0 or after is not None:
-        rows, after = run.page(text="sells", seconds=0.0, after=after)
-        seen, answers = seen + [row.where for row in rows], answers + 1
-    assert (seen, answers) == ([(1, 0, 0), (1, 1, 0)], 5)
+        page = run.page(text="sells", seconds=0.0, after=after)
+        seen, after, answers = seen + [row.where for row in page.rows], page.after, answers + 1
+    assert (seen, answers) == ([(1, 0, 0), (1, 1, 0)], 4)
+    assert run.page(text="buys", limit=2).after is None
+    assert run.page(text="buys", limit=1).after == (1, 0, 1)
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(ValueError, match="holds no tokenizer"):
         open_run(tmp_path).decode([1])
     assert json.loads((tmp_path / "config.json").read_text()) == {"experiment": "mine"}
+
+
+def test_a_search_passes_over_what_is_broken(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    ids = tokenizer.encode("Ann sells.")
+    task = {"id": "t"}
+    episodes = tuple(Episode(task=task, index=i, calls=(a_call([1], ids),)) for i in range(2))
+    for step in (1, 2, 3):
+        record(tmp_path, step, [Group(task, episodes)])
+    index.step_path(tmp_path / "rollouts", 2).write_bytes(b"x" * 9)
+    run = open_run(tmp_path)
+    found = run.page(text="sells")
+    assert [row.where for row in found.rows] == [(1, 0, 0), (1, 0, 1), (3, 0, 0), (3, 0, 1)]
+    (sentence,) = found.unread
+    assert sentence.startswith(f"step 2, task t, in {tmp_path} cannot be read: ")
+    assert run.page(text="sells", step=3).unread == []
+    with pytest.raises(ValueError, match="step 2, task t, in .* cannot be read"):
+        run.episodes(text="sells")
+    # Without a tokenizer no text can be found at all: that is no broken piece.
+    shutil.rmtree(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        open_run(tmp_path).page(text="sells")
 
 
 def test_the_page_names_every_column_of_the_index(tmp_path):

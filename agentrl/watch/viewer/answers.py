@@ -60,13 +60,15 @@ def metrics(run: RunRecords) -> dict[str, list[Any]]:
 def episodes(
     run: RunRecords, *, after: tuple[int, int, int] | None = None, **filters: Any
 ) -> dict[str, Any]:
-    """A page of the list of episodes, and ``after``, to ask on from; None: these were the last.
+    """A page of the list of episodes; ``after``, to ask on from, None: these were the last; and
+    ``unread``, a sentence for each thing that a search could not read.
 
     filters: those of ``RunRecords.episodes``. Looking for a text, a page holds what was found in a
     moment, which may be nothing yet.
     """
-    rows, after = run.page(after=after, limit=PER_PAGE, seconds=SEARCH_SECONDS, **filters)
-    return {"rows": [row_of(row) for row in rows], "after": after}
+    found = run.page(after=after, limit=PER_PAGE, seconds=SEARCH_SECONDS, **filters)
+    rows = [row_of(row) for row in found.rows]
+    return {"rows": rows, "after": found.after, "unread": found.unread}
 
 
 def row_of(row: EpisodeRow) -> dict[str, Any]:
@@ -85,18 +87,19 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, place: int | N
             f"this episode has {size:,} tokens, and the page shows up to {MAX_TOKENS:,}: "
             "read it with agentrl.watch.load"
         )
-    texts, text = np.unique(run.decode(record.ids.tolist()) or [""], return_inverse=True)
+    said = run.decode(record.ids)
+    texts = {text: number for number, text in enumerate(dict.fromkeys(said))}
     arrays = {
         "ids": record.ids.astype(np.int32),
         "parent": record.parent.astype(np.int32),
-        "text": text[:size].astype(np.int32),
+        "text": np.array([texts[text] for text in said], np.int32),
         "in_loss": record.in_loss.astype(np.uint8),
         **_terms(record.calls),
     }
     head = {
         "row": row_of(record.row),
         "calls": [_call(call) for call in record.calls],
-        "texts": texts.tolist(),
+        "texts": list(texts),
     }
     return _packed(head, arrays)
 
