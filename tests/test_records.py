@@ -18,6 +18,7 @@ from agentrl.types import Call, Episode, Group, Sample
 from agentrl.watch import load, open_run
 from agentrl.watch.records import columns, index, piece, reader
 from agentrl.watch.records.recorder import Recorder, RecordsFailed
+from agentrl.watch.records.text import UNKNOWN
 from agentrl.watch.records.writer import Scores
 from tests.families import QWEN3, write
 from tests.spy import Scripted
@@ -570,6 +571,14 @@ def test_the_text_of_tokens(tmp_path, tokenizer):
     assert len(texts) == len(ids)
     assert "".join(texts) == text
     assert "🙂" in texts
+    # Each character stands where its tokens begin; one that a completion cuts off spoils no other.
+    several = ["🙂", "🙃", "🙂"]
+    ids = tokenizer.encode("".join(several))
+    assert len(ids) > len(several)
+    assert [text for text in run.decode(ids) if text] == several
+    cut = run.decode(ids[:-1])
+    assert len(cut) == len(ids) - 1
+    assert [text for text in cut if text and UNKNOWN not in text] == several[:2]
     (space,) = tokenizer.encode(" ")
     assert run.decode([space]) == [" "]
 

@@ -35,13 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         runs = [run for folder in flags.runs for run in opened(folder)]
         if flags.export:
-            try:
-                left_out = export(runs, flags.export, steps=flags.steps, report=_show)
-            finally:
-                _show("")
-            print(f"{flags.export}: {flags.export.stat().st_size / 2**20:.1f} MiB")
-            for sentence in left_out:
-                print(sentence)
+            _export(runs, flags.export, flags.steps)
         else:
             serve(runs, flags.port)
     except (ValueError, OSError) as error:
@@ -71,6 +65,16 @@ def runs_in(folder: Path) -> list[Path]:
     """The folder itself, or the runs in it, where it is an experiment's."""
     inside = sorted(path.parent for path in folder.glob("*/config.json"))
     return inside if inside and not (folder / "config.json").exists() else [folder]
+
+
+def _export(runs: Sequence[RunRecords], file: Path, steps: Sequence[int] | None) -> None:
+    try:
+        left_out = export(runs, file, steps=steps, report=_show)
+    finally:
+        _show("")
+    print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+    for sentence in left_out:
+        print(sentence)
 
 
 def _show(sentence: str) -> None:
