@@ -422,10 +422,11 @@ def test_metrics_are_read_as_they_grow(tmp_path):
     (tmp_path / "beside").write_text('{"step": 0}\n{"step": 9}\n')
     (tmp_path / "beside").replace(path)
     assert run.metrics() == [{"step": 0}, {"step": 9}]
-    with path.open("a") as file:
-        file.write("{]\n")
-    with pytest.raises(ValueError, match="line 3, is no JSON"):
-        run.metrics()
+    whole = path.read_text()
+    for line in ("{]", "[" * 100_000, "[1]", "5", "null", "9" * 5000):
+        path.write_text(f"{whole}{line}\n")
+        with pytest.raises(ValueError, match="line 3, is no JSON"):
+            run.metrics()
 
 
 WRITES_FOR_EVER = """
@@ -486,7 +487,7 @@ def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
         open_run(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not the folder of a run"):
         next(load(tmp_path))
-    for config in ("[1]", "{", "[" * 100_000):
+    for config in ("[1]", "{", "[" * 100_000, '{"config": null}', '{"config": [1]}'):
         (tmp_path / "config.json").write_text(config)
         with pytest.raises(ValueError, match="is not the folder of a run"):
             open_run(tmp_path)

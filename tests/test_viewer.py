@@ -161,6 +161,25 @@ def test_metrics_are_columns_of_numbers(runs):
     assert "failure" not in columns
 
 
+def test_what_is_no_number_of_a_step_is_passed_over(tmp_path):
+    rows = [
+        '{"step": 1, "loss": 0.5, "odd \\ud83d": 1}',
+        '{"loss": 1.5}',
+        '{"step": null, "loss": 2.5}',
+        '{"step": "2", "loss": 3.5}',
+        f'{{"step": 3, "loss": {10**400}}}',
+        '{"step": 4, "loss": NaN}',
+    ]
+    (tmp_path / "config.json").write_text('{"config": {"seed": NaN}}')
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    run = open_run(tmp_path)
+    columns = json.loads(answers.to_json(answers.metrics(run)))
+    none = [None, None]
+    assert columns == {"step": [1, 3, 4], "loss": [0.5, *none], "odd ?": [1, *none]}
+    (told,) = json.loads(answers.to_json(answers.describe([run])))
+    assert told["seed"] is None
+
+
 def test_a_search_names_what_it_could_not_read(maker, runs, tmp_path):
     broken = shutil.copytree(maker.folder, tmp_path / "broken")
     (broken / "rollouts" / "step-00029.bin").write_bytes(b"\0" * 50_000)

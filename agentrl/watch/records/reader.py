@@ -274,8 +274,8 @@ class RunRecords:
                 config = json.loads(file.read(LARGEST_CONFIG))
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.folder} is not the folder of a run: {error}") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.folder} is not the folder of a run: {path} holds no object")
+        if not isinstance(config, dict) or not isinstance(config.get("config", {}), dict):
+            raise ValueError(f"{self.folder} is not the folder of a run: {path} holds no settings")
         return config
 
 

@@ -12,6 +12,7 @@ so that the page lays typed arrays over it and parses nothing a token.
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -46,12 +47,12 @@ def describe(runs: Sequence[RunRecords]) -> list[dict[str, Any]]:
                 "family": families.setdefault(key, len(families)),
             }
         )
-    return told
+    return _finite(told)
 
 
 def metrics(run: RunRecords) -> dict[str, list[Any]]:
-    """The numbers of metrics.jsonl by name, one a row; None where a row has none."""
-    rows = run.metrics()
+    """The numbers of metrics.jsonl by name, one a step's row; None where a row has none."""
+    rows = [row for row in run.metrics() if _number(row.get("step")) is not None]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [_number(row.get(name)) for row in rows] for name in names}
     return {name: values for name, values in columns.items() if any(v is not None for v in values)}
@@ -153,11 +154,14 @@ def _packed(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str).encode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    # Half a surrogate pair, which JSON may name, is no character.
+    return text.encode(errors="replace")
 
 
 def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and math.isfinite(value)
+    # JSON's whole numbers may be larger than any float.
+    is_number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return float(value) if is_number else None
 
 
