@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -549,7 +550,8 @@ def test_a_piece_that_is_no_piece_is_a_sentence(monkeypatch):
     episodes = [Episode(task={}, index=0, calls=(call,))]
     ids, parent, path = np.array([1, 2, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2])
     data = piece.pack(episodes, {}, ids, parent, [path], [None])
-    assert piece.unpack(data).calls[0].path.tolist() == [0, 1, 2]
+    read = piece.unpack(data)
+    assert read.path(read.calls[0]).tolist() == [0, 1, 2]
     rng = np.random.default_rng(0)
     for _ in range(300):
         broken = bytearray(data)
@@ -560,6 +562,29 @@ def test_a_piece_that_is_no_piece_is_a_sentence(monkeypatch):
     monkeypatch.setattr(piece, "LARGEST", 1000)
     with pytest.raises(ValueError, match="larger than 1000 bytes"):
         piece.decompress(piece.compress(b"\0" * 1001))
+
+
+def test_a_piece_takes_little_more_than_its_tree():
+    size, num_calls = 50_000, 1000
+    call = a_call([1], [2])
+    episodes = [Episode(task={}, index=i, calls=(call,)) for i in range(num_calls)]
+    path = np.arange(size)
+    data = piece.pack(episodes, {}, path, path - 1, [path] * num_calls, [None] * num_calls)
+    # As above, and each says that all of its path was sampled.
+    at = data.index(b"\n") + 1 + columns.WIDTH * (num_calls + size + num_calls)
+    absurd = columns.to_bytes(np.full(num_calls, size, np.int32))
+    absurd = data[:at] + absurd + data[at + len(absurd) :]
+    tracemalloc.start()
+    try:
+        read = piece.unpack(data)
+        assert len(read.calls) == num_calls
+        assert read.path(read.calls[7]).tolist() == path.tolist()
+        with pytest.raises(ValueError, match="it ends too early"):
+            piece.unpack(absurd)
+        # All paths would be 200 MB.
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_text_of_tokens(tmp_path, tokenizer):

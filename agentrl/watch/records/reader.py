@@ -248,6 +248,8 @@ class RunRecords:
             key = (step, offset, length, now.st_ino, now.st_mtime_ns)
             kept, piece = self._last_piece
             if kept != key:
+                if not 0 <= length <= now.st_size - offset:
+                    raise ValueError("its end is missing")
                 file.seek(offset)
                 piece = unpack(decompress(file.read(length)))
                 self._last_piece = key, piece
