@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -375,6 +375,30 @@ def test_rows_are_made_when_the_index_is_free(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reader, "row_of", row_of)
     assert len(open_run(tmp_path).episodes()) == 4
+
+
+def test_a_metric_may_be_new_while_rows_are_read(tmp_path, monkeypatch):
+    record(tmp_path, 1, GROUPS)
+    run, reading = open_run(tmp_path), index.reading
+    task = {"id": "t"}
+    new = Episode(task=task, index=0, metrics={"new": 1.0})
+
+    class Slow:
+        def __init__(self, connection):
+            self.connection = connection
+
+        def execute(self, question, *values):
+            if "FROM episodes" in question:
+                record(tmp_path, 2, [Group(task, (new,))])
+            return self.connection.execute(question, *values)
+
+    @contextmanager
+    def slowly(rollouts):
+        with reading(rollouts) as connection:
+            yield Slow(connection)
+
+    monkeypatch.setattr(index, "reading", slowly)
+    assert run.episodes()[-1].metrics == {"new": 1.0}
 
 
 def test_a_rank_that_does_not_write_writes_nothing(tmp_path):
