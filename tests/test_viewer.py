@@ -308,7 +308,9 @@ def test_an_export_goes_without_what_cannot_be_read(maker, runs, tmp_path, monke
     command.main([str(broken), "--export", str(file)])
     written, sentence = capsys.readouterr().out.splitlines()
     assert written.startswith(f"{file}: 0.")
-    assert sentence.startswith("apples/broken: 12 without their tokens; the first: step 29, task ")
+    assert sentence.startswith(
+        "apples/broken: episodes without their tokens: 12; the first: step 29, "
+    )
     told = exported(file)
     assert (told["steps"], told["held"]) == ([[29, 30]], [[30]])
     assert len(told["rows"][0]) == len(told["episodes"]) + 12 == len(runs[0].episodes())

@@ -90,7 +90,9 @@ def _tokens(
         if not failed:
             held.insert(0, step)
     if unread:
-        left_out.append(f"{run.name}: {len(unread)} without their tokens; the first: {unread[0]}")
+        left_out.append(
+            f"{run.name}: episodes without their tokens: {len(unread)}; the first: {unread[0]}"
+        )
     return kept, held, left_out
 
 
