@@ -6,7 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+import tracemalloc
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from agentrl.learning.advantages import samples, trainable
 from agentrl.learning.packing import deal, pack
 from agentrl.types import Call, Episode, Group, Sample
 from agentrl.watch import load, open_run
-from agentrl.watch.records import columns, index, piece
+from agentrl.watch.records import columns, index, piece, reader
 from agentrl.watch.records.recorder import Recorder, RecordsFailed
+from agentrl.watch.records.text import UNKNOWN
 from agentrl.watch.records.writer import Scores
 from tests.families import QWEN3, write
 from tests.spy import Scripted
@@ -345,6 +347,60 @@ def test_a_failure_to_write_is_told_in_a_sentence(tmp_path):
             told()
 
 
+def test_who_reads_for_long_delays_what_is_written_and_no_more(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(index, "WAIT_SECONDS", 0.01)
+    record(tmp_path, 1, GROUPS)
+    with closing(sqlite3.connect(index.index_path(tmp_path / "rollouts"))) as other:
+        rows = other.execute("SELECT * FROM episodes")
+        assert rows.fetchone()[0] == 1
+        recorder = Recorder(tmp_path / "rollouts")
+        recorder.add(2, GROUPS)
+        deadline = time.monotonic() + 60
+        while len(caplog.messages) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "records wait to be written" in caplog.messages[2]
+        rows.close()
+    recorder.close()
+    assert open_run(tmp_path).steps() == [1, 2]
+
+
+def test_rows_are_made_when_the_index_is_free(tmp_path, monkeypatch):
+    record(tmp_path, 1, GROUPS)
+    made = reader.row_of
+
+    def row_of(*stored):
+        with closing(sqlite3.connect(index.index_path(tmp_path / "rollouts"), 0.0)) as writer:
+            writer.execute("BEGIN EXCLUSIVE")
+        return made(*stored)
+
+    monkeypatch.setattr(reader, "row_of", row_of)
+    assert len(open_run(tmp_path).episodes()) == 4
+
+
+def test_a_metric_may_be_new_while_rows_are_read(tmp_path, monkeypatch):
+    record(tmp_path, 1, GROUPS)
+    run, reading = open_run(tmp_path), index.reading
+    task = {"id": "t"}
+    new = Episode(task=task, index=0, metrics={"new": 1.0})
+
+    class Slow:
+        def __init__(self, connection):
+            self.connection = connection
+
+        def execute(self, question, *values):
+            if "FROM episodes" in question:
+                record(tmp_path, 2, [Group(task, (new,))])
+            return self.connection.execute(question, *values)
+
+    @contextmanager
+    def slowly(rollouts):
+        with reading(rollouts) as connection:
+            yield Slow(connection)
+
+    monkeypatch.setattr(index, "reading", slowly)
+    assert run.episodes()[-1].metrics == {"new": 1.0}
+
+
 def test_a_rank_that_does_not_write_writes_nothing(tmp_path):
     recorder = Recorder(tmp_path / "rollouts", writes=False)
     recorder.add(1, GROUPS)
@@ -391,10 +447,11 @@ def test_metrics_are_read_as_they_grow(tmp_path):
     (tmp_path / "beside").write_text('{"step": 0}\n{"step": 9}\n')
     (tmp_path / "beside").replace(path)
     assert run.metrics() == [{"step": 0}, {"step": 9}]
-    with path.open("a") as file:
-        file.write("{]\n")
-    with pytest.raises(ValueError, match="line 3, is no JSON"):
-        run.metrics()
+    whole = path.read_text()
+    for line in ("{]", "[" * 100_000, "[1]", "5", "null", "9" * 5000):
+        path.write_text(f"{whole}{line}\n")
+        with pytest.raises(ValueError, match="line 3, is no JSON"):
+            run.metrics()
 
 
 WRITES_FOR_EVER = """
@@ -455,7 +512,7 @@ def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
         open_run(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not the folder of a run"):
         next(load(tmp_path))
-    for config in ("[1]", "{", "[" * 100_000):
+    for config in ("[1]", "{", "[" * 100_000, '{"config": null}', '{"config": [1]}'):
         (tmp_path / "config.json").write_text(config)
         with pytest.raises(ValueError, match="is not the folder of a run"):
             open_run(tmp_path)
@@ -517,7 +574,8 @@ def test_a_piece_that_is_no_piece_is_a_sentence(monkeypatch):
     episodes = [Episode(task={}, index=0, calls=(call,))]
     ids, parent, path = np.array([1, 2, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2])
     data = piece.pack(episodes, {}, ids, parent, [path], [None])
-    assert piece.unpack(data).calls[0].path.tolist() == [0, 1, 2]
+    read = piece.unpack(data)
+    assert read.path(read.calls[0]).tolist() == [0, 1, 2]
     rng = np.random.default_rng(0)
     for _ in range(300):
         broken = bytearray(data)
@@ -530,6 +588,29 @@ def test_a_piece_that_is_no_piece_is_a_sentence(monkeypatch):
         piece.decompress(piece.compress(b"\0" * 1001))
 
 
+def test_a_piece_takes_little_more_than_its_tree():
+    size, num_calls = 50_000, 1000
+    call = a_call([1], [2])
+    episodes = [Episode(task={}, index=i, calls=(call,)) for i in range(num_calls)]
+    path = np.arange(size)
+    data = piece.pack(episodes, {}, path, path - 1, [path] * num_calls, [None] * num_calls)
+    # As above, and each says that all of its path was sampled.
+    at = data.index(b"\n") + 1 + columns.WIDTH * (num_calls + size + num_calls)
+    absurd = columns.to_bytes(np.full(num_calls, size, np.int32))
+    absurd = data[:at] + absurd + data[at + len(absurd) :]
+    tracemalloc.start()
+    try:
+        read = piece.unpack(data)
+        assert len(read.calls) == num_calls
+        assert read.path(read.calls[7]).tolist() == path.tolist()
+        with pytest.raises(ValueError, match="it ends too early"):
+            piece.unpack(absurd)
+        # All paths would be 200 MB.
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_text_of_tokens(tmp_path, tokenizer):
     record(tmp_path, 1, GROUPS)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
@@ -540,6 +621,14 @@ def test_the_text_of_tokens(tmp_path, tokenizer):
     assert len(texts) == len(ids)
     assert "".join(texts) == text
     assert "🙂" in texts
+    # Each character stands where its tokens begin; one that a completion cuts off spoils no other.
+    several = ["🙂", "🙃", "🙂"]
+    ids = tokenizer.encode("".join(several))
+    assert len(ids) > len(several)
+    assert [text for text in run.decode(ids) if text] == several
+    cut = run.decode(ids[:-1])
+    assert len(cut) == len(ids) - 1
+    assert [text for text in cut if text and UNKNOWN not in text] == several[:2]
     (space,) = tokenizer.encode(" ")
     assert run.decode([space]) == [" "]
 
@@ -569,13 +658,37 @@ def test_text_is_found(tmp_path, tokenizer):
     # Whoever looks for no time at all is told where to go on.
     seen, after, answers = [], None, 0
     while answers == 0 or after is not None:
-        rows, after = run.page(text="sells", seconds=0.0, after=after)
-        seen, answers = seen + [row.where for row in rows], answers + 1
-    assert (seen, answers) == ([(1, 0, 0), (1, 1, 0)], 5)
+        page = run.page(text="sells", seconds=0.0, after=after)
+        seen, after, answers = seen + [row.where for row in page.rows], page.after, answers + 1
+    assert (seen, answers) == ([(1, 0, 0), (1, 1, 0)], 4)
+    assert run.page(text="buys", limit=2).after is None
+    assert run.page(text="buys", limit=1).after == (1, 0, 1)
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(ValueError, match="holds no tokenizer"):
         open_run(tmp_path).decode([1])
     assert json.loads((tmp_path / "config.json").read_text()) == {"experiment": "mine"}
+
+
+def test_a_search_passes_over_what_is_broken(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    ids = tokenizer.encode("Ann sells.")
+    task = {"id": "t"}
+    episodes = tuple(Episode(task=task, index=i, calls=(a_call([1], ids),)) for i in range(2))
+    for step in (1, 2, 3):
+        record(tmp_path, step, [Group(task, episodes)])
+    index.step_path(tmp_path / "rollouts", 2).write_bytes(b"x" * 9)
+    run = open_run(tmp_path)
+    found = run.page(text="sells")
+    assert [row.where for row in found.rows] == [(1, 0, 0), (1, 0, 1), (3, 0, 0), (3, 0, 1)]
+    (sentence,) = found.unread
+    assert sentence.startswith(f"step 2, task t, in {tmp_path} cannot be read: ")
+    assert run.page(text="sells", step=3).unread == []
+    with pytest.raises(ValueError, match="step 2, task t, in .* cannot be read"):
+        run.episodes(text="sells")
+    # Without a tokenizer no text can be found at all: that is no broken piece.
+    shutil.rmtree(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        open_run(tmp_path).page(text="sells")
 
 
 def test_the_page_names_every_column_of_the_index(tmp_path):

@@ -15,6 +15,7 @@ from agentrl.types import Episode, Group
 from agentrl.watch import __main__ as command
 from agentrl.watch.records import open_run
 from agentrl.watch.viewer import answers
+from agentrl.watch.viewer import export as export_module
 from agentrl.watch.viewer.export import export
 from tests import chromium
 from tests.made_runs import HABIT, make_run
@@ -125,6 +126,16 @@ def test_an_episode_arrives_as_it_was_recorded(runs):
     ]
 
 
+def test_every_text_arrives_whole(tmp_path):
+    maker = make_run(tmp_path / "apples" / "run", recorded=0)
+    task = {"id": "odd"}
+    call = maker.call(maker.ids("2+3?"), "five\0\n\0", [], {})
+    maker.record(1, [Group(task, (Episode(task=task, index=0, calls=(call,)),))])
+    head, arrays = unpack(answers.episode(open_run(maker.folder), 1, "odd", 0, 0))
+    assert "".join(head["texts"][i] for i in arrays["text"]) == "2+3?five\0\n\0"
+    assert len(set(head["texts"])) == len(head["texts"])
+
+
 def test_an_episode_of_no_calls_arrives_too(tmp_path):
     from agentrl.types import Episode, Group
 
@@ -148,6 +159,37 @@ def test_metrics_are_columns_of_numbers(runs):
     assert columns["reward/mean"] == [row["reward/mean"] for row in runs[0].metrics()]
     assert columns["eval/success"].count(None) == 27
     assert "failure" not in columns
+
+
+def test_what_is_no_number_of_a_step_is_passed_over(tmp_path):
+    rows = [
+        '{"step": 1, "loss": 0.5, "odd \\ud83d": 1}',
+        '{"loss": 1.5}',
+        '{"step": null, "loss": 2.5}',
+        '{"step": "2", "loss": 3.5}',
+        f'{{"step": 3, "loss": {10**400}}}',
+        '{"step": 4, "loss": NaN}',
+    ]
+    (tmp_path / "config.json").write_text('{"config": {"seed": NaN}}')
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    run = open_run(tmp_path)
+    columns = json.loads(answers.to_json(answers.metrics(run)))
+    none = [None, None]
+    assert columns == {"step": [1, 3, 4], "loss": [0.5, *none], "odd ?": [1, *none]}
+    (told,) = json.loads(answers.to_json(answers.describe([run])))
+    assert told["seed"] is None
+
+
+def test_a_search_names_what_it_could_not_read(maker, runs, tmp_path):
+    broken = shutil.copytree(maker.folder, tmp_path / "broken")
+    (broken / "rollouts" / "step-00029.bin").write_bytes(b"\0" * 50_000)
+    found = answers.episodes(open_run(broken), text="as json")
+    everything = runs[0].episodes(text="as json", step=30)
+    assert found["rows"] == [answers.row_of(row) for row in everything]
+    assert [told.partition(", in ")[0] for told in found["unread"]] == [
+        f"step 29, task apples-{i}" for i in range(3)
+    ]
+    assert answers.episodes(runs[0])["unread"] == []
 
 
 def test_a_list_longer_than_a_page_goes_on(runs, monkeypatch):
@@ -216,6 +258,67 @@ def test_the_command_ends_in_a_sentence(maker, tmp_path):
         ]:
             with pytest.raises(SystemExit, match=f"^error: .*{sentence}"):
                 command.main([str(part) for part in argv])
+
+
+def test_an_experiment_is_opened_without_what_cannot_be_read(maker, tmp_path, capsys):
+    experiment = shutil.copytree(maker.folder.parent, tmp_path / "apples")
+    for name, version in [("first", 99), ("second", 98)]:
+        with sqlite3.connect(experiment / name / "rollouts" / "records.sqlite") as index:
+            index.execute(f"PRAGMA user_version = {version}")
+        if name == "first":
+            assert [run.name for run in command.opened(experiment)] == ["apples/second"]
+            assert "apples/first cannot be read: its records are of version 99" in (
+                capsys.readouterr().err
+            )
+    with pytest.raises(SystemExit, match=f"^error: no run in {experiment} can be read"):
+        command.main([str(experiment)])
+
+
+def exported(file) -> dict:
+    """What an export holds."""
+    begin = '<script type="application/json" id="answers">'
+    return json.loads(file.read_text().partition(begin)[2].partition("</script>")[0])
+
+
+def test_each_run_has_a_share_of_an_export(runs, tmp_path, monkeypatch):
+    file = tmp_path / "runs.html"
+    assert export(runs, file) == []
+    whole = exported(file)
+    assert whole["held"] == whole["steps"] == [[29, 30], [29, 30]]
+    sizes = [
+        [
+            sum(len(v) for k, v in whole["episodes"].items() if k.startswith(f"{run}/{step}/"))
+            for step in (29, 30)
+        ]
+        for run in (0, 1)
+    ]
+    # Room for the last step of the first run, and for all of the second where it has the rest.
+    monkeypatch.setattr(export_module, "MAX_BYTES", sizes[0][1] + sum(sizes[1]))
+    assert export(runs, file) == ["apples/first: no room for the tokens of step 29 and before it"]
+    assert exported(file)["held"] == [[30], [29, 30]]
+    assert exported(file)["rows"] == whole["rows"]
+    with pytest.raises(ValueError, match="--steps 999: no run has recorded it"):
+        export(runs, file, steps=[30, 999])
+
+
+def test_an_export_goes_without_what_cannot_be_read(maker, runs, tmp_path, monkeypatch, capsys):
+    broken = shutil.copytree(maker.folder, tmp_path / "apples" / "broken")
+    (broken / "rollouts" / "step-00029.bin").write_bytes(b"\0" * 50_000)
+    file = tmp_path / "run.html"
+    command.main([str(broken), "--export", str(file)])
+    written, sentence = capsys.readouterr().out.splitlines()
+    assert written.startswith(f"{file}: 0.")
+    assert sentence.startswith(
+        "apples/broken: episodes without their tokens: 12; the first: step 29, "
+    )
+    told = exported(file)
+    assert (told["steps"], told["held"]) == ([[29, 30]], [[30]])
+    assert len(told["rows"][0]) == len(told["episodes"]) + 12 == len(runs[0].episodes())
+
+    largest = max(row.num_tokens for row in runs[0].episodes())
+    monkeypatch.setattr(answers, "MAX_TOKENS", largest - 1)
+    (sentence,) = export(runs[:1], file)
+    assert f"this episode has {largest} tokens, and the page shows up to" in sentence
 
 
 def test_a_folder_of_runs_is_all_of_them(maker):

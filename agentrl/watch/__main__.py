@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentrl.watch.records import open_run
+from agentrl.watch.records import RunRecords, open_run
 from agentrl.watch.viewer.export import export
 from agentrl.watch.viewer.server import serve
 
@@ -33,21 +33,53 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0 <= flags.port < 2**16:
         parser.error(f"--port is {flags.port}: give 0 to 65535; 0: any free")
     try:
-        runs = [open_run(folder) for given in flags.runs for folder in runs_in(given)]
+        runs = [run for folder in flags.runs for run in opened(folder)]
         if flags.export:
-            say = lambda sentence: print(f"\r\033[K{sentence}", end="", file=sys.stderr)  # noqa: E731
-            export(runs, flags.export, steps=flags.steps, report=say)
-            print(f"\r\033[K{flags.export}: {flags.export.stat().st_size / 2**20:.1f} MiB")
+            _export(runs, flags.export, flags.steps)
         else:
             serve(runs, flags.port)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
+def opened(folder: Path) -> list[RunRecords]:
+    """The runs of a folder. Of an experiment's, those that cannot be read are told and passed over.
+
+    Raises ValueError where none can be read.
+    """
+    folders = runs_in(folder)
+    if folders == [folder]:
+        return [open_run(folder)]
+    runs = []
+    for inside in folders:
+        try:
+            runs.append(open_run(inside))
+        except ValueError as error:
+            print(error, file=sys.stderr)
+    if not runs:
+        raise ValueError(f"no run in {folder} can be read")
+    return runs
+
+
 def runs_in(folder: Path) -> list[Path]:
     """The folder itself, or the runs in it, where it is an experiment's."""
     inside = sorted(path.parent for path in folder.glob("*/config.json"))
     return inside if inside and not (folder / "config.json").exists() else [folder]
+
+
+def _export(runs: Sequence[RunRecords], file: Path, steps: Sequence[int] | None) -> None:
+    try:
+        left_out = export(runs, file, steps=steps, report=_show)
+    finally:
+        _show("")
+    print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+    for sentence in left_out:
+        print(sentence)
+
+
+def _show(sentence: str) -> None:
+    """In place of the one before it."""
+    print(f"\r\033[K{sentence}", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

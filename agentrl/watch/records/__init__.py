@@ -8,12 +8,13 @@
 """
 
 from agentrl.watch.records.episode import CallRecord, EpisodeRecord, EpisodeRow
-from agentrl.watch.records.reader import RunRecords, Step, load, open_run
+from agentrl.watch.records.reader import Found, RunRecords, Step, load, open_run
 
 __all__ = [
     "CallRecord",
     "EpisodeRecord",
     "EpisodeRow",
+    "Found",
     "RunRecords",
     "Step",
     "load",

@@ -129,15 +129,19 @@ def _float(value: float | int | None) -> float:
 def record_of(row: EpisodeRow, piece: Piece, number: int) -> EpisodeRecord:
     """The part of a piece's tree that is one episode's; number: the episode's in the piece."""
     stored = [call for call in piece.calls if call.episode == number]
+    paths = [piece.path(call) for call in stored]
     belongs = np.zeros(len(piece.ids), bool)
-    for call in stored:
-        belongs[call.path] = True
+    for path in paths:
+        belongs[path] = True
     positions = belongs.nonzero()[0]
     # An ancestor of what belongs belongs, too; and the order stays depth-first.
     parent = piece.parent[positions]
     place = np.searchsorted(positions, parent)
     ids = piece.ids[positions]
-    calls = [_call(call, np.searchsorted(positions, call.path), ids) for call in stored]
+    calls = [
+        _call(call, np.searchsorted(positions, path), ids)
+        for call, path in zip(stored, paths, strict=True)
+    ]
     return EpisodeRecord(
         row=row,
         ids=ids,

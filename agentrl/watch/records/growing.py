@@ -32,9 +32,15 @@ class GrowingRows:
             # The last may be half written.
             if not line.endswith(b"\n"):
                 break
-            try:
-                self._rows.append(json.loads(line))
-            except ValueError as error:
-                number = len(self._rows) + 1
-                raise ValueError(f"{self._path}, line {number}, is no JSON: {error}") from error
+            self._rows.append(self._row(line))
             self._offset += len(line)
+
+    def _row(self, line: bytes) -> dict[str, Any]:
+        place = f"{self._path}, line {len(self._rows) + 1},"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{place} is no JSON object")
+        return row

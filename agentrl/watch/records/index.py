@@ -5,18 +5,21 @@ committed together. A journal that other hosts see, too, guards a commit: SQLite
 does not work on network file systems.
 """
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 """Of the records; a reader knows one."""
 APPLICATION = 0x61726C31
 """Marks an SQLite file as an index of ours."""
 WAIT_SECONDS = 20.0
-"""How long a reader waits while a commit is on its way, and a writer for readers."""
+"""How long a reader waits while a commit is on its way, and a writer before it says so."""
 
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION};
@@ -77,6 +80,32 @@ def _checked(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 
 @contextmanager
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction, all of it or nothing.
+
+    It waits for whoever reads, as long as that takes: no run ends because somebody looks at it.
+    """
+    _patiently(connection, "BEGIN IMMEDIATE")
+    try:
+        yield
+        _patiently(connection, "COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _patiently(connection: sqlite3.Connection, statement: str) -> None:
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            log.warning("records wait to be written: another process holds their index")
+
+
+@contextmanager
 def reading(rollouts: Path) -> Iterator[sqlite3.Connection]:
     """A connection that writes nothing; each thread and each question has its own.
 
@@ -119,7 +148,7 @@ def cut_back(rollouts: Path, last_step: int) -> None:
     if not index_path(rollouts).exists():
         return
     try:
-        with closing(create(rollouts)) as connection, connection:
+        with closing(create(rollouts)) as connection, writing(connection):
             for table in ("batches", "groups", "episodes"):
                 connection.execute(f"DELETE FROM {table} WHERE step > ?", (last_step,))
     except sqlite3.DatabaseError as error:

@@ -43,10 +43,10 @@ class StoredCall:
     finish_reason: str
     under_grammar: bool
     why_forked: str | None
-    path: np.ndarray
-    """Tree positions from the root to the leaf; int32."""
+    leaf: int
+    """The tree position at which it ends."""
     start: int
-    """Where on the path the completion begins."""
+    """Where on its path the completion begins."""
     sampler_logprobs: np.ndarray
     trained: Trained | None
 
@@ -58,7 +58,18 @@ class Piece:
     ids: np.ndarray
     parent: np.ndarray
     depth: np.ndarray
+    starts: np.ndarray
+    """Where the runs begin: tokens that each follow the one before them."""
+    above: np.ndarray
+    """The parent of the first token of each run; -1: none."""
     calls: list[StoredCall]
+
+    def path(self, call: StoredCall) -> np.ndarray:
+        """Tree positions from the root to the call's leaf; int32.
+
+        Made when asked for: those of all calls are a hundred times their tree.
+        """
+        return _end_of_path(call.leaf, int(self.depth[call.leaf]) + 1, self.starts, self.above)
 
 
 def pack(
@@ -121,7 +132,14 @@ def unpack(data: bytes) -> Piece:
     """What ``pack`` took; raises ValueError where these are not such bytes."""
     try:
         return _unpack(data)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(f"it is not what was written ({error})") from error
 
 
@@ -205,17 +223,21 @@ def _unpack(data: bytes) -> Piece:
     leaves, lengths, kinds, in_loss = (cursor.numbers(num_calls) for _ in range(4))
     in_loss = in_loss.astype(bool)
     advantages = np.frombuffer(cursor.take(int(in_loss.sum()), 8), "<f8")
+    if (ids < 0).any():
+        raise ValueError("a token is none")
     if ((leaves < 0) | (leaves >= len(ids))).any():
         raise ValueError("a call ends outside the tree")
-    paths = [_path(leaf, *runs) for leaf in leaves.tolist()]
-    if (lengths < 0).any() or any(len(p) < n for p, n in zip(paths, lengths, strict=True)):
+    starts_of_calls = depth[leaves] + 1 - lengths
+    if (lengths < 0).any() or (starts_of_calls < 0).any():
         raise ValueError("a completion is longer than its call")
-    positions = _joined([p[len(p) - n :] for p, n in zip(paths, lengths, strict=True)])
-
+    # Taken before their positions are made: lengths that are too large end here.
+    sampler = cursor.take(int(lengths.sum()))
+    ends = zip(leaves.tolist(), lengths.tolist(), strict=True)
+    positions = _joined([_end_of_path(leaf, length, *runs) for leaf, length in ends])
     in_loss_terms = np.repeat(in_loss, lengths)
     zeros = np.zeros(len(positions), np.int32)
     first = columns.first_of_each(positions)
-    sampler = columns.decode(cursor.take(len(first)), zeros, first)
+    sampler = columns.decode(sampler, zeros, first)
     first = columns.first_of_each(positions[in_loss_terms])
     drawn, taken = sampler[in_loss_terms], len(first)
     trainer = columns.decode(cursor.take(taken), columns.places(drawn), first)
@@ -229,20 +251,21 @@ def _unpack(data: bytes) -> Piece:
         StoredCall(
             episode=episode,
             **dict(zip(_KIND, header["kinds"][kind], strict=True)),
-            path=path,
-            start=len(path) - len(drawn),
+            leaf=leaf,
+            start=start,
             sampler_logprobs=drawn,
             trained=next(losses) if is_in_loss else None,
         )
-        for episode, kind, path, drawn, is_in_loss in zip(
+        for episode, kind, leaf, start, drawn, is_in_loss in zip(
             np.repeat(np.arange(len(counts)), counts).tolist(),
             kinds.tolist(),
-            paths,
+            leaves.tolist(),
+            starts_of_calls.tolist(),
             _split(sampler, lengths),
             in_loss,
         )
     ]
-    return Piece(ids, parent, depth, calls)
+    return Piece(ids, parent, depth, *runs, calls)
 
 
 _KIND = ("agent", "finish_reason", "under_grammar", "why_forked")
@@ -268,11 +291,12 @@ def _tree(size: int, starts: np.ndarray, above: np.ndarray) -> tuple[np.ndarray,
     return parent, depth
 
 
-def _path(leaf: int, starts: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """The tree positions from the root to a leaf."""
-    pieces = []
-    while leaf >= 0:
+def _end_of_path(leaf: int, count: int, starts: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """The last tree positions, so many, on the way from the root to a leaf; int32."""
+    pieces = [np.empty(0, np.int32)]
+    while count > 0:
         run = np.searchsorted(starts, leaf, side="right") - 1
-        pieces.append(np.arange(starts[run], leaf + 1, dtype=np.int32))
-        leaf = int(above[run])
+        start = max(int(starts[run]), leaf + 1 - count)
+        pieces.append(np.arange(start, leaf + 1, dtype=np.int32))
+        leaf, count = int(above[run]), count - len(pieces[-1])
     return np.concatenate(pieces[::-1])

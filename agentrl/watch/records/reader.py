@@ -25,6 +25,8 @@ PAGE = 500
 """Rows that are read at once."""
 Place = tuple[int, int, int]
 """Of an episode in the order of all: step, its group's place there, its number in the group."""
+Stored = tuple[int, int, int]
+"""Where an episode's tokens are: its piece's offset and length, its group's first episode there."""
 START = (-1, -1, -1)
 METRIC = "'$.\"' || (SELECT id FROM metric_names WHERE name = ?) || '\"'"
 """Where a metric is in an episode's JSON."""
@@ -45,6 +47,17 @@ class Step:
     def held_out(self) -> Iterator[EpisodeRecord]:
         """Those of the evaluation after the step, where there was one."""
         return self._records.read_step(self.step, held_out=True)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Some of the episodes that were asked for."""
+
+    rows: list[EpisodeRow]
+    after: Place | None
+    """The place to go on from; None where nothing is left."""
+    unread: list[str]
+    """What could not be read, and was passed over: a sentence each."""
 
 
 def load(run: str | Path) -> Iterator[Step]:
@@ -112,12 +125,13 @@ class RunRecords:
 
         reward: the mean over the agents. habit: a metric of the episode that is above 0. text: is
         looked for, in upper or lower case, in prompts and completions; that reads the groups of the
-        rows that the others leave, until the limit is reached.
+        rows that the others leave, until the limit is reached, and raises ValueError where one
+        cannot be read.
         """
         given = _conditions(step, task_id, status, min_reward, max_reward, habit, held_out)
         if text is None:
             return [row for row, _ in self._page(given, limit, offset)]
-        found = (e.row for e in self._each(given) if self._says(e, text))
+        found = (episode.row for episode in self._each(given) if self._says(episode, text))
         return list(islice(found, offset, offset + limit))
 
     def page(
@@ -128,23 +142,28 @@ class RunRecords:
         seconds: float = math.inf,
         text: str | None = None,
         **filters: Any,
-    ) -> tuple[list[EpisodeRow], Place | None]:
-        """Some of what ``episodes`` finds, from behind a place on; and the place to go on from,
-        None where nothing is left.
+    ) -> Found:
+        """Some of what ``episodes`` finds, from behind a place on; what is broken is passed over.
 
         seconds: so long texts are looked through, and then it is told what has been found.
         """
         given, after = _conditions(**filters), after or START
         if text is None:
             rows = [row for row, _ in self._page(given | _behind(after), limit + 1)]
-            return rows[:limit], rows[limit - 1].where if len(rows) > limit else None
-        found, end = [], time.monotonic() + seconds
-        for record in self._each(given, after):
-            if self._says(record, text):
-                found.append(record.row)
+            return Found(rows[:limit], rows[limit - 1].where if len(rows) > limit else None, [])
+        found, unread, end = [], [], time.monotonic() + seconds
+        rest = self._rows(given, after)
+        for row, where in rest:
+            try:
+                record = self._record(row, where)
+            except ValueError as error:
+                unread.append(str(error))
+            else:
+                if self._says(record, text):
+                    found.append(row)
             if len(found) == limit or time.monotonic() > end:
-                return found, record.row.where
-        return found, None
+                return Found(found, row.where if next(rest, None) else None, _different(unread))
+        return Found(found, None, _different(unread))
 
     def read(
         self, step: int, task_id: str, episode: int, place: int | None = None
@@ -182,32 +201,39 @@ class RunRecords:
         said = "\n".join(self._texts.whole(episode.ids[call.path].tolist()) for call in ends)
         return text.casefold() in said.casefold()
 
-    def _each(self, given: Mapping[str, tuple], after: Place = START) -> Iterator[EpisodeRecord]:
+    def _each(self, given: Mapping[str, tuple]) -> Iterator[EpisodeRecord]:
+        return starmap(self._record, self._rows(given))
+
+    def _rows(
+        self, given: Mapping[str, tuple], after: Place = START
+    ) -> Iterator[tuple[EpisodeRow, Stored]]:
         """Page after page, so that nobody who writes waits for a reader."""
         while rows := self._page(given | _behind(after)):
-            yield from starmap(self._record, rows)
+            yield from rows
             after = rows[-1][0].where
 
     def _page(
         self, given: Mapping[str, tuple], limit: int = PAGE, offset: int = 0
-    ) -> list[tuple[EpisodeRow, tuple[int, int, int]]]:
-        """Rows, each with its piece's offset and length, and its group's first episode there.
+    ) -> list[tuple[EpisodeRow, Stored]]:
+        """Rows, and where their tokens are.
 
         given: conditions, each with the values of its marks.
         """
         where = " AND ".join(given) or "TRUE"
         values = [value for values in given.values() for value in values]
         with self._index() as connection:
-            names = dict(connection.execute("SELECT id, name FROM metric_names"))
-            rows = connection.execute(
+            stored = connection.execute(
                 f"SELECT offset, length, first, {', '.join(COLUMNS)} "
                 f"FROM episodes JOIN groups USING (step, place) WHERE {where} "
                 "ORDER BY step, place, episode LIMIT ? OFFSET ?",
                 (*values, limit, offset),
-            )
-            return [(row_of(row[3:], names), row[:3]) for row in rows]
+            ).fetchall()
+            # Asked for last: a step that is written in between may have new ones.
+            names = dict(connection.execute("SELECT id, name FROM metric_names"))
+        # Whoever writes waits while the index is read, so rows are made afterwards.
+        return [(row_of(row[3:], names), row[:3]) for row in stored]
 
-    def _record(self, row: EpisodeRow, where: tuple[int, int, int]) -> EpisodeRecord:
+    def _record(self, row: EpisodeRow, where: Stored) -> EpisodeRecord:
         offset, length, first = where
         try:
             return record_of(row, self._piece(row.step, offset, length), first + row.episode)
@@ -222,6 +248,8 @@ class RunRecords:
             key = (step, offset, length, now.st_ino, now.st_mtime_ns)
             kept, piece = self._last_piece
             if kept != key:
+                if not 0 <= length <= now.st_size - offset:
+                    raise ValueError("its end is missing")
                 file.seek(offset)
                 piece = unpack(decompress(file.read(length)))
                 self._last_piece = key, piece
@@ -248,8 +276,8 @@ class RunRecords:
                 config = json.loads(file.read(LARGEST_CONFIG))
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.folder} is not the folder of a run: {error}") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.folder} is not the folder of a run: {path} holds no object")
+        if not isinstance(config, dict) or not isinstance(config.get("config", {}), dict):
+            raise ValueError(f"{self.folder} is not the folder of a run: {path} holds no settings")
         return config
 
 
@@ -273,6 +301,11 @@ def _conditions(
         f"json_extract(metrics, {METRIC}) > 0": habit,
     }
     return {name: (value,) for name, value in wanted.items() if value is not None}
+
+
+def _different(sentences: list[str]) -> list[str]:
+    """Each once: that of a group is the same for all its episodes."""
+    return list(dict.fromkeys(sentences))
 
 
 def _behind(place: Place) -> dict[str, tuple]:

@@ -10,6 +10,9 @@ import numpy as np
 
 Ids = Sequence[int] | np.ndarray
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+MOST = 8
+"""Tokens that are joined to make characters whole: one has four bytes at the most, but its last
+token may begin another."""
 
 
 class Texts:
@@ -28,15 +31,18 @@ class Texts:
         texts = [self._of(token) for token in ids]
         start = 0
         while start < len(texts):
-            stop = start + 1
-            if UNKNOWN in texts[start]:
-                while stop < len(texts) and UNKNOWN in texts[stop]:
-                    stop += 1
-                together = self._decode(ids[start:stop])
-                if UNKNOWN not in together:
-                    texts[start:stop] = [together, *[""] * (stop - start - 1)]
-            start = stop
+            together = self._together(ids[start : start + MOST]) if UNKNOWN in texts[start] else []
+            texts[start : start + len(together)] = together
+            start += len(together) or 1
         return texts
+
+    def _together(self, ids: list[int]) -> list[str]:
+        """The texts of the first few, as soon as they are whole characters; of none otherwise."""
+        for stop in range(2, len(ids) + 1):
+            text = self._decode(ids[:stop])
+            if UNKNOWN not in text:
+                return [text, *[""] * (stop - 1)]
+        return []
 
     def _of_one(self, token: int) -> str:
         # Some decoders drop a space at the beginning of a text: the second of two shows it.

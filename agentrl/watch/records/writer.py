@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agentrl.types import Call, Episode, Group, Sample
 from agentrl.watch.forks import find_forks
-from agentrl.watch.records.index import create, step_path
+from agentrl.watch.records.index import create, step_path, writing
 from agentrl.watch.records.piece import Trained, compress, pack
 from agentrl.watch.records.text import Texts
 from kernels.tree import build_tree
@@ -66,7 +66,7 @@ class Writer:
         """The index announces all of it or nothing; what was recorded of it before is replaced."""
         trained = _trained(batch.samples, batch.scores)
         step, held_out = batch.step, batch.held_out
-        with self._index:
+        with writing(self._index):
             self._forget(step, held_out)
             self._index.execute("INSERT INTO batches VALUES (?, ?)", (step, held_out))
             place, offset = self._first_place(step), _end_of(step_path(self._rollouts, step))

@@ -12,6 +12,7 @@ so that the page lays typed arrays over it and parses nothing a token.
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -46,12 +47,12 @@ def describe(runs: Sequence[RunRecords]) -> list[dict[str, Any]]:
                 "family": families.setdefault(key, len(families)),
             }
         )
-    return told
+    return _finite(told)
 
 
 def metrics(run: RunRecords) -> dict[str, list[Any]]:
-    """The numbers of metrics.jsonl by name, one a row; None where a row has none."""
-    rows = run.metrics()
+    """The numbers of metrics.jsonl by name, one a step's row; None where a row has none."""
+    rows = [row for row in run.metrics() if _number(row.get("step")) is not None]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [_number(row.get(name)) for row in rows] for name in names}
     return {name: values for name, values in columns.items() if any(v is not None for v in values)}
@@ -60,13 +61,15 @@ def metrics(run: RunRecords) -> dict[str, list[Any]]:
 def episodes(
     run: RunRecords, *, after: tuple[int, int, int] | None = None, **filters: Any
 ) -> dict[str, Any]:
-    """A page of the list of episodes, and ``after``, to ask on from; None: these were the last.
+    """A page of the list of episodes; ``after``, to ask on from, None: these were the last; and
+    ``unread``, a sentence for each thing that a search could not read.
 
     filters: those of ``RunRecords.episodes``. Looking for a text, a page holds what was found in a
     moment, which may be nothing yet.
     """
-    rows, after = run.page(after=after, limit=PER_PAGE, seconds=SEARCH_SECONDS, **filters)
-    return {"rows": [row_of(row) for row in rows], "after": after}
+    found = run.page(after=after, limit=PER_PAGE, seconds=SEARCH_SECONDS, **filters)
+    rows = [row_of(row) for row in found.rows]
+    return {"rows": rows, "after": found.after, "unread": found.unread}
 
 
 def row_of(row: EpisodeRow) -> dict[str, Any]:
@@ -85,18 +88,19 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, place: int | N
             f"this episode has {size:,} tokens, and the page shows up to {MAX_TOKENS:,}: "
             "read it with agentrl.watch.load"
         )
-    texts, text = np.unique(run.decode(record.ids.tolist()) or [""], return_inverse=True)
+    said = run.decode(record.ids)
+    texts = {text: number for number, text in enumerate(dict.fromkeys(said))}
     arrays = {
         "ids": record.ids.astype(np.int32),
         "parent": record.parent.astype(np.int32),
-        "text": text[:size].astype(np.int32),
+        "text": np.array([texts[text] for text in said], np.int32),
         "in_loss": record.in_loss.astype(np.uint8),
         **_terms(record.calls),
     }
     head = {
         "row": row_of(record.row),
         "calls": [_call(call) for call in record.calls],
-        "texts": texts.tolist(),
+        "texts": list(texts),
     }
     return _packed(head, arrays)
 
@@ -150,11 +154,14 @@ def _packed(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str).encode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    # Half a surrogate pair, which JSON may name, is no character.
+    return text.encode(errors="replace")
 
 
 def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and math.isfinite(value)
+    # JSON's whole numbers may be larger than any float.
+    is_number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return float(value) if is_number else None
 
 
