@@ -550,6 +550,14 @@ def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
         open_run(tmp_path)
 
 
+def test_text_that_is_none_is_recorded_as_far_as_it_is(tmp_path):
+    half = "\ud83d"
+    episode = Episode(task={}, index=0, status="error", error=f"{half}!", metrics={half: 1.0})
+    run = open_run(record(tmp_path, 1, [Group({"id": half}, (episode,))]))
+    (row,) = run.episodes()
+    assert (row.error, row.task_id, row.metrics) == ("?!", "?", {"?": 1.0})
+
+
 def test_why_a_call_forks_is_recorded(tmp_path):
     talk, ask = Scripted(QWEN3), {"role": "user", "content": "2+3?"}
     talk.says(write(QWEN3, "let me see", "five", []))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,8 @@ class Writer:
     def _insert(self, table: str, rows: Sequence[tuple]) -> None:
         if rows:
             marks = ", ".join("?" * len(rows[0]))
-            self._index.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+            storable = [tuple(map(_storable, row)) for row in rows]
+            self._index.executemany(f"INSERT INTO {table} VALUES ({marks})", storable)
 
     def _rows(
         self,
@@ -149,7 +151,7 @@ class Writer:
         """As JSON; a name, which every episode repeats, becomes its number."""
         if not episode.metrics:
             return None
-        numbered = {self._number(name): _short(v) for name, v in episode.metrics.items()}
+        numbered = {self._number(_storable(n)): _short(v) for n, v in episode.metrics.items()}
         return json.dumps(numbered, separators=(",", ":"))
 
     def _number(self, name: str) -> int:
@@ -216,3 +218,8 @@ def _short(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
     return int(value) if float(value).is_integer() else float(value)
+
+
+def _storable(value: Any) -> Any:
+    """Half a surrogate pair, which Python's text may hold, is no text on the disk."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
