@@ -894,6 +894,10 @@ def test_an_export_is_listed_page_after_page(page, runs, tmp_path, monkeypatch):
     found = [row.where for row in runs[0].episodes(text="are you sure")]
     page.get_by_text(f"{len(found)} episodes", exact=True).wait_for()
     assert listed(page) == found
+    # A run that it has not is the first.
+    page.goto("about:blank")
+    page.goto(file.as_uri() + "#view=episodes&run=9&step=30")
+    page.get_by_text("5+ episodes", exact=True).wait_for()
 
 
 @in_chromium
@@ -958,6 +962,7 @@ def test_a_token_that_is_not_there_is_not_sought(page, address, runs, at):
     page.goto(address + link(row, at=at))
     page.locator(".tile pre").first.wait_for()
     assert not page.locator(".outline").is_visible()
+    assert not page.get_by_role("alert").is_visible()
 
 
 @in_chromium

@@ -17,7 +17,7 @@ export const metrics = (run) => (embedded ? embedded.metrics[run] : ask(`runs/${
 
 /** What has been recorded: pairs of a step and whether it is the evaluation after it. */
 export const batches = (run) =>
-  embedded ? embedded.steps[run].map((step) => [step, false]) : ask(`runs/${run}/batches`);
+  embedded ? (embedded.steps[run] ?? []).map((step) => [step, false]) : ask(`runs/${run}/batches`);
 
 export const stepsOf = (batches) => [...new Set(batches.map(([step]) => step))];
 
