@@ -55,7 +55,8 @@ export function browse(store, say) {
     onchange: () => filter({ scope: everywhere.checked ? "all" : null }),
   });
   const found = h("div");
-  const more = h("button", { class: "quiet", hidden: true, onclick: () => isLoading || load() }, "Show more");
+  const goOn = () => isLoading || load();
+  const more = h("button", { class: "quiet", hidden: true, onclick: goOn }, "Show more");
   const empty = h("p", { class: "empty", hidden: true }, "No episode is like that.");
   const list = h(
     "div",
@@ -159,6 +160,7 @@ export function browse(store, say) {
     count.textContent = "";
     inSight = "";
     unread = [];
+    say("unread", "");
   }
 
   function append(fresh) {
