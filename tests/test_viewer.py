@@ -410,6 +410,7 @@ def test_the_list_is_filtered(page, address, runs, monkeypatch):
     page.get_by_label("Training or held out").select_option("")
     # One task at all steps, and back.
     page.get_by_label("all steps").uncheck()
+    expect(step=30)
     page.get_by_role("button", name="apples-1").click()
     expect(task_id="apples-1")
     page.get_by_title("Back to all tasks").click()
