@@ -40,6 +40,8 @@ def served(runs: Sequence[RunRecords]) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(make_app(runs), log_level="warning"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(10)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)

@@ -1,6 +1,7 @@
 """The viewer: what its server tells, and what a page in a real Chromium makes of it."""
 
 import json
+import re
 import shutil
 import socket
 import sqlite3
@@ -14,11 +15,13 @@ import pytest
 from agentrl.types import Episode, Group
 from agentrl.watch import __main__ as command
 from agentrl.watch.records import open_run
+from agentrl.watch.records.index import cut_back
 from agentrl.watch.viewer import answers
 from agentrl.watch.viewer import export as export_module
 from agentrl.watch.viewer.export import export
+from agentrl.watch.viewer.page import files as page_files
 from tests import chromium
-from tests.made_runs import HABIT, make_run
+from tests.made_runs import HABIT, Maker, make_run
 
 NEEDS_CHROMIUM = pytest.mark.skipif(
     chromium.find() is None, reason="there is no Chromium here: `make chromium` installs it"
@@ -207,8 +210,8 @@ def test_a_list_longer_than_a_page_goes_on(runs, monkeypatch):
         ("page/../../../../../etc/passwd", 404, "The page has no such part."),
         ("page/%2e%2e/index.html", 404, "The page has no such part."),
         ("page//etc/passwd", 404, "The page has no such part."),
-        ("api/runs/2/steps", 404, "there is no run 2: 2 are served."),
-        ("api/runs/-1/steps", 404, "there is no run -1: 2 are served."),
+        ("api/runs/2/batches", 404, "there is no run 2: 2 are served."),
+        ("api/runs/-1/batches", 404, "there is no run -1: 2 are served."),
         ("api/runs/0/episodes?status=lost", 422, "status: Input should be"),
         ("api/runs/0/episodes?after=-1,0,0", 422, "after: String should match"),
         ("api/runs/0/episode?step=30&task_id=../../etc&index=0", 404, "no episode 0 of ../../etc"),
@@ -233,6 +236,39 @@ def test_what_is_known_is_not_sent_again(address):
     with pytest.raises(urllib.error.HTTPError) as answer:
         urllib.request.urlopen(request)
     assert answer.value.code == 304
+
+
+def test_metrics_are_computed_where_the_file_has_changed(tmp_path, monkeypatch):
+    def known(tag: str = "") -> tuple[int, str, int]:
+        headers = {"If-None-Match": tag} if tag else {}
+        request = urllib.request.Request(address + "api/runs/0/metrics", headers=headers)
+        try:
+            with urllib.request.urlopen(request) as reply:
+                return reply.status, reply.headers["ETag"], len(json.load(reply).get("step", []))
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers["ETag"], 0
+
+    maker = make_run(tmp_path / "apples" / "run", num_steps=3)
+    file = maker.folder / "metrics.jsonl"
+    with chromium.served([open_run(maker.folder)]) as address:
+        _, tag, _ = known()
+        with monkeypatch.context() as patch:
+            patch.setattr(answers, "metrics", None)
+            assert known(tag) == (304, tag, 0)
+        maker.log(4)
+        status, second, size = known(tag)
+        assert (status, size, second != tag) == (200, 4, True)
+        # A run that was resumed has another file, cut back.
+        lines = file.read_text().splitlines(keepends=True)
+        file.unlink()
+        assert known(second)[::2] == (200, 4)
+        file.write_text("".join(lines[:2]))
+        assert known(second)[::2] == (200, 2)
+
+
+def test_what_was_recorded_is_told_batch_after_batch(address, runs):
+    batches = [[29, False], [30, False], [30, True]]
+    assert ask(address, "api/runs/0/batches") == (200, batches)
 
 
 def test_too_large_an_episode_is_refused(runs, monkeypatch):
@@ -341,6 +377,48 @@ def hover(page) -> None:
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
 
+def listed(page) -> list[tuple]:
+    """The list's episodes, from above to below."""
+    rows = "rows => rows.map(({row}) => [row.step, row.place, row.episode])"
+    return [tuple(row) for row in page.eval_on_selector_all(".episode", rows)]
+
+
+class Held:
+    """What the page asks of one kind, answered when we say so."""
+
+    def __init__(self, page, pattern: str):
+        self._page, self._pattern, self._routes = page, re.compile(pattern), []
+        self._is_over = False
+        page.route(self._pattern, self._hold)
+
+    def _hold(self, route) -> None:
+        if self._is_over:
+            route.continue_()
+        else:
+            self._routes.append(route)
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def when(self, act) -> None:
+        """Act, until it has led to one more request."""
+        before = len(self)
+        with self._page.expect_request(self._pattern):
+            act()
+        while len(self) == before:
+            self._page.wait_for_timeout(10)
+
+    def let_go(self, number: int = 0) -> None:
+        with self._page.expect_response(self._pattern):
+            self._routes.pop(number).continue_()
+
+    def let_all_go(self) -> None:
+        """The newest first; and from now on, at once."""
+        self._is_over = True
+        while self._routes:
+            self.let_go(-1)
+
+
 @in_chromium
 def test_hover_shows_what_was_recorded(page, address, runs):
     row, record = episode_with(runs[0], grammar=True)
@@ -409,20 +487,12 @@ def test_a_token_that_several_calls_sampled_shows_what_each_said(page, tmp_path)
 
 @in_chromium
 def test_the_list_is_filtered(page, address, runs, monkeypatch):
-    def listed() -> set[tuple]:
-        return {
-            tuple(row)
-            for row in page.eval_on_selector_all(
-                ".episode", "rows => rows.map(({row}) => [row.step, row.place, row.episode])"
-            )
-        }
-
     def expect(**filters) -> None:
         expected = {(r.step, r.place, r.episode) for r in runs[0].episodes(**filters, limit=400)}
         assert expected
         count = f"{len(expected)} episode{'s' if len(expected) > 1 else ''}"
         page.get_by_text(count, exact=True).wait_for()
-        assert listed() == expected
+        assert set(listed(page)) == expected
 
     page.goto(address + "#view=episodes&run=0")
     expect(step=30)
@@ -441,6 +511,14 @@ def test_the_list_is_filtered(page, address, runs, monkeypatch):
     page.get_by_label("Training or held out").select_option("true")
     expect(held_out=True)
     page.get_by_label("Training or held out").select_option("")
+    # One task at all steps, and back.
+    page.get_by_label("all steps").uncheck()
+    expect(step=30)
+    page.get_by_role("button", name="apples-1").click()
+    expect(task_id="apples-1")
+    page.get_by_title("Back to all tasks").click()
+    expect(step=30)
+    page.get_by_label("all steps").check()
     page.get_by_label("Search the text").fill("as json")
     expect(text="as json")
     # In a large run a search takes many answers: here each looks through one episode.
@@ -523,6 +601,12 @@ def test_the_keyboard_reaches_everything(page, address, runs):
     opened(rows[1])
     page.keyboard.press("k")
     opened(rows[0])
+    # In the list as anywhere: by one.
+    page.get_by_role("listbox").focus()
+    page.keyboard.press("ArrowDown")
+    opened(rows[1])
+    page.keyboard.press("ArrowUp")
+    opened(rows[0])
     page.keyboard.press("[")
     opened(runs[0].episodes(step=29)[0])
     page.keyboard.press("]")
@@ -533,6 +617,14 @@ def test_the_keyboard_reaches_everything(page, address, runs):
     page.keyboard.press("ArrowDown")
     chosen = page.locator("[role=treeitem][aria-selected=true]")
     assert chosen.inner_text().startswith("2 agent")
+    # At the ends of the tree an arrow leads nowhere else.
+    here = page.url
+    for key in ("Home", "ArrowLeft", "ArrowUp", "End", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.url == here
+    assert chosen.inner_text().startswith(f"{len(record.calls)} agent")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
     # Into the tokens: the cursor is where that call begins, and goes on by one.
     call = record.calls[1]
     page.keyboard.press("t")
@@ -546,6 +638,26 @@ def test_the_keyboard_reaches_everything(page, address, runs):
     assert page.get_by_role("dialog").get_by_text("next episode").is_visible()
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
+    # Enter follows a link and presses a button.
+    page.get_by_role("button", name="Help: keys").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Runs", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.locator(".panel").first.wait_for()
+    # Where no episode is to be seen an arrow scrolls, and opens none.
+    here = page.url
+    is_left_to_the_browser = page.evaluate(
+        "key => document.body.dispatchEvent(new KeyboardEvent('keydown', "
+        "{key, bubbles: true, cancelable: true}))",
+        "ArrowDown",
+    )
+    assert (is_left_to_the_browser, page.url) == (True, here)
+    page.locator(".run-open").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.locator(".tile pre").first.wait_for()
+    assert "run=1" in page.url
 
 
 @in_chromium
@@ -652,3 +764,318 @@ def test_a_hundred_thousand_tokens_are_a_few_elements(page, tmp_path):
         assert page.locator("#card .card-kind").inner_text().startswith(f"token {last} ·")
         assert shown(page, "id") == str(record.ids[last])
         assert page.locator(".tokens *").count() < 100
+
+
+@in_chromium
+def test_a_page_of_one_list_is_not_added_to_another(page, address, runs, monkeypatch):
+    monkeypatch.setattr(answers, "PER_PAGE", 5)
+    everything = [row.where for row in runs[0].episodes(step=30)]
+    more = page.get_by_role("button", name="Show more")
+    status = page.get_by_label("Status")
+    page.goto(address + "#view=episodes&run=0&step=30")
+    more.click()
+    page.get_by_text("10+ episodes", exact=True).wait_for()
+    assert listed(page) == everything[:10]
+    # While another list is on its way, this one has no more.
+    held = Held(page, r"/episodes\?.*status=")
+    held.when(lambda: status.select_option("ok"))
+    assert not more.is_visible()
+    held.let_go()
+    of_status = [row.where for row in runs[0].episodes(step=30, status="ok")]
+    page.get_by_text("5+ episodes", exact=True).wait_for()
+    assert listed(page) == of_status[:5]
+    # There, away and back: one list, once, whichever answer is the first.
+    monkeypatch.setattr(answers, "SEARCH_SECONDS", 0.0)
+    search = page.get_by_label("Search the text")
+    held.when(lambda: search.fill("apples"))
+    held.when(lambda: search.fill("more"))
+    held.when(lambda: search.fill("apples"))
+    monkeypatch.setattr(answers, "PER_PAGE", 400)
+    held.let_all_go()
+    page.get_by_text(f"{len(of_status)} episodes", exact=True).wait_for()
+    assert listed(page) == of_status
+
+
+@in_chromium
+def test_a_list_that_cannot_be_had_is_asked_for_again(browser, address, runs):
+    page = browser.new_page()
+    page.goto(address + "#view=episodes&run=0&step=30")
+    page.locator(".tile pre").first.wait_for()
+    page.route(re.compile("status=error"), lambda route: route.abort())
+    page.get_by_label("Status").select_option("error")
+    alert = page.get_by_role("alert")
+    alert.get_by_text("The server does not answer").wait_for()
+    assert listed(page) == []
+    page.unroute_all()
+    page.get_by_label("Status").dispatch_event("change")
+    expected = [row.where for row in runs[0].episodes(step=30, status="error")]
+    assert expected
+    page.wait_for_function(
+        "n => document.querySelectorAll('.episode').length === n", arg=len(expected)
+    )
+    assert listed(page) == expected
+    alert.wait_for(state="hidden")
+    page.close()
+
+
+@in_chromium
+def test_a_search_leaves_what_it_has_found_where_it_is(page, address, runs, monkeypatch):
+    monkeypatch.setattr(answers, "SEARCH_SECONDS", 0.0)
+    page.set_viewport_size({"width": 1360, "height": 420})
+    text = "are you sure"
+    found = [row.where for row in runs[0].episodes(text=text)]
+    assert len(found) < len(runs[0].episodes())
+    first = runs[0].episodes(text=text)[0]
+    held = Held(page, r"/episodes\?.*text=")
+    held.when(lambda: page.goto(address + link(first, text=text, scope="all")))
+    while len(listed(page)) < len(found) - 2:
+        held.when(held.let_go)
+    page.evaluate(
+        "() => { const list = document.querySelector('.episodes'); list.scrollTop = 90; "
+        "window.first = document.querySelector('.episode'); }"
+    )
+    held.let_all_go()
+    page.get_by_text(f"{len(found)} episodes", exact=True).wait_for()
+    assert listed(page) == found
+    assert page.evaluate("window.first === document.querySelector('.episode')")
+    assert page.evaluate("document.querySelector('.episodes').scrollTop") == 90
+
+
+@in_chromium
+def test_what_a_search_could_not_read_is_counted(page, address, runs):
+    def told(route) -> None:
+        answer = route.fetch().json()
+        unread = ["step 29, task apples-0, cannot be read: torn", "step 30, task b"]
+        route.fulfill(json={**answer, "unread": unread})
+
+    page.route(re.compile("text=as"), told)
+    page.goto(address + "#view=episodes&run=0&step=30&text=as+json")
+    sentence = (
+        "2 episodes could not be looked through: step 29, task apples-0, cannot be read: torn"
+    )
+    page.get_by_role("alert").get_by_text(sentence, exact=True).wait_for()
+    assert len(listed(page)) == len(runs[0].episodes(step=30, text="as json"))
+    page.get_by_label("Search the text").fill("")
+    page.get_by_role("alert").wait_for(state="hidden")
+
+
+@in_chromium
+def test_what_stands_beside_is_of_the_same_task(page, address, runs, monkeypatch):
+    def offered() -> dict[str, list[str]]:
+        groups = (
+            page.get_by_label("Compare with")
+            .locator("optgroup")
+            .evaluate_all(
+                "all => all.map((g) => [g.label, [...g.children].map((option) => option.value)])"
+            )
+        )
+        return dict(groups)
+
+    def keys(rows) -> list[str]:
+        return ["/".join(map(str, row.where)) for row in rows]
+
+    # A page of the task's episodes ends before this step.
+    monkeypatch.setattr(answers, "PER_PAGE", 4)
+    row = runs[0].episodes(step=30, task_id="apples-0")[0]
+    group = keys(runs[0].episodes(step=30, task_id="apples-0")[1:])
+    earlier = keys(runs[0].episodes(step=29, task_id="apples-0"))
+    page.goto(address + link(row))
+    page.locator("optgroup").nth(1).wait_for(state="attached")
+    assert offered() == {"of this group": group, "this task at other steps": earlier}
+    # Choices that come too late are those of another task.
+    held = Held(page, r"/episodes\?.*task_id=apples-1")
+    other = runs[0].episodes(step=30, task_id="apples-1")[0]
+    held.when(lambda: page.evaluate("hash => location.hash = hash", link(other)))
+    assert offered() == {}
+    page.evaluate("hash => location.hash = hash", link(row))
+    page.locator("optgroup").nth(1).wait_for(state="attached")
+    held.let_all_go()
+    page.wait_for_timeout(100)
+    assert offered() == {"of this group": group, "this task at other steps": earlier}
+
+
+@in_chromium
+def test_what_a_live_run_records_is_added_to_the_list(page, tmp_path, monkeypatch):
+    maker = Maker(tmp_path / "apples" / "young")
+    run = open_run(maker.folder)
+    monkeypatch.setattr(answers, "PER_PAGE", 3)
+    with chromium.served([run]) as address:
+        page.goto(address + "#view=episodes&run=0")
+        page.get_by_text("No episode is like that.").wait_for()
+        maker.record(1, [maker.group("one"), maker.group("two")])
+        page.get_by_text("3+ episodes").wait_for()
+        page.locator(".tile pre").first.wait_for()
+        # Its metrics, and so its habits, come later.
+        habits = page.get_by_label("Habit").locator("option")
+        assert habits.count() == 1
+        maker.log(1)
+        habits.nth(1).wait_for(state="attached")
+        # What was asked for stays.
+        page.get_by_role("button", name="Show more").click()
+        page.get_by_text("6+ episodes").wait_for()
+        page.get_by_role("button", name="Show more").click()
+        page.get_by_text("8 episodes").wait_for()
+        page.evaluate("window.first = document.querySelector('.episode')")
+        # A step's evaluation comes after its batch.
+        maker.record(1, [maker.group("three", 1)], held_out=True)
+        page.get_by_text("9 episodes").wait_for()
+        assert listed(page) == [row.where for row in run.episodes(step=1)]
+        assert page.evaluate("window.first === document.querySelector('.episode')")
+        # Resumed from before: what it records now is another list.
+        cut_back(maker.folder / "rollouts", 0)
+        maker.record(1, [maker.group("four", 2)])
+        page.get_by_text("2 episodes").wait_for()
+        assert listed(page) == [row.where for row in run.episodes(step=1)]
+
+
+@in_chromium
+def test_a_live_run_is_asked_once_at_a_time(page, address):
+    page.clock.install()
+    page.goto(address)
+    page.locator(".panel canvas").first.wait_for()
+    held = Held(page, "/runs/0/metrics")
+    held.when(lambda: page.clock.run_for(2_100))
+    page.clock.run_for(10_000)
+    assert len(held) == 1
+    held.let_go()
+    held.when(lambda: page.clock.run_for(2_100))
+
+
+@in_chromium
+def test_a_notice_stays_for_as_long_as_it_is_true(browser, tmp_path):
+    maker = make_run(tmp_path / "apples" / "run", recorded=1)
+    (maker.folder / "metrics.jsonl").write_text("no row\n")
+    page = browser.new_page()
+    with chromium.served([open_run(maker.folder)]) as address:
+        page.goto(address)
+        alert = page.get_by_role("alert")
+        alert.get_by_text("is no JSON").wait_for()
+        page.keyboard.press("2")
+        page.locator(".tile pre").first.wait_for()
+        assert alert.get_by_text("is no JSON").is_visible()
+        page.route(re.compile("/batches"), lambda route: route.abort())
+        alert.get_by_text("The server does not answer").wait_for()
+        page.unroute_all()
+        alert.get_by_text("The server does not answer").wait_for(state="detached")
+        assert alert.get_by_text("is no JSON").is_visible()
+    page.close()
+
+
+@in_chromium
+def test_rows_without_a_step_are_not_drawn(page, maker, tmp_path):
+    stepless = make_run(tmp_path / "apples" / "stepless", recorded=0)
+    (stepless.folder / "metrics.jsonl").write_text('{"reward/mean": 0.5}\n{"odd": 1}\n')
+    partly = make_run(tmp_path / "apples" / "partly", recorded=0)
+    (partly.folder / "metrics.jsonl").write_text('{"step": 7, "loss": 0.5}\n{"loss": 1}\n')
+    folders = [stepless.folder, partly.folder, maker.folder]
+    with chromium.served([open_run(folder) for folder in folders]) as address:
+        page.goto(address)
+        page.locator(".panel canvas").first.wait_for()
+        assert page.locator("[data-metric='odd']").count() == 0
+        told = page.locator(".run-more").all_inner_texts()
+        assert [text.split(" · ")[-1] for text in told] == ["no step yet", "step 7", "step 30"]
+
+
+@in_chromium
+def test_an_export_is_listed_page_after_page(page, runs, tmp_path, monkeypatch):
+    source, kind = page_files()["source.js"]
+    small = source.replace(b"PER_PAGE = 400", b"PER_PAGE = 5")
+    small = small.replace(b"SEARCH_MILLISECONDS = 500", b"SEARCH_MILLISECONDS = 0")
+    monkeypatch.setitem(page_files(), "source.js", (small, kind))
+    file = tmp_path / "runs.html"
+    export(runs, file)
+    everything = [row.where for row in runs[0].episodes(step=30)]
+    page.goto(file.as_uri() + "#view=episodes&run=0&step=30")
+    for shown in ("5+ episodes", "10+ episodes"):
+        page.get_by_text(shown, exact=True).wait_for()
+        page.get_by_role("button", name="Show more").click()
+    page.get_by_text("13 episodes", exact=True).wait_for()
+    assert listed(page) == everything
+    assert not page.get_by_role("button", name="Show more").is_visible()
+    # A search takes as many answers as it needs.
+    page.get_by_label("all steps").check()
+    page.get_by_label("Search the text").fill("are you sure")
+    found = [row.where for row in runs[0].episodes(text="are you sure")]
+    page.get_by_text(f"{len(found)} episodes", exact=True).wait_for()
+    assert listed(page) == found
+    # A run that it has not is the first.
+    page.goto("about:blank")
+    page.goto(file.as_uri() + "#view=episodes&run=9&step=30")
+    page.get_by_text("5+ episodes", exact=True).wait_for()
+
+
+@in_chromium
+def test_a_call_stands_one_deeper_than_the_one_that_it_leaves(page, tmp_path):
+    maker = make_run(tmp_path / "apples" / "forks", recorded=0)
+    said = [{"role": "user", "content": "2+3?"}]
+    call = lambda prompt, text: maker.call(prompt, text, said, {"role": "assistant"})  # noqa: E731
+    first = call(maker.ids("2+3?"), "five")
+    second = call(first.ids + maker.ids("sure?"), "yes")
+    calls = [
+        first,
+        second,
+        # From the same leaf another way, on from there, and from the first prompt's beginning.
+        fourth := call(first.ids + maker.ids("why?"), "so"),
+        call(fourth.ids + maker.ids("and?"), "no"),
+        call(maker.ids("2+3?")[:1] + maker.ids("!"), "what"),
+        # With nothing in common.
+        call(maker.ids("Hello"), "you"),
+    ]
+    task = {"id": "forks"}
+    maker.record(1, [Group(task, (Episode(task=task, index=0, calls=tuple(calls), reward=1.0),))])
+    run = open_run(maker.folder)
+    (row,) = run.episodes(step=1)
+    record = run.read(1, "forks", 0)
+    forks = [call.why_forked is not None for call in record.calls]
+    assert forks == [False, False, True, False, True, True]
+    with chromium.served([run]) as address:
+        page.goto(address + link(row))
+        page.locator("[role=treeitem]").first.wait_for()
+        levels = page.locator("[role=treeitem]").evaluate_all("all => all.map((x) => x.ariaLevel)")
+        assert levels == ["1", "1", "2", "2", "3", "1"]
+        # To the call that it leaves.
+        page.keyboard.press("g")
+        for _ in range(2):
+            page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowLeft")
+        chosen = page.locator("[role=treeitem][aria-selected=true]")
+        assert chosen.inner_text().startswith("2 agent")
+
+
+@in_chromium
+def test_a_token_is_found_also_where_its_episode_was_hidden(page, address, runs):
+    row, _ = episode_with(runs[0], grammar=True)
+    held = Held(page, "/episode[?]")
+    held.when(lambda: page.goto(address + link(row, text="are you sure")))
+    page.keyboard.press("1")
+    page.locator(".panel canvas").first.wait_for()
+    held.let_go()
+    page.locator(".found", has_text="1 of 1").wait_for(state="attached")
+    page.keyboard.press("n")
+    page.keyboard.press("2")
+    page.locator(".tile pre").first.wait_for()
+    hover(page)
+    said = json.loads(page.locator("#card .card-text").inner_text())
+    assert "are you sure".startswith(said.strip().lower())
+
+
+@in_chromium
+@pytest.mark.parametrize("at", ["999999", "-1", "1.5", "no"])
+def test_a_token_that_is_not_there_is_not_sought(page, address, runs, at):
+    row, _ = episode_with(runs[0], grammar=True)
+    page.goto(address + link(row, at=at))
+    page.locator(".tile pre").first.wait_for()
+    assert not page.locator(".outline").is_visible()
+    assert not page.get_by_role("alert").is_visible()
+
+
+@in_chromium
+def test_an_episode_that_could_not_be_had_is_tried_again(browser, address, runs):
+    page = browser.new_page()
+    page.route(re.compile("/episode[?]"), lambda route: route.abort())
+    page.goto(address + link(runs[0].episodes(step=30)[0]))
+    page.get_by_role("alert").get_by_text("The server does not answer").wait_for()
+    page.unroute_all()
+    page.locator(".episode[aria-selected=true]").click()
+    page.locator(".tile pre").first.wait_for()
+    page.close()

@@ -108,6 +108,12 @@ class RunRecords:
             rows = connection.execute("SELECT DISTINCT step FROM batches ORDER BY step")
             return [step for (step,) in rows]
 
+    def batches(self) -> list[tuple[int, bool]]:
+        """What has been recorded, as of now: of each batch its step, and whether it is held out."""
+        with self._index() as connection:
+            rows = connection.execute("SELECT step, held_out FROM batches ORDER BY step, held_out")
+            return [(step, bool(held_out)) for step, held_out in rows]
+
     def episodes(
         self,
         step: int | None = None,

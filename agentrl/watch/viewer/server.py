@@ -7,8 +7,9 @@ a name of its own that leads here.
 
 import secrets
 import socket
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import uvicorn
@@ -22,6 +23,8 @@ from agentrl.watch.records import RunRecords
 from agentrl.watch.viewer import answers, page
 
 HOSTS = ["127.0.0.1", "localhost"]
+STARTED = secrets.token_hex(8)
+"""Another server's answers may look otherwise."""
 Status = Literal["ok", "truncated", "error", "timeout"]
 # What SQLite and JavaScript can count, too.
 Number = Annotated[int, Query(ge=0, lt=2**53)]
@@ -85,11 +88,14 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
 
     @app.get("/api/runs/{number}/metrics")
     def metrics(number: int, request: Request) -> Response:
-        return _unless_known(answers.metrics(run_at(number)), request)
+        run = run_at(number)
+        state = _state(run.folder / "metrics.jsonl")
+        return _unless_known(state, lambda: answers.metrics(run), request)
 
-    @app.get("/api/runs/{number}/steps")
-    def steps(number: int, request: Request) -> Response:
-        return _unless_known(run_at(number).steps(), request)
+    @app.get("/api/runs/{number}/batches")
+    def batches(number: int, request: Request) -> Response:
+        recorded = run_at(number).batches()
+        return _unless_known(recorded, lambda: recorded, request)
 
     @app.get("/api/runs/{number}/episodes")
     def episodes(
@@ -143,14 +149,24 @@ def _json(value: Any) -> Response:
     return Response(answers.to_json(value), media_type="application/json", headers=headers)
 
 
-def _unless_known(value: Any, request: Request) -> Response:
-    """304 where the page, which asks every few seconds, has just this already."""
-    body = answers.to_json(value)
-    tag = f'"{zlib.crc32(body):08x}-{len(body)}"'
+def _unless_known(state: Any, answer: Callable[[], Any], request: Request) -> Response:
+    """304, and no answer is made, where the page, which asks every few seconds, has that of just
+    this state already."""
+    tag = f'"{sha256(repr((STARTED, state)).encode()).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
+    body = answers.to_json(answer())
     return Response(body, media_type="application/json", headers=headers)
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """What changes whenever a file does; None where there is none."""
+    try:
+        now = file.stat()
+    except FileNotFoundError:
+        return None
+    return now.st_ino, now.st_size, now.st_mtime_ns
 
 
 def _refusal(status: int, sentence: str) -> JSONResponse:

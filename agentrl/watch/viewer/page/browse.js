@@ -11,12 +11,20 @@ const STATUSES = ["ok", "truncated", "error", "timeout"];
 // A shape each, not a colour alone.
 const MARKS = { ok: "●", truncated: "◐", error: "✕", timeout: "◷" };
 
-/** store: {runs, columns, steps}; onError(error) where the list cannot be had. */
-export function browse(store, onError) {
+/** store: {runs, columns, batches, steps}; say(part, sentence) of what cannot be had. */
+export function browse(store, say) {
+  // What the list was asked for: {run, filters}.
+  let asked = null;
   let rows = [];
   // Where the list goes on; null: it has ended.
   let after = null;
-  let asked = "";
+  // What was recorded when it was asked for.
+  let recorded = "";
+  let unread = [];
+  // The number of the newest load: what an older one is answered comes too late.
+  let newest = 0;
+  let isLoading = false;
+  let inSight = "";
   const steps = h("select", { "aria-label": "Step", onchange: () => toStep(steps.value) });
   const text = h("input", {
     type: "search",
@@ -46,8 +54,19 @@ export function browse(store, onError) {
     type: "checkbox",
     onchange: () => filter({ scope: everywhere.checked ? "all" : null }),
   });
-  const list = h("div", { class: "episodes", role: "listbox", "aria-label": "Episodes", tabindex: "0" });
+  const found = h("div");
+  const goOn = () => isLoading || load();
+  const more = h("button", { class: "quiet", hidden: true, onclick: goOn }, "Show more");
+  const empty = h("p", { class: "empty", hidden: true }, "No episode is like that.");
+  const list = h(
+    "div",
+    { class: "episodes", role: "listbox", "aria-label": "Episodes", tabindex: "0" },
+    found,
+    more,
+    empty,
+  );
   const count = h("div", { class: "muted count", "aria-live": "polite" });
+  const only = h("button", { class: "only", title: "Back to all tasks", onclick: () => go({ only: null }) });
 
   const filter = (changes) => go(changes, { replace: true });
 
@@ -65,81 +84,126 @@ export function browse(store, onError) {
       if (document.activeElement !== input) input.value = value ?? "";
     }
     held.value = now.held ?? "";
-    everywhere.checked = now.scope === "all";
+    everywhere.checked = isEverywhere(now);
+    everywhere.disabled = now.only !== undefined;
+    only.hidden = now.only === undefined;
+    only.textContent = `task ${now.only} ✕`;
   }
 
   async function show(now) {
     choices(now);
-    const filters = filtersOf(now);
-    // A live run grows: that changes a list, and does not begin a search anew.
-    const size = filters.text === undefined ? store.steps.length : null;
-    const next = JSON.stringify([run(now), filters, size]);
-    if (next === asked) return select(now);
-    asked = next;
-    after = null;
-    await load([]);
+    const question = { run: run(now), filters: filtersOf(now) };
+    if (JSON.stringify(question) !== JSON.stringify(asked)) {
+      asked = question;
+      await load({ isAnew: true });
+    } else {
+      openFirst();
+      select(now);
+      await grow();
+    }
+  }
+
+  async function refresh() {
+    choices(place());
+    await grow();
+  }
+
+  /** What a live run has recorded since stands behind what is here; resumed, it may be cut back. */
+  async function grow() {
+    const now = String(store.batches);
+    if (!asked || isLoading || now === recorded) return;
+    if (!now.startsWith(recorded)) await load({ isAnew: true });
+    // Where more can be asked for, it is found then; and a search that has ended is not begun anew.
+    else if (after === null && asked.filters.text === undefined) await load();
   }
 
   /** A page of rows behind those before; looking for a text, as many answers as that takes. */
-  async function load(before) {
-    const [isFor, now] = [asked, place()];
-    const filters = filtersOf(now);
-    const wanted = before.length + PAGE;
+  async function load({ isAnew = false } = {}) {
+    const number = ++newest;
+    const batches = String(store.batches);
+    const isSearch = asked.filters.text !== undefined;
+    if (isAnew) [rows, after, more.hidden] = [[], null, true];
+    const wanted = rows.length + PAGE;
+    // A list that had ended goes on behind its last row.
+    let from = after ?? (rows.length ? source.whereIs(rows.at(-1)) : null);
+    isLoading = true;
     list.setAttribute("aria-busy", "true");
     try {
-      let found = before;
-      let isSearching;
       do {
-        const answer = await source.episodes(run(now), filters, after);
+        const answer = await source.episodes(asked.run, asked.filters, from);
         // Something else was asked for meanwhile.
-        if (asked !== isFor) return;
-        found = [...found, ...answer.rows];
-        ({ after } = answer);
-        isSearching = filters.text !== undefined && after !== null && found.length < wanted;
-        rows = found;
-        draw(isSearching);
-      } while (isSearching);
+        if (number !== newest) return;
+        if (isAnew) clear();
+        isAnew = false;
+        from = after = answer.after;
+        unread.push(...(answer.unread ?? []));
+        append(answer.rows);
+        isLoading = isSearch && after !== null && rows.length < wanted;
+        tell();
+      } while (isLoading);
+      recorded = batches;
     } catch (error) {
-      if (asked === isFor) asked = "";
-      onError(error);
-    } finally {
-      if (asked === isFor || asked === "") list.removeAttribute("aria-busy");
+      if (number !== newest) return;
+      isLoading = false;
+      if (isAnew) {
+        clear();
+        asked = null;
+      } else tell();
+      say("list", error.message);
     }
+    list.removeAttribute("aria-busy");
   }
 
-  function draw(isSearching) {
-    const groups = new Map();
-    for (const row of rows) {
-      const key = `${row.step}/${row.place}`;
-      groups.set(key, [...(groups.get(key) ?? []), row]);
+  function clear() {
+    found.replaceChildren();
+    empty.hidden = true;
+    count.textContent = "";
+    inSight = "";
+    unread = [];
+    say("unread", "");
+  }
+
+  function append(fresh) {
+    for (const row of fresh) {
+      const before = rows.at(-1);
+      if (row.step !== before?.step || row.place !== before?.place) found.append(groupOf(row));
+      found.lastChild.append(option(row));
+      rows.push(row);
     }
-    const isAll = place().scope === "all";
-    const best = Math.max(1e-9, ...rows.map((row) => Math.abs(row.mean_reward ?? 0)));
-    list.replaceChildren(
-      ...[...groups.values()].map((group) =>
-        h(
-          "div",
-          { role: "group", "aria-label": `task ${group[0].task_id}` },
-          h("div", { class: "task" }, isAll ? `step ${group[0].step} · ` : "", group[0].task_id,
-            group[0].held_out ? h("span", { class: "tag" }, "held out") : ""),
-          group.map((row) => option(row, best)),
-        ),
-      ),
-    );
-    if (after && !isSearching) {
-      list.append(h("button", { class: "quiet", onclick: () => load(rows) }, "Show more"));
-    }
-    if (!rows.length && !isSearching) list.append(h("p", { class: "empty" }, "No episode is like that."));
-    const told = `${rows.length}${after ? "+" : ""} episode${rows.length === 1 ? "" : "s"}`;
-    count.textContent = isSearching ? `${told}, looking in step ${after[0]} …` : told;
-    if (place().episode === undefined && rows.length) open(rows[0], { replace: true });
+    const best = rows.reduce((most, row) => Math.max(most, Math.abs(row.mean_reward ?? 0)), 1e-9);
+    found.style.setProperty("--best", best);
+    openFirst();
     select(place());
   }
 
-  function option(row, best) {
+  /** How far the list is. */
+  function tell() {
+    more.hidden = after === null || isLoading;
+    empty.hidden = rows.length > 0 || isLoading;
+    const told = `${rows.length}${after ? "+" : ""} ${episodes(rows.length)}`;
+    count.textContent = isLoading ? `${told}, looking in step ${after[0]} …` : told;
+    say("list", "");
+    const of = unread.length;
+    say("unread", of ? `${of} ${episodes(of)} could not be looked through: ${unread[0]}` : "");
+  }
+
+  function groupOf(row) {
+    const name = h(
+      "button",
+      { class: "task-name", title: "This task at all steps", onclick: () => go({ only: row.task_id }) },
+      row.task_id,
+    );
+    return h(
+      "div",
+      { role: "group", "aria-label": `task ${row.task_id}` },
+      h("div", { class: "task" }, isEverywhere(place()) ? `step ${row.step} · ` : "", name,
+        row.held_out ? h("span", { class: "tag" }, "held out") : ""),
+    );
+  }
+
+  function option(row) {
     const value = row.mean_reward;
     const habits = Object.entries(row.metrics ?? {}).filter(([n, v]) => n.startsWith("habit/") && v > 0);
-    const share = `${Math.round((100 * Math.abs(value ?? 0)) / best)}%`;
     const item = h(
       "div",
       { role: "option", class: "episode", "aria-selected": "false", onclick: () => open(row) },
@@ -147,7 +211,7 @@ export function browse(store, onError) {
         MARKS[row.status] ?? "?"),
       h("span", { class: "index muted" }, `#${row.episode}`),
       h("span", { class: "reward" }, number(value)),
-      h("span", { class: "meter", "aria-hidden": "true" }, h("i", { style: `width: ${share}` })),
+      h("span", { class: "meter", "aria-hidden": "true" }, h("i", { style: `--size: ${Math.abs(value ?? 0)}` })),
       h("span", { class: "muted size" }, `${compact(row.num_tokens)} tok`),
       habits.length ? h("span", { class: "habits" }, habits.map(([name]) => name.slice(6)).join(", ")) : null,
     );
@@ -160,12 +224,21 @@ export function browse(store, onError) {
     go({ step, task, place: group, episode, vs: null, at: null }, how);
   }
 
+  /** Where a step was chosen and no episode, its first one. */
+  function openFirst() {
+    const { step, episode } = place();
+    if (episode !== undefined || !rows.length) return;
+    open(rows.find((row) => row.step >= Number(step)) ?? rows.at(-1), { replace: true });
+  }
+
   function select(now) {
+    const wanted = [now.run, now.step, now.place, now.episode].join();
     for (const item of list.querySelectorAll("[role=option]")) {
       const isOpen = isThe(item.row, now);
       item.setAttribute("aria-selected", String(isOpen));
-      if (isOpen) item.scrollIntoView({ block: "nearest" });
+      if (isOpen && wanted !== inSight) item.scrollIntoView({ block: "nearest" });
     }
+    inSight = wanted;
   }
 
   /** The episode above or below the one that is open. */
@@ -182,13 +255,6 @@ export function browse(store, onError) {
     if (next !== undefined) toStep(next);
   }
 
-  list.addEventListener("keydown", (event) => {
-    const way = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!way) return;
-    event.preventDefault();
-    walk(way);
-  });
-
   const element = h(
     "aside",
     { class: "browse", "aria-label": "Choose an episode" },
@@ -202,21 +268,26 @@ export function browse(store, onError) {
     ),
     text,
     h("div", { class: "filters" }, status, habit, held, min, max),
+    only,
     count,
     list,
   );
-  return { element, show, walk, walkSteps, focus: () => list.focus(), refresh: () => show(place()) };
+  return { element, show, walk, walkSteps, refresh };
 }
 
 /** What the server is asked for. */
 function filtersOf(now) {
-  const { scope, step, status, min, max, habit, text, held } = now;
-  const asked = { status, min_reward: min, max_reward: max, habit, text, held_out: held };
-  if (scope !== "all") asked.step = step;
+  const { step, only, status, min, max, habit, text, held } = now;
+  const asked = { task_id: only, status, min_reward: min, max_reward: max, habit, text, held_out: held };
+  if (!isEverywhere(now)) asked.step = step;
   return Object.fromEntries(Object.entries(asked).filter(([, value]) => value !== undefined));
 }
 
+const isEverywhere = ({ scope, only }) => scope === "all" || only !== undefined;
+
 export const run = (now) => Number(now.run ?? 0);
+
+const episodes = (count) => (count === 1 ? "episode" : "episodes");
 
 export function compact(count) {
   return count < 10_000 ? String(count) : `${(count / 1000).toFixed(0)}k`;

@@ -38,6 +38,7 @@ export function callTree(episode, onChoose) {
   }
 
   tree.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const at = items.indexOf(document.activeElement);
     const next = {
       ArrowDown: at + 1,
@@ -47,11 +48,12 @@ export function callTree(episode, onChoose) {
       Home: 0,
       End: items.length - 1,
       Enter: at,
-    }[event.key];
-    if (next === undefined || !items[next]) return;
+    };
+    if (!(event.key in next)) return;
+    // At an end, too, an arrow stays in the tree.
     event.preventDefault();
     event.stopPropagation();
-    choose(next);
+    if (items[next[event.key]]) choose(next[event.key]);
   });
   return tree;
 }

@@ -112,8 +112,9 @@ function seriesOf({ label, colour, runs }) {
 
 /** uPlot's table: the steps, then of each line its values, or its mean, lowest and highest. */
 function joined(lines) {
-  const steps = [...new Set(lines.flatMap(({ runs }) => runs.flatMap(({ step }) => step)))];
-  steps.sort((a, b) => a - b);
+  const all = new Set(lines.flatMap(({ runs }) => runs.flatMap(({ step }) => step)));
+  // A row may have none.
+  const steps = [...all].filter((step) => step !== null).sort((a, b) => a - b);
   const columns = lines.flatMap(({ runs }) => {
     const byStep = runs.map(({ step, values }) => new Map(step.map((s, i) => [s, values[i]])));
     const of = (reduce) =>
@@ -131,4 +132,5 @@ function joined(lines) {
 
 const shape = (lines) => lines.map(({ label, runs }) => `${label}/${runs.length}`).join();
 
-const last = (column) => column?.findLastIndex((value) => value !== null && value !== undefined);
+/** Where its last value is. */
+export const last = (column) => column?.findLastIndex((value) => value !== null && value !== undefined);

@@ -13,8 +13,8 @@ import { TokenPane } from "viewer/tokens";
 
 const KEPT = 6;
 
-/** onError(error) where an episode cannot be had. */
-export function episodeView(onError) {
+/** say(part, sentence) of what cannot be had. */
+export function episodeView(say) {
   const kept = new Map();
   let panes = [];
   let shownKey = "";
@@ -83,13 +83,15 @@ export function episodeView(onError) {
       loaded = await Promise.all(wanted.map((where) => load(run(now), where)));
     } catch (error) {
       if (key !== shownKey) return;
+      // So that the same episode is tried again.
+      shownKey = "";
       closePanes();
       element.replaceChildren(h("p", { class: "empty sorry", role: "alert" }, error.message));
       return;
     }
     if (key === shownKey) {
       draw(now, loaded);
-      offerOthers(now).catch(onError);
+      await offerOthers(now, key);
     }
   }
 
@@ -189,25 +191,31 @@ export function episodeView(onError) {
   }
 
   /** The group's other episodes, and this task at other steps. */
-  async function offerOthers(now) {
-    const { rows } = await source.episodes(run(now), { task_id: now.task });
+  async function offerOthers(now, key) {
+    beside.replaceChildren(h("option", { value: "" }, "nothing"));
+    const task = { task_id: now.task };
+    let lists;
+    try {
+      // A page of a task's episodes may end before this step.
+      lists = await Promise.all(
+        [task, { ...task, step: now.step }].map((filters) => source.episodes(run(now), filters)),
+      );
+    } catch (error) {
+      if (key === shownKey) say("here", error.message);
+      return;
+    }
+    if (key !== shownKey) return;
+    const [everywhere, inStep] = lists;
     const label = (row) =>
       `step ${row.step}, episode ${row.episode} (${number(row.mean_reward)})`;
     const isHere = (row) => row.step === Number(now.step) && row.place === Number(now.place);
-    const choices = rows
-      .filter((row) => !isHere(row) || row.episode !== Number(now.episode))
-      .map((row) => ({ key: `${row.step}/${row.place}/${row.episode}`, row, label: label(row) }));
-    const same = choices.filter(({ row }) => isHere(row));
-    const others = choices.filter(({ row }) => !isHere(row));
-    const group = (name, items) =>
-      items.length
-        ? [h("optgroup", { label: name }, options(items.map((c) => [c.key, c.label]), now.vs))]
-        : [];
-    beside.replaceChildren(
-      h("option", { value: "" }, "nothing"),
-      ...group("of this group", same),
-      ...group("this task at other steps", others),
-    );
+    const group = (name, rows) => {
+      const pairs = rows.map((row) => [source.whereIs(row).join("/"), label(row)]);
+      if (pairs.length) beside.append(h("optgroup", { label: name }, options(pairs)));
+    };
+    const isOpen = (row) => row.episode === Number(now.episode);
+    group("of this group", inStep.rows.filter((row) => isHere(row) && !isOpen(row)));
+    group("this task at other steps", everywhere.rows.filter((row) => !isHere(row)));
     beside.value = now.vs ?? "";
   }
 

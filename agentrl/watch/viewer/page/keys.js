@@ -2,12 +2,12 @@
 
 import { h } from "viewer/dom";
 
-/** bindings: each {keys, says, act}; ? shows them. */
+/** bindings: each {keys, says, act}, and when() they hold, if not always; ? shows them. */
 export function listen(bindings) {
   const help = helpOf([...bindings, { keys: ["?"], says: "this help" }]);
   document.body.append(help);
-  const acts = new Map(bindings.flatMap(({ keys, act }) => keys.map((key) => [key, act])));
-  acts.set("?", () => help.showModal());
+  const bound = new Map(bindings.flatMap((binding) => binding.keys.map((key) => [key, binding])));
+  bound.set("?", { act: () => help.showModal() });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
     const isField = event.target.matches("input:not([type=checkbox]), select, textarea");
@@ -15,8 +15,10 @@ export function listen(bindings) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
-    const act = acts.get(event.key);
-    if (!act) return;
+    // A link is followed by it, and a button pressed.
+    if (event.key === "Enter" && event.target.closest("a, button")) return;
+    const { act, when = () => true } = bound.get(event.key) ?? {};
+    if (!act || !when()) return;
     event.preventDefault();
     act();
   });

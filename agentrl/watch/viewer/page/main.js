@@ -5,6 +5,7 @@ import { mountCard, hideCard } from "viewer/card";
 import { h, options } from "viewer/dom";
 import { episodeView } from "viewer/episode";
 import { listen } from "viewer/keys";
+import { notices } from "viewer/notices";
 import { overview } from "viewer/overview";
 import { go, onMove, place } from "viewer/place";
 import * as source from "viewer/source";
@@ -12,22 +13,25 @@ import * as source from "viewer/source";
 const PATIENCE = 2000;
 const page = document.getElementById("page");
 
-const store = { runs: [], columns: [], steps: [] };
-let views;
+const store = {
+  runs: [],
+  columns: [],
+  // Of the run that is open.
+  batches: [],
+  get steps() {
+    return source.stepsOf(this.batches);
+  },
+};
+const { element: notice, say } = notices();
 
 async function start() {
   store.runs = await source.runs();
   store.columns = store.runs.map(() => ({}));
-  const notice = h("p", { class: "notice", role: "alert", hidden: true });
-  const sayError = (error) => {
-    notice.textContent = error?.message ?? "";
-    notice.hidden = !error;
-  };
-  await refreshColumns(sayError);
+  await refreshColumns();
 
   const glance = overview(store);
-  const list = browse(store, sayError);
-  const reading = episodeView(sayError);
+  const list = browse(store, say);
+  const reading = episodeView(say);
   const reader = h("main", { class: "reader" }, list.element, reading.element);
   const tab = (view, text) => h("a", { href: `#view=${view}`, "data-view": view }, text);
   const runChoice = h(
@@ -52,23 +56,26 @@ async function start() {
   );
   page.append(bar, notice, glance.element, reader);
   mountCard(page);
-  views = { glance, list, reading };
 
+  const isReading = () => place().view === "episodes";
+  const inEpisodes = (bindings) => bindings.map((binding) => ({ ...binding, when: isReading }));
   const leave = () => (place().vs ? go({ vs: null }) : hideCard());
   const showHelp = listen([
     { keys: ["1"], says: "runs", act: () => go({ view: "runs" }) },
     { keys: ["2"], says: "episodes", act: () => go({ view: "episodes" }) },
-    { keys: ["j", "ArrowDown"], says: "next episode", act: () => list.walk(1) },
-    { keys: ["k", "ArrowUp"], says: "episode before", act: () => list.walk(-1) },
-    { keys: ["]", "ArrowRight"], says: "next step", act: () => list.walkSteps(1) },
-    { keys: ["[", "ArrowLeft"], says: "step before", act: () => list.walkSteps(-1) },
-    { keys: ["Enter", "t"], says: "into the tokens", act: () => reading.focusTokens() },
-    { keys: ["g"], says: "into the calls", act: () => reading.focusCalls() },
     { keys: ["/"], says: "search", act: () => focusSearch() },
-    { keys: ["f"], says: "find in this episode", act: () => reading.focusFind() },
-    { keys: ["n"], says: "next place found", act: () => reading.next(1) },
-    { keys: ["N"], says: "place found before", act: () => reading.next(-1) },
-    { keys: ["c"], says: "compare with another", act: () => reading.focusBeside() },
+    ...inEpisodes([
+      { keys: ["j", "ArrowDown"], says: "next episode", act: () => list.walk(1) },
+      { keys: ["k", "ArrowUp"], says: "episode before", act: () => list.walk(-1) },
+      { keys: ["]", "ArrowRight"], says: "next step", act: () => list.walkSteps(1) },
+      { keys: ["[", "ArrowLeft"], says: "step before", act: () => list.walkSteps(-1) },
+      { keys: ["Enter", "t"], says: "into the tokens", act: () => reading.focusTokens() },
+      { keys: ["g"], says: "into the calls", act: () => reading.focusCalls() },
+      { keys: ["f"], says: "find in this episode", act: () => reading.focusFind() },
+      { keys: ["n"], says: "next place found", act: () => reading.next(1) },
+      { keys: ["N"], says: "place found before", act: () => reading.next(-1) },
+      { keys: ["c"], says: "compare with another", act: () => reading.focusBeside() },
+    ]),
     { keys: ["Escape"], says: "leave", act: leave },
   ]);
 
@@ -89,10 +96,10 @@ async function start() {
       return;
     }
     if (run(now) >= store.runs.length) return go({ run: null }, { replace: true });
-    const steps = await source.steps(run(now));
+    const batches = await source.batches(run(now));
     // A person may have gone on meanwhile.
     if (now !== latest) return;
-    store.steps = steps;
+    store.batches = batches;
     if (now.step === undefined && store.steps.length) {
       return go({ step: store.steps.at(-1) }, { replace: true });
     }
@@ -102,51 +109,62 @@ async function start() {
   let latest;
   const safely = (now) => {
     latest = now;
-    sayError(null);
-    show(now).catch(sayError);
+    say("here", "");
+    show(now).catch((error) => say("here", error.message));
   };
   onMove(safely);
   safely(place());
-  if (!source.isExport) watch(sayError);
+  if (!source.isExport) watch({ glance, list });
 }
 
 /** What an export can show of a run. */
 function whatIsHeld(number) {
-  const [held, all] = [source.held(number) ?? [], source.steps(number) ?? []];
+  const [held, all] = [source.held(number) ?? [], source.stepsOf(source.batches(number))];
   if (held.length === all.length) return "one file, every token in it";
   return `one file, with the tokens of ${held.length} of ${all.length} steps`;
 }
 
 const focusSearch = () => document.querySelector("main:not([hidden]) [data-search]")?.focus();
 
-/** A live run grows: its rows and steps are asked for again every few seconds, while it is looked at. */
-function watch(sayError) {
-  setInterval(async () => {
-    if (document.hidden) return;
+/** A live run grows: what there is of it is asked for every few seconds, while it is looked at. */
+async function watch({ glance, list }) {
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, PATIENCE));
+    if (document.hidden) continue;
+    const isMore = await refreshColumns();
     try {
-      if (place().view === "episodes") {
-        const steps = await source.steps(run(place()));
-        if (steps.length !== store.steps.length) {
-          store.steps = steps;
-          views.list.refresh();
-        }
-      } else if (await refreshColumns(sayError)) views.glance.update();
+      if (place().view === "episodes") await refreshBatches(list);
+      else if (isMore) glance.update();
+      say("live", "");
     } catch (error) {
-      sayError(error);
+      say("live", error.message);
     }
-  }, PATIENCE);
+  }
+}
+
+async function refreshBatches(list) {
+  const number = run(place());
+  const batches = await source.batches(number);
+  // Another run may have been opened meanwhile.
+  if (number !== run(place())) return;
+  store.batches = batches;
+  await list.refresh();
 }
 
 /** Whether any run has logged more. */
-async function refreshColumns(sayError) {
+async function refreshColumns() {
+  const broken = [];
   const fresh = await Promise.all(
-    store.runs.map((_, index) =>
-      Promise.resolve(source.metrics(index)).catch((error) => {
-        sayError(error);
+    store.runs.map(async (_, index) => {
+      try {
+        return await source.metrics(index);
+      } catch (error) {
+        broken.push(error.message);
         return store.columns[index];
-      }),
-    ),
+      }
+    }),
   );
+  say("metrics", [...new Set(broken)].join(" "));
   const size = (columns) => `${columns.step?.length}/${columns.step?.at(-1)}/${Object.keys(columns).length}`;
   const isMore = fresh.some((columns, index) => size(columns) !== size(store.columns[index]));
   store.columns = fresh;

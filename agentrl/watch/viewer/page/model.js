@@ -18,7 +18,8 @@ function unpack(buffer) {
 /**
  * The episode: row, ids, parent, in_loss, texts and which of them each token has, the terms' arrays, and
  *   calls       each with its positions (of the tokens it sampled), first (its first term), fresh (the
- *               positions that no call before it has), its parent call or null, and level in the tree
+ *               positions that no call before it has), its parent (the call that it goes on from, or
+ *               leaves; null where it shares no token with one), and level: how many forks it is deep
  *   termAt      of each position, the term that it shows, or -1
  *   order       all positions as they are read;   rank: of each position, its place there
  */
@@ -103,19 +104,16 @@ function tellInOrder(episode) {
   Object.assign(episode, { order, rank });
 }
 
-/** A call hangs on the earlier one whose sampled tokens its prompt goes on from, wherever it left it. */
+/** A call hangs on the earlier one with which it shares most of its path; of equals, on the latest. */
 function nestCalls({ parent, calls }) {
-  const sampledBy = new Int32Array(parent.length).fill(-1);
+  const latest = new Int32Array(parent.length).fill(-1);
   for (const call of calls) {
-    let at = call.positions.length ? parent[call.positions[0]] : call.leaf;
-    while (at >= 0 && sampledBy[at] < 0) at = parent[at];
-    call.parent = at < 0 ? null : calls[sampledBy[at]];
-    // A conversation that only grows is one line, not a stair: a fork goes one deeper.
-    const isFork = call.parent && at !== call.parent.leaf;
-    call.level = call.parent ? call.parent.level + (isFork ? 1 : 0) : 0;
-    for (const position of call.positions) {
-      if (sampledBy[position] < 0) sampledBy[position] = call.index;
-    }
+    const shared = call.fresh.length ? parent[call.fresh[0]] : call.leaf;
+    call.parent = shared < 0 ? null : calls[latest[shared]];
+    // A conversation that only grows is one line, not a stair.
+    const isDeeper = call.parent && call.why_forked !== null;
+    call.level = call.parent ? call.parent.level + (isDeeper ? 1 : 0) : 0;
+    for (let at = call.leaf; at >= 0; at = parent[at]) latest[at] = call.index;
   }
 }
 

@@ -1,6 +1,6 @@
 // All runs at a glance: which there are, and every metric that they logged.
 
-import { chart, colourOf } from "viewer/chart";
+import { chart, colourOf, last } from "viewer/chart";
 import { h } from "viewer/dom";
 import { go, onMove, place } from "viewer/place";
 
@@ -45,7 +45,7 @@ export function overview(store) {
     });
     const told = [];
     store.runs.forEach((run, index) => {
-      if (hidden.has(index) || !store.columns[index][name]) return;
+      if (hidden.has(index) || !store.columns[index].step || !store.columns[index][name]) return;
       const family = banded && told.find((line) => line.family === run.family);
       if (family) family.runs.push(of(index));
       else {
@@ -60,7 +60,8 @@ export function overview(store) {
       (store.runs.findIndex(is(store.runs[index].family)) < index ? 1 : 0) : index);
 
   function names() {
-    const all = new Set(store.columns.flatMap((columns) => Object.keys(columns)));
+    // Without steps there is nothing to draw it over.
+    const all = new Set(store.columns.filter(({ step }) => step).flatMap((columns) => Object.keys(columns)));
     all.delete("step");
     const rank = (name) => {
       const exact = FIRST.indexOf(name);
@@ -145,7 +146,7 @@ export function overview(store) {
   function told(run, index) {
     const steps = store.columns[index].step;
     const parts = [run.experiment, `seed ${run.seed ?? "–"}`];
-    parts.push(steps ? `step ${steps.at(-1)}` : "no step yet");
+    parts.push(steps ? `step ${steps[last(steps)]}` : "no step yet");
     return parts.join(" · ");
   }
 

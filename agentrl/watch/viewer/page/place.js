@@ -2,8 +2,10 @@
 //
 //   view      runs, or episodes
 //   run, step, task, place, episode     what is open; place: of the task's group in the step
+//   at        the token of it that is in sight
 //   vs        "step/place/episode" of the same task, beside it
 //   status, min, max, habit, text, held, scope     the list's filters; scope = all: not this step alone
+//   only      the one task that the list has, at all steps
 //   metric    the chart that is large;   shade      what the tokens' colour says
 
 const listeners = [];
@@ -12,7 +14,7 @@ export function place() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 }
 
-/** Change a few of its parts: null takes one out. */
+/** Change a few of its parts: null takes one out. To where one is already: what failed is tried again. */
 export function go(changes, { replace = false } = {}) {
   const next = new URLSearchParams(location.hash.slice(1));
   for (const [name, value] of Object.entries(changes)) {
@@ -20,8 +22,7 @@ export function go(changes, { replace = false } = {}) {
     else next.set(name, value);
   }
   const hash = `#${next}`;
-  if (hash === location.hash) return;
-  history[replace ? "replaceState" : "pushState"](null, "", hash);
+  if (hash !== location.hash) history[replace ? "replaceState" : "pushState"](null, "", hash);
   moved();
 }
 

@@ -70,7 +70,11 @@ export class TokenPane {
 
   /** Put the cursor on a token and bring it into sight. */
   moveTo(position, { quiet = false } = {}) {
+    // An address may name any number.
+    if (!(position in this.episode.ids)) return;
     this.cursor = position;
+    // Not laid out yet: fit() comes back to the cursor.
+    if (!this.rows) return;
     const top = this.rowAt[position] * ROW;
     const { scrollTop, clientHeight } = this.element;
     if (top < scrollTop + ROW || top > scrollTop + clientHeight - 2 * ROW) {
@@ -94,7 +98,7 @@ export class TokenPane {
     const fitting = Math.floor(this.tall.clientWidth / letter);
     const width = Math.min(MOST_COLUMNS, Math.max(FEWEST_COLUMNS, fitting)) * letter;
     if (width === this.width) return;
-    const first = this.width ? this.firstPosition() : 0;
+    const first = this.width ? this.firstPosition() : null;
     this.width = width;
     const context = document.createElement("canvas").getContext("2d");
     context.font = getComputedStyle(this.element).font;
@@ -103,7 +107,9 @@ export class TokenPane {
     this.tall.style.height = `${TOP + (this.rows.length + 2) * ROW}px`;
     if (first) this.element.scrollTop = this.rowAt[first] * ROW;
     this.redraw();
-    if (this.cursor !== null) this.frameIt(this.cursor);
+    if (this.cursor === null) return;
+    if (first === null) this.moveTo(this.cursor, { quiet: true });
+    else this.frameIt(this.cursor);
   }
 
   /** The first token in sight. */
