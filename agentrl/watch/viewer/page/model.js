@@ -104,16 +104,17 @@ function tellInOrder(episode) {
   Object.assign(episode, { order, rank });
 }
 
-/** A call hangs on the earlier one with which it shares most of its path; of equals, on the latest. */
+/** A call hangs on the earlier one with which it shares most of its path; of equals, on the first. */
 function nestCalls({ parent, calls }) {
-  const latest = new Int32Array(parent.length).fill(-1);
+  // Which call was the first to have a token.
+  const owner = new Int32Array(parent.length).fill(-1);
   for (const call of calls) {
     const shared = call.fresh.length ? parent[call.fresh[0]] : call.leaf;
-    call.parent = shared < 0 ? null : calls[latest[shared]];
+    call.parent = shared < 0 ? null : calls[owner[shared]];
     // A conversation that only grows is one line, not a stair.
     const isDeeper = call.parent && call.why_forked !== null;
     call.level = call.parent ? call.parent.level + (isDeeper ? 1 : 0) : 0;
-    for (let at = call.leaf; at >= 0; at = parent[at]) latest[at] = call.index;
+    for (let at = call.leaf; at >= 0 && owner[at] < 0; at = parent[at]) owner[at] = call.index;
   }
 }
 
