@@ -1005,7 +1005,7 @@ def test_an_export_is_listed_page_after_page(page, runs, tmp_path, monkeypatch):
 
 
 @in_chromium
-def test_a_call_stands_one_deeper_than_the_one_that_it_leaves(page, tmp_path):
+def test_a_call_that_forks_stands_one_deeper(page, tmp_path):
     maker = make_run(tmp_path / "apples" / "forks", recorded=0)
     said = [{"role": "user", "content": "2+3?"}]
     call = lambda prompt, text: maker.call(prompt, text, said, {"role": "assistant"})  # noqa: E731
@@ -1033,13 +1033,13 @@ def test_a_call_stands_one_deeper_than_the_one_that_it_leaves(page, tmp_path):
         page.locator("[role=treeitem]").first.wait_for()
         levels = page.locator("[role=treeitem]").evaluate_all("all => all.map((x) => x.ariaLevel)")
         assert levels == ["1", "1", "2", "2", "2", "1"]
-        # To the call that it leaves.
+        # To the call that it hangs on.
         page.keyboard.press("g")
         for _ in range(2):
             page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowLeft")
         chosen = page.locator("[role=treeitem][aria-selected=true]")
-        assert chosen.inner_text().startswith("2 agent")
+        assert chosen.inner_text().startswith("1 agent")
 
 
 @in_chromium
