@@ -177,6 +177,8 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.chdir(ROOT)
+            # As a shell on a terminal has it: who runs the tests may have it ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execvpe(command[0], command, {**os.environ, "COLUMNS": "200", "TERM": "dumb"})
 
     def wait_for(self, text: str, seconds: float = 120) -> None:

@@ -178,7 +178,7 @@ def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
     compare(folder)
     assert len(logged(folder)) > 30
 
-    own = {name for step in load(folder) for e in step.episodes for name in e["metrics"]}
+    own = {name for step in load(folder) for e in step.episodes for name in e.row.metrics}
     rows = map(json.loads, (folder / "metrics.jsonl").open())
     names = {name for row in rows for name in row} - own - {f"eval/{name}" for name in own}
     agents = {name for name in described() if "AGENT" in name}
