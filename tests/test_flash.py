@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from kernels.tree import plan
+from kernels.tree.plan import plan
 from kernels.tree_attention import flash, reference
 from kernels.tree_attention.flash import flash_attention
 from tests.test_plan import random_tree

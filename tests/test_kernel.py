@@ -14,7 +14,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from kernels.tree import TokenTree, TreePlan, build_tree, plan
+from kernels.tree import TokenTree, build_tree
+from kernels.tree.plan import TreePlan, plan
 from kernels.tree_attention import kernel, reference
 from kernels.tree_attention.kernel import Launch, triton_attention
 from tests.test_plan import random_tree

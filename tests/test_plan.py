@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kernels.tree import TokenTree, build_tree, plan
+from kernels.tree import TokenTree, build_tree
+from kernels.tree.plan import plan
 
 
 def random_tree(seed: int, sequences: int = 12, length: int = 40) -> TokenTree:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import kernels.tree_attention as attention
-from kernels.tree import build_tree, plan
+from kernels.tree import build_tree
+from kernels.tree.plan import plan
 from kernels.tree_attention import choose, reference, segments, tree_attention
 from tests.test_plan import random_tree
 

@@ -25,8 +25,8 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 from agentrl.agents.episode_loop import PATIENCE, EpisodeLoop, OutOfTime
 from agentrl.agents.overrun import Overrun
+from agentrl.printable import printable
 from agentrl.types import Call, Episode, Reward, Task
-from agentrl.watch.progress import visible
 
 RESERVED = re.compile(
     "(reward|episodes|tokens|gap|time|eval)/.*|step|success|failure|loss|clipped|entropy|grad_norm"
@@ -167,7 +167,7 @@ def _describe(error: BaseException) -> str:
         message = str(error)
     except Exception:
         message = "its message cannot be read"
-    kept = visible(message[:LONGEST_CAUSE].encode(errors="backslashreplace").decode())
+    kept = printable(message[:LONGEST_CAUSE].encode(errors="backslashreplace").decode())
     return f"{type(error).__name__}: {kept}{'...' * (len(message) > LONGEST_CAUSE)}"
 
 

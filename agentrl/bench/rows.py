@@ -14,7 +14,8 @@ from torch import Tensor
 from agentrl.learning.packing import MicroBatch
 from agentrl.types import Sample
 from kernels.logprob import linear_logprob
-from kernels.tree import TokenTree, plan
+from kernels.tree import TokenTree
+from kernels.tree.plan import plan
 
 
 @dataclass(frozen=True)

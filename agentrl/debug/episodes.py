@@ -19,8 +19,9 @@ import agentrl
 from agentrl.agents.workflow import run_episode
 from agentrl.config import Config
 from agentrl.interruption import Interrupted, Interruption
+from agentrl.printable import printable
 from agentrl.types import EngineStopped, Episode, Task
-from agentrl.watch.progress import Display, visible
+from agentrl.watch.progress import Display
 from agentrl.watch.transcript import print_merged, print_scores, print_transcript
 
 NOT_THE_AUTHORS = (agentrl, asyncio, openai)
@@ -110,5 +111,5 @@ def _traceback(error: BaseException, trace: TracebackType | None) -> Traceback:
     """As rich shows it; what it quotes of a model cannot steer the terminal."""
     extracted = Traceback.extract(type(error), error, trace)
     for stack in extracted.stacks:
-        stack.exc_value = visible(stack.exc_value)
+        stack.exc_value = printable(stack.exc_value)
     return Traceback(extracted, suppress=NOT_THE_AUTHORS)

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from agentrl.types import Call, Sample
-from kernels.tree import TreePlan, build_tree, cut, plan
+from kernels.tree import build_tree, cut
+from kernels.tree.plan import TreePlan, plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 Where the output is no terminal, bars become a plain line now and then.
 """
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from agentrl.printable import printable
 from agentrl.types import Report
 
 PLAIN_SECONDS = 10.0
 """How often a phase says where it is, where there is no terminal."""
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Display:
@@ -29,7 +28,7 @@ class Display:
 
     def line(self, text: str) -> None:
         # A cause may quote what a model wrote: it is no markup.
-        self.console.print(visible(text), markup=False)
+        self.console.print(printable(text), markup=False)
 
     @contextmanager
     def phase(self, title: str) -> Iterator[Report]:
@@ -55,7 +54,7 @@ class Display:
         for i, name in enumerate(header):
             table.add_column(name, justify="right" if i else "left")
         for row in rows:
-            table.add_row(*(Text(visible(cell)) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self.console.print(table)
 
     def _plain_report(self, title: str) -> Report:
@@ -68,15 +67,6 @@ class Display:
                 self.line(f"{title}: {share:.0%} {note}")
 
         return report
-
-
-def visible(text: str) -> str:
-    r"""The text without what a terminal would obey: a model may write anything.
-
-    >>> print(visible("a\x1b[2Jb\n"), end="")
-    a\x1b[2Jb
-    """
-    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def duration(seconds: float) -> str:

@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentrl.printable import printable
 from agentrl.serving.past import identity
 from agentrl.types import Call, Episode, Message
 from agentrl.watch.forks import Decode, merge
-from agentrl.watch.progress import visible
 
 STYLES = {
     "prompt": "green",
@@ -28,12 +28,12 @@ def print_transcript(console: Console, episode: Episode, decode: Decode) -> None
 
     decode: token ids to text, for what was no conversation.
     """
-    console.rule(Text(visible(f"task {episode.task['id']}, episode {episode.index}")))
+    console.rule(Text(printable(f"task {episode.task['id']}, episode {episode.index}")))
     # Each agent has a conversation of its own: what it has shown of that.
     shown: dict[str, tuple[Message, ...]] = dict.fromkeys(episode.agents, ())
     for call in episode.calls:
         if len(shown) > 1:
-            console.print(visible(f"[{call.agent}]"), style="bold magenta", markup=False)
+            console.print(printable(f"[{call.agent}]"), style="bold magenta", markup=False)
         if not call.messages and call.prompt_ids:
             print_message(console, {"role": "prompt", "content": decode(call.prompt_ids)})
         for message in (*_new(call.messages, shown[call.agent]), call.reply):
@@ -52,19 +52,19 @@ def print_message(console: Console, message: Message) -> None:
     style = STYLES.get(message["role"], "")
     console.print(f"{message['role']}:", style=f"bold {style}", end=" ")
     if reasoning := message.get("reasoning_content"):
-        console.print(visible(reasoning.strip()), style="dim italic", markup=False)
-    console.print(visible(message.get("content") or ""), style=style, markup=False)
+        console.print(printable(reasoning.strip()), style="dim italic", markup=False)
+    console.print(printable(message.get("content") or ""), style=style, markup=False)
     for call in message.get("tool_calls") or ():
         function = call["function"]
         text = f"  {function['name']}({function['arguments']})"
-        console.print(visible(text), style="magenta", markup=False)
+        console.print(printable(text), style="magenta", markup=False)
 
 
 def print_verdict(console: Console, episode: Episode) -> None:
     """What came of it, in a line."""
     verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
     metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
-    console.print(visible(f"{verdict}{metrics}"), style="bold", markup=False)
+    console.print(printable(f"{verdict}{metrics}"), style="bold", markup=False)
 
 
 def print_scores(console: Console, episode: Episode) -> None:
@@ -84,7 +84,7 @@ def print_scores(console: Console, episode: Episode) -> None:
     table.add_column(overflow="fold")
     for name, value in parts.items():
         table.add_row(
-            Text(name, "bold"), Text(visible(str(value)), "red" if episode.failed else "")
+            Text(name, "bold"), Text(printable(str(value)), "red" if episode.failed else "")
         )
     console.print(table)
 

@@ -8,18 +8,14 @@ A tree is a trie over token ids in depth-first order, four integers a token:
     end[i]      one past the last token of its subtree
 
 Token i may attend to token j exactly when ``j <= i < end[j]``: ``end`` alone is the whole mask.
+``plan`` works out what attention needs besides; it knows torch, and this page needs numpy alone.
 """
 
-from kernels.tree.plan import Blocks, Run, TreePlan, plan
 from kernels.tree.trie import TokenTree, build_tree, count_distinct_prefixes, cut
 
 __all__ = [
-    "Blocks",
-    "Run",
     "TokenTree",
-    "TreePlan",
     "build_tree",
     "count_distinct_prefixes",
     "cut",
-    "plan",
 ]

@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 
-from kernels.tree import build_tree, plan
+from kernels.tree import build_tree
+from kernels.tree.plan import plan
 
 REPEATS = 20
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from kernels.tree import TreePlan
+from kernels.tree.plan import TreePlan
 from kernels.tree_attention.reference import reference
 from kernels.tree_attention.segments import segments
 

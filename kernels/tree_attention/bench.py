@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.tree import TokenTree, TreePlan, build_tree, plan
+from kernels.tree import TokenTree, build_tree
+from kernels.tree.plan import TreePlan, plan
 from kernels.tree_attention import reference, segments, tree_attention
 
 ON_GPU = torch.cuda.is_available()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.tree import TreePlan
+from kernels.tree.plan import TreePlan
 
 try:
     from flash_attn import flash_attn_varlen_func

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.tree import TreePlan
+from kernels.tree.plan import TreePlan
 
 LOG2E = 1.4426950408889634
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.tree import TreePlan
+from kernels.tree.plan import TreePlan
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:

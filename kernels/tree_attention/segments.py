@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.tree import Run, TreePlan
+from kernels.tree.plan import Run, TreePlan
 
 PIECE = 128
 """Longest masked segment: half of its own square is computed in vain."""
