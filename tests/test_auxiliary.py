@@ -64,6 +64,7 @@ def test_an_engine_of_its_own(tiny_folder):
     assert len(serving.endpoint.seats) == 2
 
 
+@pytest.mark.slow
 def test_engines_of_one_process_take_turns(tiny_folder):
     """vLLM keeps its running forward pass in globals: two at once draw nonsense or die."""
     judge = AuxiliaryModel(model=str(tiny_folder), max_len=256)

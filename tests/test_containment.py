@@ -142,6 +142,7 @@ def test_the_control_what_is_left_is_noticed(warm, monkeypatch, kind):
     check_back_to(before, warm, mebibytes=32)
 
 
+@pytest.mark.slow
 def test_a_call_in_c_is_left_behind_and_counted(warm, monkeypatch, caplog):
     """Python cannot end it. Its door is shut, its episode is over, and the others go on."""
     release = threading.Event()

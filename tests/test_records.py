@@ -465,6 +465,7 @@ for step in itertools.count(1):
 """
 
 
+@pytest.mark.slow
 def test_another_process_writes_and_is_killed(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     run = open_run(tmp_path)
