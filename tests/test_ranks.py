@@ -1,5 +1,6 @@
 """One rank and two, as the launcher starts them: the same cases, compared from their files."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,15 @@ def results(tmp_path_factory) -> dict[tuple[int, int], dict]:
     for how in (["2", "--use_fsdp", "--fsdp_version", "2"], ["1"]):
         worker = ["-m", "tests.ranks_worker", str(out)]
         run = subprocess.run(
-            [*launch, *how, *worker], cwd=ROOT, capture_output=True, text=True, timeout=300
+            [*launch, *how, *worker],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            # Should a library crash, it says where.
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         )
-        assert run.returncode == 0, run.stderr[-3000:]
+        assert run.returncode == 0, run.stderr[-10000:]
     return {
         place: torch.load(out / "rank-{}-of-{}.pt".format(*place), weights_only=False)
         for place in ((0, 1), (0, 2), (1, 2))
