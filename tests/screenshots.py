@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from playwright.sync_api import Page
 
-from agentrl.watch.records import RunRecords, open_run
+from agentrl.watch.records import EpisodeRow, RunRecords, open_run
 from tests import chromium
 from tests.made_runs import make_run
 
@@ -41,9 +41,9 @@ def take(page: Page, address: str, scheme: str, run: RunRecords) -> None:
     page.locator(".panel canvas").first.wait_for()
     if scheme == "light":
         shoot(page, "runs")
-    row = max(run.episodes(step=run.steps()[-1], status="ok"), key=lambda row: row.num_calls)
+    row, better = worst_and_best(run)
     call = run.read(row.step, row.task_id, row.episode, row.place).calls[0]
-    token = call.path[min(call.start + 9, len(call.path) - 1)]
+    token = call.path[call.start + call.sampler_logprobs.argmin()]
     where = {"view": "episodes", "step": row.step, "task": row.task_id, "place": row.place}
     page.goto(f"{address}#{urlencode({**where, 'episode': row.episode, 'at': token})}")
     box = page.locator(".outline").bounding_box()
@@ -54,9 +54,19 @@ def take(page: Page, address: str, scheme: str, run: RunRecords) -> None:
         return
     page.mouse.move(0, 0)
     beside = page.get_by_label("Compare with")
-    beside.select_option(index=1)
+    option = beside.locator("option", has_text=f"step {row.step}, episode {better.episode}").first
+    beside.select_option(option.get_attribute("value"))
     page.locator(".pane").nth(1).wait_for()
     shoot(page, "compare")
+
+
+def worst_and_best(run: RunRecords) -> tuple[EpisodeRow, EpisodeRow]:
+    """Of a task in the first recorded step, while there is something to learn."""
+    first = next(row.step for row in run.episodes(status="ok", held_out=False))
+    rows = run.episodes(step=first, status="ok", held_out=False)
+    worst = min(rows, key=lambda row: (row.mean_reward, -row.num_calls))
+    group = [row for row in rows if row.place == worst.place]
+    return worst, max(group, key=lambda row: row.mean_reward)
 
 
 def shoot(page: Page, name: str) -> None:
