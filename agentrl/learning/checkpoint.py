@@ -9,6 +9,7 @@ A checkpoint appears under its name only when all of it is on the disk: it is wr
 synced, and renamed. Whatever happens meanwhile, the one before it stays as it was.
 """
 
+import errno
 import os
 import random
 import shutil
@@ -30,6 +31,8 @@ from agentrl.learning.distributed import RankLost, Ranks
 from agentrl.learning.model import Policy
 
 RESUME = "resume"
+NO_ROOM = 2**16
+"""Bytes: a disk that has fewer left was full."""
 
 
 class CheckpointError(RuntimeError):
@@ -152,10 +155,13 @@ def _cleared_on_failure(unfinished: Path, folder: Path) -> Iterator[None]:
         raise
     # Each library has an error of its own for a disk that is full.
     except (Exception, dcp.CheckpointException) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         cause = error
         if isinstance(error, dcp.CheckpointException):
             cause = next(failure for failure, _ in error.failures.values())
+        # And some do not say it at all.
+        if shutil.disk_usage(folder.parent).free < NO_ROOM:
+            cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(f"{folder} could not be written ({cause})") from error
 
 
