@@ -10,7 +10,7 @@ demo: .venv/installed  ## train a tiny agent offline, in minutes
 
 SEEDS ?= 3
 sweep: .venv/installed  ## an experiment over seeds, into the ledger: EXP=gsm8k_offline SEEDS=3 FLAGS="--steps 20"
-	$(BIN)/python -m agentrl.watch.sweep --exp $(EXP) --seeds $(SEEDS) $(FLAGS)
+	$(BIN)/python -m agentrl.runs.sweep --exp $(EXP) --seeds $(SEEDS) $(FLAGS)
 
 test: .venv/installed-agents tests/node/node_modules  ## the quick tests
 	$(BIN)/pytest
@@ -24,15 +24,15 @@ check: .venv/installed-agents tests/node/node_modules  ## what a commit should p
 	$(BIN)/pytest
 
 bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, what a call costs, rollouts, and an edit
-	$(BIN)/python -m kernels.tree.bench
-	$(BIN)/python -m kernels.tree_attention.bench
-	$(BIN)/python -m kernels.logprob.bench
-	$(BIN)/python -m agentrl.bench
-	$(BIN)/python -m tests.bench_door
-	$(BIN)/python -m tests.bench_tools
-	$(BIN)/python -m tests.bench_rollout
-	$(BIN)/python -m tests.bench_debug
-	$(BIN)/python -m tests.bench_viewer
+	$(BIN)/python -m bench.tree
+	$(BIN)/python -m bench.tree_attention
+	$(BIN)/python -m bench.logprob
+	$(BIN)/python -m bench.step
+	$(BIN)/python -m bench.client
+	$(BIN)/python -m bench.tools
+	$(BIN)/python -m bench.rollout
+	$(BIN)/python -m bench.debug
+	$(BIN)/python -m bench.viewer
 
 chromium:  ## the browser that the viewer's tests drive; where there is none, they are skipped
 	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; }

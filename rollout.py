@@ -24,16 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from agentrl import hub
-from agentrl.agents.data import with_id
-from agentrl.agents.overrun import EndableThread, num_left_behind
-from agentrl.agents.tools import Talk
-from agentrl.agents.workflow import blocked, run_episode
+from agentrl.agents.contract import blocked, run_episode
+from agentrl.agents.interrupt import EndableThread, num_left_behind
+from agentrl.agents.tools import ChatSetting
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, experiment_module, parse
 from agentrl.debug import command
+from agentrl.debug.transcript import print_transcript, print_verdict
+from agentrl.runs.progress import Display
+from agentrl.runs.quiet import quiet
+from agentrl.tasks.jsonl import with_id
 from agentrl.types import EngineStopped, Episode, Group, Report, Task
-from agentrl.watch.progress import Display
-from agentrl.watch.quiet import quiet
-from agentrl.watch.transcript import print_transcript, print_verdict
 
 EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
@@ -48,13 +48,13 @@ log = logging.getLogger(__name__)
 def serve(config: Config, folder: str | Path):
     """Start vLLM on a model folder, and the doors in front of it and of the auxiliary models."""
     # Slow to import, and not needed for --help.
-    from agentrl.serving.door import Serving
-    from agentrl.serving.endpoint import Endpoint
+    from agentrl.serving.client import Serving
+    from agentrl.serving.server import Server
 
     model = config.model
     policy = _serve_model(config, "policy", folder, model, config.engine)
     auxiliary = {name: _auxiliary(config, name, m) for name, m in config.auxiliary_models.items()}
-    endpoint = Endpoint(host=config.endpoint.host, port=config.endpoint.port)
+    endpoint = Server(host=config.server.host, port=config.server.port)
     serving = Serving(endpoint, policy, auxiliary, seed=config.seed)
     # However the process ends, vLLM is shut down first.
     atexit.register(serving.close)
@@ -76,28 +76,28 @@ def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
 def _serve_model(config: Config, name: str, folder: str | Path, model, engine_config: EngineConfig):
     from transformers import AutoTokenizer
 
-    from agentrl.serving.chat import Chat
+    from agentrl.serving.chat_template import Chat
     from agentrl.serving.engine import Engine
-    from agentrl.serving.reply import ReplyParser
-    from agentrl.serving.served import ServedModel
+    from agentrl.serving.handler import Handler
+    from agentrl.serving.output_parser import OutputParser
 
     dtype = compute_dtype(config)
     engine = Engine(
         folder,
-        max_len=model.max_len,
+        max_model_len=model.max_model_len,
         dtype=dtype,
         config=engine_config,
         reasoning_parser=model.reasoning_parser,
         lockstep=config.deterministic,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return ServedModel(
+    return Handler(
         name,
         engine,
-        Chat(tokenizer, ReplyParser(tokenizer, model.tool_parser, model.reasoning_parser)),
+        Chat(tokenizer, OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)),
         temperature=config.sampling.temperature,
         max_tokens=config.sampling.max_tokens,
-        max_len=model.max_len,
+        max_model_len=model.max_model_len,
     )
 
 
@@ -109,7 +109,7 @@ def compute_dtype(config: Config) -> str:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
-Place = tuple[int, int]
+EpisodeKey = tuple[int, int]
 """The row of a task in its batch, and the number of the episode in its group."""
 
 
@@ -129,8 +129,8 @@ def collect(
     Always returns an episode for each: those that fail or outlast their time carry their cause.
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
-    open_door = partial(serving.open, step=step, own_sampling=own_sampling)
-    batch = _Batch(tasks, config, serving, open_door, group_size)
+    open_client = partial(serving.open, step=step, own_sampling=own_sampling)
+    batch = _Episodes(tasks, config, serving, open_client, group_size)
     try:
         while not batch.is_over:
             serving.engine.raise_if_stopped()
@@ -157,7 +157,7 @@ class _Running:
     deadline: float
 
 
-class _Batch:
+class _Episodes:
     """The episodes that are to come, those that run, and those that ended."""
 
     def __init__(
@@ -165,17 +165,17 @@ class _Batch:
         tasks: Sequence[Task],
         config: Config,
         serving,
-        open_door: Callable[..., tuple[Any, dict]],
+        open_client: Callable[..., tuple[Any, dict]],
         group_size: int,
     ):
-        self.episodes: dict[Place, Episode] = {}
+        self.episodes: dict[EpisodeKey, Episode] = {}
         self._tasks, self._config, self._serving = tasks, config, serving
-        self._open_door = open_door
+        self._open_door = open_client
         self._todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
         self._total = len(self._todo)
-        self._running: dict[Place, _Running] = {}
-        self._finished: queue.SimpleQueue[tuple[Place, Episode]] = queue.SimpleQueue()
-        self._doors_to_release: list[Any] = []
+        self._running: dict[EpisodeKey, _Running] = {}
+        self._finished: queue.SimpleQueue[tuple[EpisodeKey, Episode]] = queue.SimpleQueue()
+        self._clients_to_release: list[Any] = []
         self._num_failed = 0
         self._tokens_before, self._started = serving.num_tokens, time.monotonic()
 
@@ -207,7 +207,7 @@ class _Batch:
         for place, episode in ended:
             # One that was left behind may still come to its end.
             if place in self._running:
-                self._doors_to_release.append(self._running.pop(place).model)
+                self._clients_to_release.append(self._running.pop(place).model)
                 self.episodes[place] = _punished(episode, self._config.failed_reward)
                 self._num_failed += episode.failed
 
@@ -224,14 +224,14 @@ class _Batch:
         """Close the doors of what still runs."""
         for one in self._running.values():
             one.model.close()
-            self._doors_to_release.append(one.model)
+            self._clients_to_release.append(one.model)
         self._release()
 
     def _release(self) -> None:
-        while self._doors_to_release:
-            self._serving.release(self._doors_to_release.pop())
+        while self._clients_to_release:
+            self._serving.release(self._clients_to_release.pop())
 
-    def _run(self, place: Place, model, auxiliary_models: dict) -> None:
+    def _run(self, place: EpisodeKey, model, auxiliary_models: dict) -> None:
         row, index = place
         episode = run_episode(
             self._tasks[row],
@@ -245,7 +245,7 @@ class _Batch:
         )
         self._finished.put((place, episode))
 
-    def _given_up(self) -> Iterator[tuple[Place, Episode]]:
+    def _given_up(self) -> Iterator[tuple[EpisodeKey, Episode]]:
         """Interrupt the threads whose time is over; those that ignore it are left behind."""
         now = time.monotonic()
         for place, one in [(p, r) for p, r in self._running.items() if now > r.deadline]:
@@ -301,7 +301,7 @@ def evaluate(
 
 def evaluation_metrics(groups: Sequence[Group]) -> dict[str, float]:
     # It knows torch, which is slow to import.
-    from agentrl.watch.metrics import episode_metrics
+    from agentrl.runs.metrics import episode_metrics
 
     return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
 
@@ -360,9 +360,9 @@ def _start(config: Config, path: str | None, display: Display) -> tuple[str, Any
     """Serve a model in this process. Raises ValueError, in a sentence, where it cannot be."""
     with display.phase("importing"):
         # Slow, and not needed where another process has the model.
-        from agentrl import preflight
+        from agentrl.runs import preflight
 
-    preflight.check_doors(config)
+    preflight.check_serving_addresses(config)
     folder = find_model(config, path, display)
     preflight.check_serving(config, folder, display)
     with display.phase("loading"), quiet():
@@ -385,10 +385,10 @@ def _do(
             serving, config, folder=folder, experiment=flags.exp, key=key, display=display
         )
     elif flags.chat:
-        from agentrl.debug.talk import talk
+        from agentrl.debug.chat import talk
 
         door, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
-        setting = getattr(experiment_module(flags.exp), "talk", Talk())
+        setting = getattr(experiment_module(flags.exp), "talk", ChatSetting())
         talk(door, setting, display, serving.engine.raise_if_stopped)
     elif flags.debug:
         from agentrl.debug.episodes import debug

@@ -41,25 +41,24 @@ if __name__ == "__main__":
 import torch
 from transformers import AutoTokenizer
 
-from agentrl import preflight
-from agentrl.interruption import Interrupted, Interruption
 from agentrl.learning import checkpoint
 from agentrl.learning.advantages import trainable
 from agentrl.learning.checkpoint import CheckpointError
-from agentrl.learning.distributed import RankLost, Ranks
 from agentrl.learning.loss import policy_loss
-from agentrl.learning.model import Policy
 from agentrl.learning.packing import deal, pack
+from agentrl.learning.policy import Policy
 from agentrl.learning.probe import probe_gap
+from agentrl.learning.ranks import RankLost, Ranks
+from agentrl.records.recorder import Recorder, RecordsFailed
+from agentrl.records.writer import Scores
+from agentrl.runs import preflight, summary
+from agentrl.runs.metrics import Clock, Tally, episode_metrics, token_metrics
+from agentrl.runs.progress import Display
+from agentrl.runs.quiet import quiet
+from agentrl.runs.run import Run
+from agentrl.runs.trackers import Trackers
+from agentrl.signals import Interrupted, Signals
 from agentrl.types import EngineStopped, Group, Report, Sample, Task
-from agentrl.watch import report
-from agentrl.watch.metrics import Clock, Tally, episode_metrics, token_metrics
-from agentrl.watch.progress import Display
-from agentrl.watch.quiet import quiet
-from agentrl.watch.records.recorder import Recorder, RecordsFailed
-from agentrl.watch.records.writer import Scores
-from agentrl.watch.run import Run
-from agentrl.watch.trackers import Trackers
 from kernels.tree_attention import choose
 from rollout import (
     TooManyFailed,
@@ -76,23 +75,26 @@ from rollout import (
 
 def main() -> None:
     _, config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
-    interruption = Interruption()
-    interruption.listen()
+    signals = Signals()
+    signals.listen()
     try:
         ranks = Ranks(
-            compute_dtype(config), interruption, config.wait_seconds, config.engine.tensor_parallel
+            compute_dtype(config),
+            signals,
+            config.rank_timeout_seconds,
+            config.engine.tensor_parallel_size,
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
     names = config.trackers if ranks.is_first else ()
-    with ending_in_a_sentence(ranks), Trackers(names) as trackers:
+    with exit_messages(ranks), Trackers(names) as trackers:
         train(flags.exp, config, flags.resume, ranks, trackers)
 
 
 def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers: Trackers) -> None:
     """Every step from where the run is to its last. Interrupted, it saves where it came to."""
     display, whole = Display(silent=not ranks.is_first), Clock()
-    with what_was_typed():
+    with user_errors():
         train_tasks, held_out = find_tasks(config)
         batches = task_batches(train_tasks, config)
         kernels = choose(config.kernels, ranks.device)
@@ -137,7 +139,7 @@ def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers:
     unfinished = {}
     if resumed and is_evaluated(done, len(batches), config) and "eval/failure" not in run.rows[-1]:
         unfinished = run.rows[-1]
-    with what_was_typed():
+    with user_errors():
         for line in trackers.follow(run, run.rows[:-1] if unfinished else run.rows):
             display.line(line)
 
@@ -153,7 +155,7 @@ def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers:
             if config.keep_last and ranks.is_first:
                 checkpoint.prune(run.checkpoints, config.keep_last, run.best_step)
 
-    ranks.interruption.postpone()
+    ranks.signals.postpone()
     try:
         for step in range(done if unfinished else done + 1, len(batches) + 1):
             clock = Clock()
@@ -162,21 +164,21 @@ def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers:
                 # Episodes: the engine samples, the workflow acts, the judge scores.
                 with clock("rollout"), display.phase("episodes") as progress:
                     own_groups = collect(
-                        ranks.share(batches[step - 1]),
+                        ranks.shard(batches[step - 1]),
                         config,
                         serving,
                         step=step,
                         group_size=config.group_size,
-                        report=progress,
+                        summary=progress,
                         check=ranks.check,
                     )
-                    groups = ranks.gather(portable(own_groups), "episodes")
+                    groups = ranks.gather(without_payloads(own_groups), "episodes")
                 metrics |= episode_metrics(groups)
                 with recorder.keeping(step, groups):
                     check_failures(groups, config.max_failed)
                     if step == 1:
                         check_trained_agents(groups, config.trained_agents, display)
-                        preflight.check_prompts_fit(groups, config.model.max_len)
+                        preflight.check_prompts_fit(groups, config.model.max_model_len)
                     engine.sleep()
 
                     with clock("train"), display.phase("training") as progress:
@@ -196,9 +198,9 @@ def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers:
 
             if is_evaluated(step, len(batches), config):
                 with clock("eval"), display.phase("evaluation") as progress:
-                    share = ranks.share(held_out)
+                    share = ranks.shard(held_out)
                     own_groups = evaluate(share, config, serving, progress, ranks.check)
-                    groups = ranks.gather(portable(own_groups), "evaluation")
+                    groups = ranks.gather(without_payloads(own_groups), "evaluation")
                 recorder.add(step, groups, held_out=True)
                 metrics |= evaluation_metrics(groups)
                 if step == 0 and "eval/success" not in metrics:
@@ -212,7 +214,7 @@ def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers:
                 save()
             if "eval/success" in metrics:
                 run.draw_curve()
-            display.line(report.step_line(run.rows, len(batches)))
+            display.line(summary.step_line(run.rows, len(batches)))
     except (Interrupted, TooManyFailed) as cause:
         if done == metrics["step"]:
             run.log(metrics | clock.metrics())
@@ -223,14 +225,14 @@ def train(exp: str, config: Config, resume: Path | None, ranks: Ranks, trackers:
     finally:
         recorder.close()
     run.draw_curve()
-    report.summary(display, Path(exp).stem, run, whole)
+    summary.summary(display, Path(exp).stem, run, whole)
 
 
 def load(
     folder: str | Path, kernels: str, config: Config, ranks: Ranks
 ) -> tuple[Policy, torch.optim.Optimizer]:
     """The model to train, and AdamW, sharded over the ranks."""
-    policy = Policy.load(folder, kernels=kernels, checkpointing=config.model.checkpointing)
+    policy = Policy.load(folder, kernels=kernels, recompute=config.model.recompute)
     optimizer = torch.optim.AdamW(
         policy.parameters(),
         lr=config.optim.lr,
@@ -247,7 +249,7 @@ def update(
     config: Config,
     ranks: Ranks,
     rate: float,
-    report: Report,
+    summary: Report,
 ) -> tuple[list[Sample], list[Scores], dict[str, Any]]:
     """One optimizer step: every call of the batch, merged into trees, and one loss term for each
     sampled token. Returns what was trained on, what the policy made of it, and the step's metrics.
@@ -268,13 +270,13 @@ def update(
             micro.advantages,
             clip_low=config.loss.clip_low,
             clip_high=config.loss.clip_high,
-            correction_cap=config.loss.correction_cap,
+            importance_sampling_cap=config.loss.importance_sampling_cap,
         )
         ranks.backward(terms.loss.sum() / num_terms)
         entropies = entropies[micro.term]  # (N,)
         tally.add(terms, logprobs, micro.sampler_logprobs, entropies)
         own_scores.append(Scores.of(micro.samples, logprobs, entropies, terms.weight))
-        report((i + 1) / len(own_micro_batches), f"{len(micro_batches)} trees")
+        summary((i + 1) / len(own_micro_batches), f"{len(micro_batches)} trees")
     of_ranks = ranks.gather([(tally, own_scores)], "gradients")
     grad_norm = ranks.clip(policy, config.optim.max_grad_norm)
     for group in optimizer.param_groups:
@@ -300,7 +302,7 @@ def update(
 
 
 @contextmanager
-def ending_in_a_sentence(ranks: Ranks) -> Iterator[None]:
+def exit_messages(ranks: Ranks) -> Iterator[None]:
     """What a person caused is told without a traceback; peers, who may wait, hear of any end."""
     go_on = "the last checkpoint is whole: go on from it with --resume and the run's folder"
     try:
@@ -326,7 +328,7 @@ class CannotStart(Exception):
 
 
 @contextmanager
-def what_was_typed() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -378,7 +380,7 @@ def compute_repeatably() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def portable(groups: Sequence[Group]) -> list[Group]:
+def without_payloads(groups: Sequence[Group]) -> list[Group]:
     """Without what may be anything and stays on its rank: responses and metadata.
 
     Only judges read them.

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from agentrl.agents.workflow import check_signatures
+from agentrl.agents.contract import check_signatures
 from agentrl.learning.advantages import samples
 from agentrl.types import Group, Report, Sample, Task
 
@@ -109,11 +109,11 @@ def _check(condition: bool, field_name: str, value: Any, remedy: str) -> None:
 class ModelConfig:
     path: str | None = None
     """A transformers folder or hub name. Absent: what the experiment's make_model makes."""
-    max_len: int = 4096
+    max_model_len: int = 4096
     """Longest prompt + completion in tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What both engines compute in; weights stay fp32 in the trainer. auto: bfloat16 on GPU."""
-    checkpointing: Literal["off", "full", "selective"] = "off"
+    recompute: Literal["off", "full", "selective"] = "off"
     """Recompute activations in the backward pass, layer by layer: less memory, 1/3 more work.
     selective: attention, the dearest per byte, is kept."""
     tool_parser: str | None = "hermes"
@@ -122,7 +122,12 @@ class ModelConfig:
     """The vLLM reasoning parser that fits the model's way of thinking, where it thinks."""
 
     def __post_init__(self):
-        _check(self.max_len >= 16, "model.max_len", self.max_len, "give at least 16 tokens")
+        _check(
+            self.max_model_len >= 16,
+            "model.max_model_len",
+            self.max_model_len,
+            "give at least 16 tokens",
+        )
         _check(self.path != "", "model.path", "empty", "name a transformers folder or a hub model")
 
 
@@ -155,7 +160,7 @@ class OptimConfig:
     """AdamW's learning rate after warm-up."""
     warmup_steps: int = 0
     """The rate rises linearly over this many steps."""
-    final_share: float = 1.0
+    final_lr_share: float = 1.0
     """From there it falls linearly, to this share of lr at the last step."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
@@ -165,7 +170,12 @@ class OptimConfig:
         _check(self.lr >= 0, "optim.lr", self.lr, "a learning rate cannot be negative")
         _check(self.lr < math.inf, "optim.lr", self.lr, "give a finite learning rate")
         _check(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "give 0 or more")
-        _check(0 <= self.final_share <= 1, "optim.final_share", self.final_share, "give 0 to 1")
+        _check(
+            0 <= self.final_lr_share <= 1,
+            "optim.final_lr_share",
+            self.final_lr_share,
+            "give 0 to 1",
+        )
         _check(
             all(0 <= beta < 1 for beta in self.betas),
             "optim.betas",
@@ -178,14 +188,14 @@ class OptimConfig:
     def rate(self, step: int, num_steps: int) -> float:
         """The learning rate of a step, counted from 1.
 
-        >>> optim = OptimConfig(lr=1.0, warmup_steps=2, final_share=0.5)
+        >>> optim = OptimConfig(lr=1.0, warmup_steps=2, final_lr_share=0.5)
         >>> [optim.rate(step, num_steps=4) for step in (1, 2, 3, 4)]
         [0.5, 1.0, 0.75, 0.5]
         """
         if step < self.warmup_steps:
             return self.lr * step / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
-        return self.lr * (1 - done * (1 - self.final_share))
+        return self.lr * (1 - done * (1 - self.final_lr_share))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +204,18 @@ class LossConfig:
     """A token's ratio stops counting below 1 - clip_low."""
     clip_high: float = 0.2
     """A token's ratio stops counting above 1 + clip_high."""
-    correction_cap: float = 2.0
+    importance_sampling_cap: float = 2.0
     """Largest importance weight of the trainer's distribution over the sampler's."""
 
     def __post_init__(self):
         _check(0 < self.clip_low <= 1, "loss.clip_low", self.clip_low, "give above 0, at most 1")
         _check(self.clip_high > 0, "loss.clip_high", self.clip_high, "give above 0")
-        _check(self.correction_cap > 0, "loss.correction_cap", self.correction_cap, "give above 0")
+        _check(
+            self.importance_sampling_cap > 0,
+            "loss.importance_sampling_cap",
+            self.importance_sampling_cap,
+            "give above 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,41 +234,41 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    memory_share: float = 0.4
+    gpu_memory_utilization: float = 0.4
     """Share of the GPU's memory for vLLM's weights and KV cache."""
     cpu_cache_gib: int = 1
     """KV cache where there is no GPU."""
     max_num_seqs: int = 256
     """Calls that decode together."""
-    tensor_parallel: int = 1
+    tensor_parallel_size: int = 1
     """Ranks that hold one engine together; each has its share of every layer."""
 
     def __post_init__(self):
         _check(
-            0 < self.memory_share < 1,
-            "engine.memory_share",
-            self.memory_share,
+            0 < self.gpu_memory_utilization < 1,
+            "engine.gpu_memory_utilization",
+            self.gpu_memory_utilization,
             "give a share of the GPU's memory, between 0 and 1",
         )
         _check(self.cpu_cache_gib > 0, "engine.cpu_cache_gib", self.cpu_cache_gib, "give 1 or more")
         _check(self.max_num_seqs > 0, "engine.max_num_seqs", self.max_num_seqs, "give 1 or more")
         _check(
-            self.tensor_parallel > 0,
-            "engine.tensor_parallel",
-            self.tensor_parallel,
+            self.tensor_parallel_size > 0,
+            "engine.tensor_parallel_size",
+            self.tensor_parallel_size,
             "give 1 or more",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointConfig:
+class ServerConfig:
     host: str = "127.0.0.1"
     """Where agents that come over HTTP find the model. Whoever reaches it still needs a key."""
     port: int = 0
     """0: any that is free."""
 
     def __post_init__(self):
-        _check(0 <= self.port < 65536, "endpoint.port", self.port, "give 0 to 65535; 0: any free")
+        _check(0 <= self.port < 65536, "server.port", self.port, "give 0 to 65535; 0: any free")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,11 +282,11 @@ class AuxiliaryModel:
     """An OpenAI-compatible server, ``/v1`` included."""
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the server's key."""
-    max_len: int = 4096
+    max_model_len: int = 4096
     """Of an engine of its own: longest prompt + completion in tokens."""
     tool_parser: str | None = "hermes"
     reasoning_parser: str | None = None
-    engine: EngineConfig = field(default_factory=lambda: EngineConfig(memory_share=0.2))
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(gpu_memory_utilization=0.2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +332,7 @@ class Config:
     deterministic: bool = False
     """Repeat bit for bit, and resume so: the engine steps only while every episode waits for it,
     and one thread computes. Slower."""
-    wait_seconds: float = 1800.0
+    rank_timeout_seconds: float = 1800.0
     """How long ranks wait for one another, before they say who is missing and end."""
     runs: Path = Path("runs")
     """Where runs/<experiment>/<time>/ is made."""
@@ -331,7 +346,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    endpoint: ServerConfig = field(default_factory=ServerConfig)
     auxiliary_models: dict[str, AuxiliaryModel] = field(default_factory=dict)
     """What workflows and judges get as ``auxiliary_models``, by name."""
 
@@ -360,11 +375,11 @@ class Config:
         for name, auxiliary in self.auxiliary_models.items():
             _check(
                 auxiliary.url is not None
-                or auxiliary.engine.tensor_parallel == self.engine.tensor_parallel,
-                f"auxiliary_models.{name}.engine.tensor_parallel",
-                auxiliary.engine.tensor_parallel,
-                "all engines of a run span as many ranks: give it engine.tensor_parallel's, "
-                f"{self.engine.tensor_parallel}",
+                or auxiliary.engine.tensor_parallel_size == self.engine.tensor_parallel_size,
+                f"auxiliary_models.{name}.engine.tensor_parallel_size",
+                auxiliary.engine.tensor_parallel_size,
+                "all engines of a run span as many ranks: give it engine.tensor_parallel_size's, "
+                f"{self.engine.tensor_parallel_size}",
             )
         _check(
             not (self.deterministic and self.auxiliary_models),

@@ -13,13 +13,13 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentrl.agents.data import with_id
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
 from agentrl.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
-from agentrl.learning.tiny import Recipe, make_tiny_model
+from agentrl.tasks.jsonl import with_id
 from agentrl.types import Message, Report, Task
 from experiments import gsm8k
 from experiments.gsm8k.agent import SYSTEM
+from experiments.tiny_model import Recipe, make_tiny_model
 
 NAMES = ["Tom", "Ann", "Bob", "Mia", "Sam", "Eva", "Leo", "Zoe", "Max", "Ivy", "Dan", "Joy"]
 THINGS = ["apples", "pens", "cards", "books", "coins", "eggs", "cups", "hats", "rings", "keys"]
@@ -159,10 +159,10 @@ config = dataclasses.replace(
     tasks_per_step=16,
     group_size=8,
     micro_batch_tokens=1024,
-    model=ModelConfig(max_len=512),
+    model=ModelConfig(max_model_len=512),
     sampling=SamplingConfig(max_tokens=64),
     optim=OptimConfig(
-        lr=8e-4, warmup_steps=2, final_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
+        lr=8e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
     ),
     eval=EvalConfig(every=20, num_tasks=200),
 )

@@ -19,13 +19,13 @@ import re
 from itertools import islice
 from pathlib import Path
 
-from agentrl.agents.data import read_folder, with_id
+from agentrl.agents.contract import WorkflowOutput
 from agentrl.agents.judges import gold_number
-from agentrl.agents.workflow import WorkflowOutput
 from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
-from agentrl.learning.tiny import Recipe, make_tiny_model
+from agentrl.tasks.jsonl import read_folder, with_id
 from agentrl.types import Message, Report, Task
 from experiments.gsm8k_offline import problems
+from experiments.tiny_model import Recipe, make_tiny_model
 
 SOLVER = "Write the expression that solves the problem."
 CHECKER = "Check the proposal: write the expression yourself, or agree."
@@ -150,10 +150,10 @@ config = Config(
     tasks_per_step=16,
     group_size=8,
     micro_batch_tokens=1024,
-    model=ModelConfig(max_len=256),
+    model=ModelConfig(max_model_len=256),
     sampling=SamplingConfig(max_tokens=24),
     optim=OptimConfig(
-        lr=8e-4, warmup_steps=2, final_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
+        lr=8e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
     ),
     eval=EvalConfig(every=10, num_tasks=200),
 )

@@ -10,7 +10,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from agentrl.learning.tiny import Recipe, make_tiny_model
+from experiments.tiny_model import Recipe, make_tiny_model
 
 # As many as a laptop has: results must not depend on the machine more than they have to.
 torch.set_num_threads(2)
@@ -37,7 +37,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_run_is_left():
-    from tests.running import Running
+    from tests.support.running import Running
 
     yield
     for run in Running.started:
@@ -58,7 +58,7 @@ def engine(tiny_folder):
     from agentrl.config import EngineConfig
     from agentrl.serving.engine import Engine
 
-    engine = Engine(tiny_folder, max_len=512, dtype="float32", config=EngineConfig())
+    engine = Engine(tiny_folder, max_model_len=512, dtype="float32", config=EngineConfig())
     yield engine
     engine.close()
 
@@ -66,14 +66,14 @@ def engine(tiny_folder):
 @pytest.fixture
 def serving(engine, tokenizer):
     """The doors to that engine; 16 tokens a call."""
-    from agentrl.serving.chat import Chat
-    from agentrl.serving.door import Serving
-    from agentrl.serving.endpoint import Endpoint
-    from agentrl.serving.reply import ReplyParser
-    from agentrl.serving.served import ServedModel
+    from agentrl.serving.chat_template import Chat
+    from agentrl.serving.client import Serving
+    from agentrl.serving.handler import Handler
+    from agentrl.serving.output_parser import OutputParser
+    from agentrl.serving.server import Server
 
-    chat = Chat(tokenizer, ReplyParser(tokenizer, "hermes"))
-    policy = ServedModel("policy", engine, chat, temperature=1.0, max_tokens=16, max_len=512)
-    serving = Serving(Endpoint(), policy, seed=0)
+    chat = Chat(tokenizer, OutputParser(tokenizer, "hermes"))
+    policy = Handler("policy", engine, chat, temperature=1.0, max_tokens=16, max_model_len=512)
+    serving = Serving(Server(), policy, seed=0)
     yield serving
     serving.endpoint.close()

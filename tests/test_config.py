@@ -32,12 +32,11 @@ def experiment(tmp_path):
 
 
 def test_flags_override_the_experiment(experiment):
-    name, config, _ = parse(
-        f"--exp {experiment} --steps 7 --optim.lr 0.5 --model.max-len 99 --data.path x".split(), ""
-    )
+    flags = f"--exp {experiment} --steps 7 --optim.lr 0.5 --model.max-model-len 99 --data.path x"
+    name, config, _ = parse(flags.split(), "")
     assert name == "mine"
     assert (config.group_size, config.steps, config.optim.lr) == (4, 7, 0.5)
-    assert (config.model.path, config.model.max_len, config.data.path) == ("m", 99, "x")
+    assert (config.model.path, config.model.max_model_len, config.data.path) == ("m", 99, "x")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_flags_override_the_experiment(experiment):
         "--seed",
         "--workflow",
         "--model.path",
-        "--model.max-len",
+        "--model.max-model-len",
         "--data.path",
         "--optim.lr",
         "--sampling.temperature",

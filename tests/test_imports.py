@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+ABOVE = ["agentrl.records", "agentrl.runs", "agentrl.viewer", "agentrl.debug"]
 
 
 def imported(folder: str) -> dict[str, set[str]]:
@@ -28,10 +29,11 @@ def imported(folder: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("agentrl/serving", ["agentrl.agents", "agentrl.learning", "agentrl.watch"]),
-        ("agentrl/agents", ["agentrl.serving", "agentrl.learning", "agentrl.watch"]),
-        ("agentrl/learning", ["agentrl.serving", "agentrl.agents", "agentrl.watch"]),
-        ("agentrl", ["experiments", "rollout", "train"]),
+        ("agentrl/sandbox", ["agentrl.agents", "agentrl.serving", "agentrl.learning", *ABOVE]),
+        ("agentrl/serving", ["agentrl.agents", "agentrl.learning", *ABOVE]),
+        ("agentrl/agents", ["agentrl.serving", "agentrl.learning", *ABOVE]),
+        ("agentrl/learning", ["agentrl.serving", "agentrl.agents", *ABOVE]),
+        ("agentrl", ["experiments", "bench", "rollout", "train"]),
         ("kernels", ["agentrl", "transformers", "accelerate", "vllm", "jaxtyping"]),
     ],
 )

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.agents.sandbox.limits import PROCESSES, Limits
-from agentrl.agents.sandbox.process import Outcome, Sandbox
+from agentrl.sandbox.limits import PROCESSES, Limits
+from agentrl.sandbox.process import Outcome, Sandbox
 
 PYTHON_TOOL = {
     "type": "function",
@@ -41,7 +41,7 @@ class Tool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Talk:
+class ChatSetting:
     """What a model is given when a person talks to it: ``talk`` in an experiment's file.
 
     An agent's own prompt and tools are in its code, whatever framework that is written in.
@@ -55,7 +55,7 @@ NOTHING_PRINTED = "(nothing was printed: use print)"
 
 
 class PythonTool:
-    """A few sandboxes that run code, each call in a fresh process; see ``agentrl.agents.sandbox``.
+    """A few sandboxes that run code, each call in a fresh process; see ``agentrl.sandbox``.
 
     What goes wrong in the code comes back as a sentence for the model to read, never as an
     exception. Safe to call from any thread. Calls wait for a free sandbox in the order they came,

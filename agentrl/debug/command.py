@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.config import Config, experiment_names
-from agentrl.serving.session import Seat
+from agentrl.serving.recording import AgentKey
 
 DESCRIPTION = """Run an agent without training it.
 
@@ -63,7 +63,7 @@ def default_experiment(flags: argparse.Namespace) -> str | None:
     """With --chat: the experiment of the checkpoint's run, or one without tools."""
     if not flags.chat:
         return None
-    from agentrl.debug.talk import experiment_of
+    from agentrl.debug.chat import experiment_of
 
     found = experiment_of(flags.chat)
     if found is None:
@@ -88,7 +88,7 @@ def only_needed(config: Config, flags: argparse.Namespace) -> Config:
 
 def key_to_lend(flags: argparse.Namespace) -> str:
     """The key of --serve: given, or a new one."""
-    return flags.api_key or os.environ.get(KEY_VARIABLE) or Seat.new_key()
+    return flags.api_key or os.environ.get(KEY_VARIABLE) or AgentKey.new_key()
 
 
 def borrow(config: Config, flags: argparse.Namespace) -> Any | None:
@@ -110,9 +110,9 @@ def borrow(config: Config, flags: argparse.Namespace) -> Any | None:
         from agentrl.serving.lent import LentServing, settings_of
 
         return LentServing(flags.engine, key, settings_of(config), auxiliary)
-    from agentrl.serving.door import Serving
-    from agentrl.serving.endpoint import Endpoint
+    from agentrl.serving.client import Serving
     from agentrl.serving.forwarded import Forwarded
+    from agentrl.serving.server import Server
 
     missing = [name for name in config.auxiliary_models if name not in auxiliary]
     if missing:
@@ -120,7 +120,7 @@ def borrow(config: Config, flags: argparse.Namespace) -> Any | None:
             f"with --base-url no engine is started here, but auxiliary_models.{missing[0]} needs "
             "one: give it a url"
         )
-    endpoint = Endpoint(host=config.endpoint.host, port=config.endpoint.port)
+    endpoint = Server(host=config.server.host, port=config.server.port)
     served = Forwarded(flags.base_url, key, flags.model)
     return Serving(endpoint, served, auxiliary, seed=config.seed)
 

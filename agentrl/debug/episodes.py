@@ -16,13 +16,13 @@ import openai
 from rich.traceback import Traceback
 
 import agentrl
-from agentrl.agents.workflow import run_episode
+from agentrl.agents.contract import run_episode
 from agentrl.config import Config
-from agentrl.interruption import Interrupted, Interruption
+from agentrl.debug.transcript import print_merged, print_scores, print_transcript
 from agentrl.printable import printable
+from agentrl.runs.progress import Display
+from agentrl.signals import Interrupted, Signals
 from agentrl.types import EngineStopped, Episode, Task
-from agentrl.watch.progress import Display
-from agentrl.watch.transcript import print_merged, print_scores, print_transcript
 
 NOT_THE_AUTHORS = (agentrl, asyncio, openai)
 """Whose frames are named in a traceback, and not shown."""
@@ -34,14 +34,14 @@ def debug(tasks: Sequence[Task], config: Config, serving: Any, *, step: int, dis
 
     Raises EngineStopped where the engine has.
     """
-    interruption = Interruption()
-    interruption.listen()
+    signals = Signals()
+    signals.listen()
     try:
         for task in tasks:
             raised: list[Raised] = []
             episode = _run(task, config, serving, step, raised)
             # In a workflow it is an error like any other.
-            if interruption.signal or any(isinstance(error, BdbQuit) for error, _ in raised):
+            if signals.signal or any(isinstance(error, BdbQuit) for error, _ in raised):
                 break
             _show(display, serving, episode, raised)
             serving.engine.raise_if_stopped()

@@ -3,10 +3,10 @@
 import time
 
 from agentrl.config import Config
-from agentrl.interruption import Interrupted, Interruption
-from agentrl.serving.door import Serving
+from agentrl.runs.progress import Display
+from agentrl.serving.client import Serving
 from agentrl.serving.lending import Lender
-from agentrl.watch.progress import Display
+from agentrl.signals import Interrupted, Signals
 
 
 def serve_until_interrupted(
@@ -21,7 +21,7 @@ def serve_until_interrupted(
     display.line(f"  python rollout.py --exp {experiment} --debug --engine {url} --api-key {key}")
     display.line(f"  or any OpenAI client, at {url}/v1")
     try:
-        Interruption().listen()
+        Signals().listen()
         while True:
             time.sleep(0.5)
             serving.engine.raise_if_stopped()

@@ -27,11 +27,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedTokenizerBase
 
-from agentrl.learning.distributed import RankLost, Ranks
-from agentrl.learning.model import Policy
+from agentrl.learning.policy import Policy
+from agentrl.learning.ranks import RankLost, Ranks
 
 RESUME = "resume"
-NO_ROOM = 2**16
+FULL_BYTES = 2**16
 """Bytes: a disk that has fewer left was full."""
 
 
@@ -159,7 +159,7 @@ def _cleared_on_failure(unfinished: Path, folder: Path) -> Iterator[None]:
         if isinstance(error, dcp.CheckpointException):
             cause = next(failure for failure, _ in error.failures.values())
         # And some do not say it at all.
-        if shutil.disk_usage(folder.parent).free < NO_ROOM:
+        if shutil.disk_usage(folder.parent).free < FULL_BYTES:
             cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(f"{folder} could not be written ({cause})") from error

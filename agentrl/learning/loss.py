@@ -35,13 +35,13 @@ def policy_loss(
     *,
     clip_low: float,
     clip_high: float,
-    correction_cap: float,
+    importance_sampling_cap: float,
     proximal_logprobs: Float[Tensor, " N"] | None = None,
 ) -> LossTerms:
     """Return the loss of each term, not yet divided by anything."""
     proximal = logprobs.detach() if proximal_logprobs is None else proximal_logprobs
     ratio = (logprobs - proximal).exp()
-    weight = (proximal - sampler_logprobs).exp().clamp(max=correction_cap)
+    weight = (proximal - sampler_logprobs).exp().clamp(max=importance_sampling_cap)
     free = ratio * advantages
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     loss = -weight * torch.minimum(free, bounded)

@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from agentrl.config import EngineConfig
-from agentrl.serving import llm
-from agentrl.serving.drawing import (
+from agentrl.serving import vllm_args
+from agentrl.serving.follower import EngineRanks, Leader
+from agentrl.serving.lockstep import Lockstep
+from agentrl.serving.sampling import (
     Completion,
     Sampling,
-    completion_of,
-    request_of,
-    request_to_score,
-    scores_of,
+    from_vllm,
+    scores_from_vllm,
+    to_vllm,
+    to_vllm_scoring,
 )
-from agentrl.serving.lockstep import Lockstep
-from agentrl.serving.tensor_parallel import Leading, Together
 from agentrl.types import EngineStopped
 
 PROBE_TOKENS = 64
@@ -54,7 +54,7 @@ class Engine:
         self,
         folder: str | Path,
         *,
-        max_len: int,
+        max_model_len: int,
         dtype: str,
         config: EngineConfig,
         reasoning_parser: str | None = None,
@@ -64,21 +64,21 @@ class Engine:
         sys.setswitchinterval(SWITCH_SECONDS)
         self._on_gpu = torch.cuda.is_available()
         self._device = torch.cuda.current_device() if self._on_gpu else None
-        self._llm = vllm = llm.start(
+        self._llm = vllm = vllm_args.start(
             folder,
-            max_len=max_len,
+            max_model_len=max_model_len,
             dtype=dtype,
             config=config,
             reasoning_parser=reasoning_parser,
         )
-        self._shut_down = partial(llm.shut_down, vllm)
+        self._shut_down = partial(vllm_args.shut_down, vllm)
         self._together = None
-        if config.tensor_parallel > 1:
-            self._together = Together(config.tensor_parallel)
+        if config.tensor_parallel_size > 1:
+            self._together = EngineRanks(config.tensor_parallel_size)
             if self._together.leads:
-                self._llm = Leading(vllm, self._together)
+                self._llm = Leader(vllm, self._together)
         vocabulary = self._llm.model_config.get_vocab_size()
-        length = min(PROBE_TOKENS, max_len - 1)
+        length = min(PROBE_TOKENS, max_model_len - 1)
         self._probe = np.random.default_rng(0).integers(0, vocabulary, length).tolist()
         self._numbers = itertools.count()
         self._waiting: dict[str, tuple[Future, Callable]] = {}
@@ -96,7 +96,7 @@ class Engine:
 
     def submit(self, prompt_ids: list[int], sampling: Sampling) -> "Future[Completion]":
         """Queue a call from any thread. Cancelling the future aborts it in the engine."""
-        return self._submit(prompt_ids, request_of(sampling), completion_of, sampling.place)
+        return self._submit(prompt_ids, to_vllm(sampling), from_vllm, sampling.place)
 
     def enter(self, episode: tuple) -> None:
         """In lockstep: from now on wait for this episode's calls."""
@@ -112,7 +112,7 @@ class Engine:
         """Log-probabilities at temperature 1 of ``ids[1:]``, each given all before it."""
         if self._follows:
             return self._call(lambda: self._heard)
-        scores = self._result(self._submit(ids, request_to_score(), scores_of))
+        scores = self._result(self._submit(ids, to_vllm_scoring(), scores_from_vllm))
         if self._together:
             self._tell(lambda: self._together.say("heard", scores))
             self._call(lambda: None)
@@ -123,7 +123,7 @@ class Engine:
 
         weights: transformers names, whole tensors. Raises RuntimeError while calls are running.
         """
-        self._call(llm.load, self._llm, list(weights))
+        self._call(vllm_args.load, self._llm, list(weights))
         return self.score(self._probe)
 
     def sleep(self) -> None:
@@ -237,7 +237,7 @@ class Engine:
     def _lead(self) -> None:
         try:
             while self._obey():
-                with llm.turn():
+                with vllm_args.turn():
                     self._abort_cancelled()
                     outputs = self._llm.step()
                 for output in outputs:
@@ -258,7 +258,7 @@ class Engine:
                 case ("heard", scores):
                     self._heard = scores
                 case (name, args, kwargs):
-                    with llm.turn():
+                    with vllm_args.turn():
                         getattr(self._llm, name)(*args, **kwargs)
 
     def _obey(self) -> bool:
@@ -284,7 +284,7 @@ class Engine:
         if done.cancelled():
             return
         try:
-            with llm.turn():
+            with vllm_args.turn():
                 command()
         except Exception as error:
             with suppress(InvalidStateError):

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 
 from agentrl.serving.dialects.chat_completions import plain_message
-from agentrl.serving.drawing import Completion
-from agentrl.serving.session import Attempt, Seat
-from agentrl.serving.turn import Answer, Choice, RequestRefused, Token, Turn
+from agentrl.serving.protocol import Answer, Choice, RequestRefused, Token, Turn
+from agentrl.serving.recording import AgentKey, Attempt
+from agentrl.serving.sampling import Completion
 from agentrl.types import Call
 
 PATIENCE_SECONDS = 600.0
@@ -43,7 +43,7 @@ class Forwarded:
         self._headers = {"authorization": f"Bearer {api_key}"}
         self.name = self._find_model(name)
 
-    async def answer(self, seat: Seat, turn: Turn, attempt: Attempt) -> Answer:
+    async def answer(self, seat: AgentKey, turn: Turn, attempt: Attempt) -> Answer:
         """What the server says, and a record of it; cancelling hangs up on it."""
         is_chat = turn.prompt is None
         answer = await self._post(
@@ -73,7 +73,7 @@ class Forwarded:
         number = f"{attempt.number:09d}"
         return Answer(number, int(time.time()), usage.get("prompt_tokens", 0), drawn, choices)
 
-    async def _post(self, route: str, body: dict, seat: Seat) -> dict:
+    async def _post(self, route: str, body: dict, seat: AgentKey) -> dict:
         url = f"{self._base_url}/{route}"
         # A client for each, because one belongs to the event loop that it was first used in.
         try:

@@ -22,9 +22,9 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from agentrl.config import Config
-from agentrl.serving.door import Model, Serving
+from agentrl.serving.client import ModelClient, Serving
 from agentrl.serving.lent import settings_of
-from agentrl.serving.session import Attempt, Seat, Session
+from agentrl.serving.recording import AgentKey, Attempt, Session
 
 
 class Unrecorded(Session):
@@ -46,8 +46,8 @@ class Lender:
     def __init__(self, serving: Serving, config: Config, folder: str, key: str):
         self._serving, self._key = serving, key
         self._about = {"folder": folder, "settings": settings_of(config)}
-        self._doors: dict[str, Model] = {}
-        seat = Seat(Unrecorded(own_sampling=True), "agent", serving.policy)
+        self._doors: dict[str, ModelClient] = {}
+        seat = AgentKey(Unrecorded(own_sampling=True), "agent", serving.policy)
         serving.endpoint.seats[key] = seat
         serving.endpoint.routers.append(self._router())
 
@@ -69,7 +69,9 @@ class Lender:
         self._check(request)
         door, auxiliary = self._serving.open(**await request.json())
         # Those behind a URL of their own are the borrower's to reach.
-        own = {name: self._described(m) for name, m in auxiliary.items() if isinstance(m, Model)}
+        own = {
+            name: self._described(m) for name, m in auxiliary.items() if isinstance(m, ModelClient)
+        }
         return _json({"model": self._described(door), "auxiliary": own})
 
     async def decode(self, request: Request) -> Response:
@@ -91,7 +93,7 @@ class Lender:
         self._doors = {key: d for key, d in self._doors.items() if key in live}
         return _json(_record(door))
 
-    def _described(self, door: Model) -> dict[str, str]:
+    def _described(self, door: ModelClient) -> dict[str, str]:
         self._doors[door.api_key] = door
         return {"name": door.name, "base_url": door.base_url, "api_key": door.api_key}
 
@@ -99,14 +101,14 @@ class Lender:
         if _key_of(request.headers) != self._key:
             raise HTTPException(401, "this is not the lender's key")
 
-    def _door(self, request: Request) -> Model:
+    def _door(self, request: Request) -> ModelClient:
         door = self._doors.get(_key_of(request.headers))
         if door is None:
             raise HTTPException(401, "this key belongs to no live episode")
         return door
 
 
-def _record(door: Model) -> dict[str, Any]:
+def _record(door: ModelClient) -> dict[str, Any]:
     return {
         "calls": [dataclasses.asdict(call) for call in door.calls],
         "context_full": door.context_full,

@@ -16,7 +16,7 @@ import httpx2
 import openai
 
 from agentrl.config import Config
-from agentrl.serving.programs import end_programs
+from agentrl.serving.processes import end_processes
 from agentrl.serving.remote import RemoteModel
 from agentrl.types import Call, EngineStopped
 
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 10.0
 
 
 SETTINGS = (
-    *("model.max_len", "model.tool_parser", "model.reasoning_parser"),
+    *("model.max_model_len", "model.tool_parser", "model.reasoning_parser"),
     *("sampling.temperature", "sampling.max_tokens", "seed"),
 )
 """What the lender does for whoever borrows: both have to agree on these."""
@@ -96,7 +96,7 @@ class LentModel(RemoteModel):
             self._is_open = False
         doors = self._agents.values()
         if any(door._has_programs for door in doors):
-            end_programs([door.api_key for door in doors])
+            end_processes([door.api_key for door in doors])
 
     @property
     def _record(self) -> dict[str, Any]:

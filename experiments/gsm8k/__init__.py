@@ -7,10 +7,10 @@ The agent is written in four ways, a file each: `openai_sdk`, `raw_http`, `langc
 `agentscope_agent`. `--workflow experiments.gsm8k.raw_http:solve` picks one.
 """
 
-from agentrl.agents.data import read_folder, read_hub
+from agentrl.agents.contract import JudgeOutput
 from agentrl.agents.judges import boxed_equals, gold_number
-from agentrl.agents.workflow import JudgeOutput
 from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
+from agentrl.tasks.jsonl import read_folder, read_hub
 from agentrl.types import Episode, Task
 from experiments.gsm8k.agent import talk as talk
 from experiments.gsm8k.openai_sdk import solve
@@ -62,7 +62,7 @@ config = Config(
     tasks=tasks,
     tasks_per_step=32,
     group_size=8,
-    model=ModelConfig(path="Qwen/Qwen2.5-1.5B-Instruct", max_len=4096, checkpointing="selective"),
+    model=ModelConfig(path="Qwen/Qwen2.5-1.5B-Instruct", max_model_len=4096, recompute="selective"),
     sampling=SamplingConfig(max_tokens=1024),
     optim=OptimConfig(lr=1e-6, warmup_steps=5),
 )

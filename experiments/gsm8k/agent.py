@@ -1,6 +1,6 @@
 """The agent, whatever it is built with: its prompt, its tool, its patience."""
 
-from agentrl.agents.tools import PYTHON_TOOL, PythonTool, Talk, Tool
+from agentrl.agents.tools import PYTHON_TOOL, ChatSetting, PythonTool, Tool
 
 SYSTEM = (
     "Solve the problem. Calculate with the python tool and print the result. "
@@ -9,4 +9,4 @@ SYSTEM = (
 MAX_TURNS = 6
 
 python = PythonTool()
-talk = Talk(system=SYSTEM, tools=(Tool(PYTHON_TOOL, python),))
+talk = ChatSetting(system=SYSTEM, tools=(Tool(PYTHON_TOOL, python),))

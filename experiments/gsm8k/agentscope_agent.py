@@ -7,8 +7,8 @@ from agentscope.message import UserMsg
 from agentscope.permission import PermissionBehavior, PermissionDecision
 from agentscope.tool import FunctionTool, Toolkit
 
+from agentrl.agents.contract import WorkflowOutput
 from agentrl.agents.tools import PYTHON_TOOL
-from agentrl.agents.workflow import WorkflowOutput
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM, python
 
 FUNCTION = PYTHON_TOOL["function"]

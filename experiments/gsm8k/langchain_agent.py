@@ -11,8 +11,8 @@ from langchain.agents.middleware import ModelCallLimitMiddleware
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
+from agentrl.agents.contract import WorkflowOutput
 from agentrl.agents.tools import PYTHON_TOOL
-from agentrl.agents.workflow import WorkflowOutput
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM, python
 
 FUNCTION = PYTHON_TOOL["function"]

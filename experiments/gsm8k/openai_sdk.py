@@ -1,7 +1,7 @@
 """The agent with the OpenAI SDK: its client runs in this process, without a socket."""
 
+from agentrl.agents.contract import WorkflowOutput
 from agentrl.agents.tools import PYTHON_TOOL
-from agentrl.agents.workflow import WorkflowOutput
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM, python
 
 

@@ -2,8 +2,8 @@
 
 import requests
 
+from agentrl.agents.contract import WorkflowOutput
 from agentrl.agents.tools import PYTHON_TOOL
-from agentrl.agents.workflow import WorkflowOutput
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM, python
 
 

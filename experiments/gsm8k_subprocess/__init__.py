@@ -14,7 +14,7 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
-from agentrl.agents.workflow import WorkflowOutput
+from agentrl.agents.contract import WorkflowOutput
 from experiments import gsm8k_offline
 
 FOLDER = Path(__file__).parent

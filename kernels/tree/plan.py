@@ -49,7 +49,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Run:
+class Chain:
     """Tokens ``[start, stop)``, each the child of the one before, and the root path above."""
 
     start: int
@@ -84,7 +84,7 @@ class TreePlan:
         return self.once(("blocks", size_q, size_k), lambda: self._blocks(size_q, size_k))
 
     @cached_property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Chain]:
         return _runs(self._tree_parent)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -145,17 +145,17 @@ def _find_blocks(end: np.ndarray, size_q: int, size_k: int) -> dict[str, np.ndar
     return {name: array.astype(np.int32) for name, array in fields.items()}
 
 
-def _runs(parent: np.ndarray) -> list[Run]:
+def _runs(parent: np.ndarray) -> list[Chain]:
     starts = np.concatenate([[0], (parent[1:] != np.arange(len(parent) - 1)).nonzero()[0] + 1])
     stops = [*starts[1:].tolist(), len(parent)]
     run_of_parent = np.searchsorted(starts, parent[starts], side="right") - 1
-    runs: list[Run] = []
+    runs: list[Chain] = []
     for start, stop, i in zip(starts.tolist(), stops, run_of_parent.tolist(), strict=True):
         above = ()
         if parent[start] >= 0:
             upper = runs[i]
             above = _joined(upper.above, (upper.start, int(parent[start]) + 1))
-        runs.append(Run(start, stop, above))
+        runs.append(Chain(start, stop, above))
     return runs
 
 

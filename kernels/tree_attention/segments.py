@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.tree.plan import Run, TreePlan
+from kernels.tree.plan import Chain, TreePlan
 
 PIECE = 128
 """Longest masked segment: half of its own square is computed in vain."""
@@ -27,7 +27,7 @@ PADDING = 1.2
 class Segment:
     """The queries of ``run``, or of its whole root path where those above are computed again."""
 
-    run: Run
+    run: Chain
     is_row: bool
 
     @property
@@ -44,7 +44,7 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class SegmentBatch:
     """Segments in one call: B of up to L queries and S keys. Padding repeats the first token."""
 
     query: Tensor
@@ -59,7 +59,7 @@ class Batch:
 class Batches:
     """All segments of a tree, and where their outputs go."""
 
-    batches: list[Batch]
+    batches: list[SegmentBatch]
     place: Tensor
     """[T] where the token's output stands in those of all batches, one after the other."""
 
@@ -123,7 +123,7 @@ def _batches(plan: TreePlan, dtype: torch.dtype) -> Batches:
     return Batches(batches, torch.from_numpy(place).to(plan.device))
 
 
-def _segments(runs: Sequence[Run]) -> Iterator[Segment]:
+def _segments(runs: Sequence[Chain]) -> Iterator[Segment]:
     for run in runs:
         length, above = run.stop - run.start, sum(b - a for a, b in run.above)
         # Pairs computed: half the square of the whole path, or oblongs of short pieces.
@@ -132,7 +132,7 @@ def _segments(runs: Sequence[Run]) -> Iterator[Segment]:
             continue
         for start in range(run.start, run.stop, PIECE):
             piece_above = (*run.above, (run.start, start)) if start > run.start else run.above
-            yield Segment(Run(start, min(start + PIECE, run.stop), piece_above), is_row=False)
+            yield Segment(Chain(start, min(start + PIECE, run.stop), piece_above), is_row=False)
 
 
 def _alike(every: Iterator[Segment]) -> Iterator[list[Segment]]:
@@ -150,7 +150,9 @@ def _alike(every: Iterator[Segment]) -> Iterator[list[Segment]]:
     yield group
 
 
-def _batch(group: list[Segment], longest: int, dtype: torch.dtype, device: torch.device) -> Batch:
+def _batch(
+    group: list[Segment], longest: int, dtype: torch.dtype, device: torch.device
+) -> SegmentBatch:
     widest = max(segment.keys for segment in group)
     query, key = np.zeros((len(group), longest), np.int64), np.zeros((len(group), widest), np.int64)
     for b, segment in enumerate(group):
@@ -160,12 +162,12 @@ def _batch(group: list[Segment], longest: int, dtype: torch.dtype, device: torch
         query[b, : segment.queries] = path[len(path) - segment.queries :]
     tensors = [torch.from_numpy(array).to(device) for array in (query, key)]
     if group[0].is_row:
-        return Batch(*tensors, None)
+        return SegmentBatch(*tensors, None)
     above = torch.tensor([segment.keys - segment.queries for segment in group], device=device)
     last_seen = above[:, None] + torch.arange(longest, device=device)  # (B, L)
     unseen = torch.arange(widest, device=device) > last_seen[:, :, None]  # (B, L, S)
     mask = torch.zeros(unseen.shape, dtype=dtype, device=device).masked_fill_(unseen, -torch.inf)
-    return Batch(*tensors, mask[:, None])
+    return SegmentBatch(*tensors, mask[:, None])
 
 
 __all__ = ["segments"]

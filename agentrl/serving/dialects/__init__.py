@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.serving.dialects.bodies import Body
-from agentrl.serving.turn import Answer, RequestRefused, Turn
+from agentrl.serving.dialects.base import Body
+from agentrl.serving.protocol import Answer, RequestRefused, Turn
 from agentrl.types import Message
 
 

@@ -7,8 +7,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
-from agentrl.serving.dialects.bodies import Known, Sampled, StopStrings, StreamOptions
-from agentrl.serving.turn import Answer, Choice, Turn
+from agentrl.serving.dialects.base import Known, Sampled, StopStrings, StreamOptions
+from agentrl.serving.protocol import Answer, Choice, Turn
 from agentrl.types import Message
 
 

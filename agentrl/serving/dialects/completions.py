@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from agentrl.serving.dialects import Dialect, openai_error
-from agentrl.serving.dialects.bodies import Sampled, StopStrings, StreamOptions
+from agentrl.serving.dialects.base import Sampled, StopStrings, StreamOptions
 from agentrl.serving.dialects.chat_completions import usage
-from agentrl.serving.turn import Answer, Choice, Turn
+from agentrl.serving.protocol import Answer, Choice, Turn
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import Field
 
 from agentrl.serving.dialects import Dialect, text_of
-from agentrl.serving.dialects.bodies import Body, Known, StopStrings
-from agentrl.serving.turn import Answer, RequestRefused, Turn
+from agentrl.serving.dialects.base import Body, Known, StopStrings
+from agentrl.serving.protocol import Answer, RequestRefused, Turn
 from agentrl.types import Message
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "api_error"}

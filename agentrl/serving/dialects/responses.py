@@ -8,9 +8,9 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
-from agentrl.serving.dialects.bodies import Known, Sampled
+from agentrl.serving.dialects.base import Known, Sampled
 from agentrl.serving.dialects.chat_completions import token_logprobs
-from agentrl.serving.turn import Answer, RequestRefused, Turn
+from agentrl.serving.protocol import Answer, RequestRefused, Turn
 from agentrl.types import Message
 
 

@@ -1,0 +1,113 @@
+"""An episode as a person reads it: who said what, what it was worth, how its calls merged."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from agentrl.printable import printable
+from agentrl.records.forks import Decode, merge
+from agentrl.serving.history import identity
+from agentrl.types import Call, Episode, Message
+
+STYLES = {
+    "prompt": "green",
+    "system": "dim",
+    "user": "green",
+    "assistant": "cyan",
+    "tool": "yellow",
+}
+"""Of the roles, and of a plain prompt."""
+EXCERPT_TOKENS = 24
+"""How much of both branches a fork quotes."""
+
+
+def print_transcript(console: Console, episode: Episode, decode: Decode) -> None:
+    """What the agent told the model and what it answered, turn by turn.
+
+    decode: token ids to text, for what was no conversation.
+    """
+    console.rule(Text(printable(f"task {episode.task['id']}, episode {episode.index}")))
+    # Each agent has a conversation of its own: what it has shown of that.
+    shown: dict[str, tuple[Message, ...]] = dict.fromkeys(episode.agents, ())
+    for call in episode.calls:
+        if len(shown) > 1:
+            console.print(printable(f"[{call.agent}]"), style="bold magenta", markup=False)
+        if not call.messages and call.prompt_ids:
+            print_message(console, {"role": "prompt", "content": decode(call.prompt_ids)})
+        for message in (*_new(call.messages, shown[call.agent]), call.reply):
+            print_message(console, message)
+        shown[call.agent] = (*call.messages, call.reply)
+
+
+def _new(messages: Sequence[Message], shown: Sequence[Message]) -> Sequence[Message]:
+    """What goes on from what was shown; all of it, where it is another conversation."""
+    begins = [identity(m) for m in messages[: len(shown)]] == [identity(m) for m in shown]
+    return messages[len(shown) :] if begins else messages
+
+
+def print_message(console: Console, message: Message) -> None:
+    """One message: its role, its reasoning, its text and its tool calls."""
+    style = STYLES.get(message["role"], "")
+    console.print(f"{message['role']}:", style=f"bold {style}", end=" ")
+    if reasoning := message.get("reasoning_content"):
+        console.print(printable(reasoning.strip()), style="dim italic", markup=False)
+    console.print(printable(message.get("content") or ""), style=style, markup=False)
+    for call in message.get("tool_calls") or ():
+        function = call["function"]
+        text = f"  {function['name']}({function['arguments']})"
+        console.print(printable(text), style="magenta", markup=False)
+
+
+def print_verdict(console: Console, episode: Episode) -> None:
+    """What came of it, in a line."""
+    verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
+    metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
+    console.print(printable(f"{verdict}{metrics}"), style="bold", markup=False)
+
+
+def print_scores(console: Console, episode: Episode) -> None:
+    """What came of it, part by part."""
+    status = f"{episode.status}: {episode.error}" if episode.error else episode.status
+    parts = {
+        "status": status,
+        "reward": episode.reward,
+        "success": episode.success,
+        **episode.metrics,
+        **{f"metadata {name}": value for name, value in episode.metadata.items()},
+        "response": episode.response,
+        "seconds": f"{episode.seconds:.2f}",
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in parts.items():
+        table.add_row(
+            Text(name, "bold"), Text(printable(str(value)), "red" if episode.failed else "")
+        )
+    console.print(table)
+
+
+def print_merged(console: Console, calls: Sequence[Call], decode: Decode) -> None:
+    """How many tokens the calls hold, how many are computed, and where and why they fork.
+
+    decode: token ids to text.
+    """
+    merged = merge(calls, decode)
+    console.print(
+        f"{merged.num_calls} calls, {merged.raw_tokens} raw tokens, {merged.unique_tokens} unique, "
+        f"{len(merged.forks)} forks",
+        style="bold",
+    )
+    for fork in merged.forks:
+        console.print(
+            f"fork at token {fork.position}: call {fork.call} leaves call {fork.parent} "
+            f"({fork.kind}): {fork.why}",
+            style="red",
+            markup=False,
+        )
+        excerpt = slice(fork.position, fork.position + EXCERPT_TOKENS)
+        was, now = (decode(calls[i].ids[excerpt]) for i in (fork.parent, fork.call))
+        console.print(f"  was {was!r}", style="dim", markup=False)
+        console.print(f"  now {now!r}", markup=False)

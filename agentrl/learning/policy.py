@@ -1,0 +1,94 @@
+"""The policy as one module: token tree in, log-probabilities and entropies out.
+
+It is a transformers causal LM whose attention is ``kernels.tree_attention`` and whose head is
+``kernels.logprob``. It does not generate: vLLM does. It is one module with one forward, so that
+sharding hooks on its root see every use of every weight.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+
+from agentrl.learning.packing import MicroBatch
+from kernels.logprob import linear_logprob
+from kernels.tree_attention import tree_attention
+
+ATTENTION = {
+    "agentrl::tree_attention",
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "flash_attn::_flash_attn_varlen_forward",
+    "torch_attn::_varlen_attn",
+}
+"""What selective checkpointing keeps: the output of whichever operator attends."""
+
+
+def _attend(module, query, key, value, attention_mask, *, scaling, plan, kernels, **_):
+    """What transformers calls in every layer; heads come first there, tokens first here."""
+    # Under autocast rotary embeddings leave fp32 behind.
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (T, H or K, D)
+    return tree_attention(q, k, v, plan, scaling, kernels)[None], None
+
+
+AttentionInterface.register("agentrl_tree", _attend)
+
+
+class Policy(nn.Module):
+    """A causal LM that scores token trees."""
+
+    def __init__(self, lm: PreTrainedModel, *, kernels: str = "auto", recompute: str = "off"):
+        """kernels: see ``kernels.tree_attention``. checkpointing: off, full, or selective, which
+        computes all but attention again."""
+        super().__init__()
+        lm.set_attn_implementation("agentrl_tree")
+        self.lm, self.kernels = lm.train(), kernels
+        if recompute != "off":
+            keep = partial(create_selective_checkpoint_contexts, _keep_attention)
+            how = {"context_fn": keep} if recompute == "selective" else {}
+            lm.gradient_checkpointing_enable({"use_reentrant": False, **how})
+
+    @classmethod
+    def load(cls, folder: str | Path, **options: str) -> "Policy":
+        """Load a transformers folder or hub name with fp32 weights."""
+        return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), **options)
+
+    def forward(
+        self, batch: MicroBatch, temperature: float = 1.0
+    ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+        """Return the log-probability of each trained token, and the entropy where it was drawn."""
+        hidden = self.lm.base_model(
+            input_ids=batch.ids[None],
+            position_ids=batch.depth[None],
+            use_cache=False,
+            plan=batch.plan,
+            kernels=self.kernels,
+        ).last_hidden_state[0]  # (T, C)
+        # A token was drawn from the state of the token before it.
+        drawn_from = hidden[batch.parent[batch.trained]]  # (M, C)
+        weight = self.lm.get_output_embeddings().weight
+        return linear_logprob(drawn_from, weight, batch.ids[batch.trained], temperature)
+
+    def tie_weights(self) -> None:
+        """Accelerate looks for this when it shards; without it tied embeddings come apart."""
+        self.lm.tie_weights()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight, whole, under its name in a transformers checkpoint; tied ones once.
+
+        Where the weights are sharded, all ranks iterate together.
+        """
+        for name, weight in self.lm.named_parameters():
+            whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield name, whole.detach()
+
+
+def _keep_attention(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    is_attention = operator.name() in ATTENTION
+    return CheckpointPolicy.MUST_SAVE if is_attention else CheckpointPolicy.PREFER_RECOMPUTE

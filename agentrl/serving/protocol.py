@@ -1,0 +1,110 @@
+"""What every dialect comes down to: a turn that is asked for, and the answer that was drawn."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentrl.serving.sampling import Completion
+from agentrl.types import Message
+
+
+class RequestRefused(Exception):
+    """A request that cannot be answered; it becomes an error in the dialect's own form."""
+
+    def __init__(self, status: int, code: str, message: str, parameter: str | None = None):
+        super().__init__(message)
+        self.status, self.code, self.message, self.parameter = status, code, message, parameter
+
+
+def invalid(error: ValidationError) -> RequestRefused:
+    """The first thing that pydantic found wrong, in a sentence."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return RequestRefused(400, "unsupported_parameter", f"{place} is not supported here", place)
+    message = f"{place}: {first['msg']}" if place else first["msg"]
+    return RequestRefused(400, "invalid_request", message, place or None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One request, whatever API it came through."""
+
+    model: str = "policy"
+    messages: tuple[Message, ...] = ()
+    """The conversation in the form of OpenAI's chat completions."""
+    prompt: str | tuple[int, ...] | None = None
+    """Instead of messages: plain text, or token ids."""
+    tools: tuple[dict, ...] = ()
+    """In the form of chat completions, too."""
+    tool_choice: str | dict = "auto"
+    parallel_tool_calls: bool = True
+    response_format: dict | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    n: int = 1
+    max_tokens: int | None = None
+    limit: str = "max_tokens"
+    """What the request calls it: some servers know but one of OpenAI's two names."""
+    stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
+    """How many alternatives to report for each token; None: no log-probabilities at all."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """What the agent would have drawn with: temperature, top_p, seed, ..."""
+
+    @cached_property
+    def form(self) -> tuple[str, str, str, str]:
+        """What decides how an answer must look, as JSON: tools, choice, format, arguments."""
+        # In the order in which they were given: templates and grammars keep it.
+        return (
+            json.dumps(self.tools) if self.tools else "[]",
+            json.dumps(self.tool_choice if self.tools else "none"),
+            json.dumps(self.response_format) if self.response_format else "null",
+            json.dumps(dict(self.template_arguments)) if self.template_arguments else "{}",
+        )
+
+
+to_json = json.JSONEncoder(sort_keys=True).encode
+"""Equal values give equal text."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as an agent sees it that asks for log-probabilities."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...]
+    """The likeliest alternatives."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One completion, and the message that the agent gets for it."""
+
+    completion: Completion
+    message: Message
+    """role, content, and where there are any: reasoning_content, tool_calls."""
+    tokens: tuple[Token, ...] = ()
+    """Where log-probabilities were asked for."""
+
+    @property
+    def finish_reason(self) -> str:
+        return "tool_calls" if self.message.get("tool_calls") else self.completion.finish_reason
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was drawn for a turn."""
+
+    id: str
+    """Unique within its episode."""
+    created: int
+    """Seconds since 1970."""
+    prompt_tokens: int
+    completion_tokens: int
+    """Of all choices."""
+    choices: tuple[Choice, ...]

@@ -1,0 +1,175 @@
+"""The record of one episode, and who may add to it.
+
+A request is an attempt. It is recorded when its answer is delivered; one that is cancelled, times
+out or whose client goes away is aborted in the engine and leaves nothing. When a client retries a
+request, whatever the earlier attempt left is taken back. Identical requests that are no retries are
+independent calls.
+"""
+
+import secrets
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from agentrl.serving.history import Context, History, add_prefix, remove_prefix
+from agentrl.serving.protocol import Answer, RequestRefused, Turn
+from agentrl.types import Call, Message
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One request of one agent, and what it has come to."""
+
+    agent: str
+    fingerprint: bytes
+    """Of the route and the body."""
+    number: int
+    futures: list[Future] = field(default_factory=list)
+    """Its calls in the engine."""
+    calls: tuple[Call, ...] = ()
+    contexts: tuple[Context, ...] = ()
+    state: Literal["running", "delivered", "lost", "over"] = "running"
+    """lost: the client went away before it had the answer; over: refused, or superseded."""
+
+
+class Session:
+    """One episode as the endpoint sees it. Its methods may be called from any thread."""
+
+    def __init__(
+        self,
+        seed: tuple = (),
+        *,
+        own_sampling: bool = False,
+        companions: Sequence["Session"] = (),
+    ):
+        self.seed = seed
+        self.companions = companions
+        """Those of the episode's auxiliary models, which end with it."""
+        self.own_sampling = own_sampling
+        """Whether the agent's own temperature and the like are used: not in training."""
+        self.calls: list[Call] = []
+        self.past: dict[str, History] = {}
+        self.context_full = False
+        """Whether the last request did not fit any more."""
+        self.conversations: dict[str, list[Message]] = {}
+        """What later requests can refer to by an id, where a dialect has that."""
+        self.is_open = True
+        self.has_processes = False
+        """Whether a program may have been given one of the keys."""
+        self._attempts: list[Attempt] = []
+        self._num_requests = 0
+        self._lock = threading.Lock()
+
+    def begin(self, agent: str, fingerprint: bytes, *, is_retry: bool) -> Attempt:
+        """Start an attempt; a retry takes back what the attempt before it left.
+
+        Raises RequestRefused where the episode has ended.
+        """
+        with self._lock:
+            if not self.is_open:
+                raise RequestRefused(401, "invalid_api_key", "the episode has ended")
+            if is_retry:
+                self._supersede(agent, fingerprint)
+            attempt = Attempt(agent, fingerprint, self._num_requests)
+            self._num_requests += 1
+            self._attempts.append(attempt)
+            return attempt
+
+    def add(self, attempt: Attempt, futures: Sequence[Future]) -> None:
+        """Note what an attempt waits for; at once cancelled where it is not wanted any more."""
+        with self._lock:
+            attempt.futures = list(futures)
+            is_wanted = self.is_open and attempt.state == "running"
+        if not is_wanted:
+            _cancel(futures)
+
+    def deliver(self, attempt: Attempt, calls: Sequence[Call], contexts: Sequence[Context]) -> bool:
+        """Record an attempt's calls just before they are sent; False: the episode has ended."""
+        with self._lock:
+            if not self.is_open or attempt.state != "running":
+                return False
+            attempt.state = "delivered"
+            past = self.past.setdefault(attempt.agent, {})
+            attempt.calls, attempt.contexts = tuple(calls), tuple(contexts)
+            attempt.futures = []
+            self.calls.extend(calls)
+            for context in contexts:
+                add_prefix(context, past)
+            self.context_full = False
+            return True
+
+    def drop(self, attempt: Attempt, state: Literal["lost", "over"]) -> None:
+        """The client went away, or there is no answer: nothing of the attempt stays."""
+        with self._lock:
+            self._withdraw(attempt, state)
+
+    def close(self) -> None:
+        """From now on nothing is recorded, and what still runs is aborted."""
+        with self._lock:
+            self.is_open = False
+            futures = [future for attempt in self._attempts for future in attempt.futures]
+        _cancel(futures)
+
+    def _supersede(self, agent: str, fingerprint: bytes) -> None:
+        same = [a for a in self._attempts if (a.agent, a.fingerprint) == (agent, fingerprint)]
+        # What the client lost is what it retries: an answer that it got may be another call's.
+        # Of those that run, the oldest is the likeliest to have timed out.
+        for attempt in (
+            *(a for a in same if a.state == "lost"),
+            *(a for a in same if a.state == "running"),
+            *(a for a in reversed(same) if a.state == "delivered" and not self._went_on(a)),
+        ):
+            self._withdraw(attempt, "over")
+            break
+
+    def _went_on(self, attempt: Attempt) -> bool:
+        """Whether a later call continues one of these: then the client did get the answer."""
+        return any(
+            later.prompt_ids[: len(call.ids)] == call.ids
+            for call in attempt.calls
+            for later in self.calls
+        )
+
+    def _withdraw(self, attempt: Attempt, state: Literal["lost", "over"]) -> None:
+        if attempt.state == "over":
+            return
+        attempt.state = state
+        _cancel(attempt.futures)
+        for context in attempt.contexts:
+            remove_prefix(context, self.past[attempt.agent])
+        gone = {id(call) for call in attempt.calls}
+        self.calls[:] = [call for call in self.calls if id(call) not in gone]
+        attempt.calls, attempt.contexts, attempt.futures = (), (), []
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A model behind the endpoint: ``Handler``, or ``Forwarded``."""
+
+    name: str
+    engine: Any
+    num_tokens: int
+    """Completion tokens drawn so far."""
+
+    async def answer(self, seat: "AgentKey", turn: Turn, attempt: Attempt) -> Answer:
+        """Answer a turn and record it. Raises RequestRefused where that cannot be."""
+
+
+@dataclass(frozen=True)
+class AgentKey:
+    """What a key opens: one agent's place in one episode."""
+
+    session: Session
+    agent: str
+    served: Backend
+
+    @staticmethod
+    def new_key() -> str:
+        return f"sk-{secrets.token_urlsafe(24)}"
+
+
+def _cancel(futures: Sequence[Future]) -> None:
+    for future in futures:
+        future.cancel()

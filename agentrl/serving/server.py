@@ -1,0 +1,331 @@
+"""The front of the trained model: OpenAI's and Anthropic's APIs, in this process and over HTTP.
+
+Every episode gets a door of its own (``door.Model``) with an unguessable key. A request that comes
+through it is rendered, drawn and recorded: exactly the ids that the engine was given and returned.
+
+vLLM's own serving classes are not used here. They render, tokenise and answer in one piece, so that
+neither a conversation's exact ids nor the moment of delivery can be had from them. What vLLM knows
+of tool calls, reasoning and grammars is used, in ``reply``.
+"""
+
+import asyncio
+import hashlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any
+
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from agentrl.serving.dialects import (
+    Dialect,
+    chat_completions,
+    completions,
+    messages,
+    openai_error,
+    responses,
+)
+from agentrl.serving.dialects.base import Body
+from agentrl.serving.protocol import Answer, RequestRefused, Turn, invalid
+from agentrl.serving.recording import AgentKey, Backend, Session
+
+log = logging.getLogger(__name__)
+
+DIALECTS = {
+    dialect.path: dialect
+    for dialect in (
+        chat_completions.DIALECT,
+        completions.DIALECT,
+        responses.DIALECT,
+        messages.DIALECT,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP response, whatever carries it."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    take_back: Callable[[], None] = lambda: None
+    """For whoever finds that nobody is there to read it: what was recorded is withdrawn."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        # Nothing that is refused here would be accepted a second time.
+        retry = {} if self.status == 200 else {"x-should-retry": "false"}
+        return {"content-type": self.content_type, **retry}
+
+
+class Server:
+    """Answers the requests of all episodes. An HTTP server starts when ``url`` is first read."""
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0):
+        self.seats: dict[str, AgentKey] = {}
+        self.routers: list[APIRouter] = []
+        """What the server has besides the agents' APIs, if it is there when it starts."""
+        self._numbers = count()
+        self._host, self._port = host, port
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def seat(self, session: Session, agent: str, served: Backend) -> str:
+        """A new key to one agent's place in one episode."""
+        key = AgentKey.new_key()
+        # An episode that has ended gets no new ones, whoever asks.
+        if session.is_open:
+            self.seats[key] = AgentKey(session, agent, served)
+        return key
+
+    def episode_url(self) -> str:
+        """An address that no other door has; without ``/v1``."""
+        return f"{self.url}/episode/{next(self._numbers)}"
+
+    def leave(self, session: Session) -> list[str]:
+        """The keys of a session open nothing any more; what still runs is aborted.
+
+        Returns those keys.
+        """
+        ended = {session, *session.companions}
+        keys = [key for key, seat in list(self.seats.items()) if seat.session in ended]
+        for key in keys:
+            self.seats.pop(key, None)
+        for one in ended:
+            one.close()
+        return keys
+
+    @property
+    def url(self) -> str:
+        """The server's address, without ``/v1``."""
+        with self._lock:
+            if self._server is None:
+                self._start()
+        return f"http://{self._host}:{self._port}"
+
+    def close(self) -> None:
+        """Stop the HTTP server, where it was started."""
+        with self._lock:
+            if self._server is not None:
+                self._server.should_exit = self._server.force_exit = True
+                self._thread.join()
+                self._server = None
+
+    async def respond(self, path: str, raw: bytes, headers: Mapping[str, str]) -> Reply:
+        """Answer one request. Cancelling it leaves nothing behind.
+
+        headers: their names in lower case, or in any where the mapping ignores it.
+        An answer is drawn and parsed whole, and only then written down, as one object or as the
+        events of a stream: both say the same, and what goes wrong has a status of its own.
+        """
+        dialect = DIALECTS.get(path)
+        try:
+            seat = self._find_seat(headers)
+            if dialect is None:
+                raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
+            body = _parse(dialect.body, raw)
+            fingerprint = hashlib.blake2b(path.encode() + raw, digest_size=16).digest()
+            is_retry = headers.get("x-stainless-retry-count", "0") != "0"
+            attempt = seat.session.begin(seat.agent, fingerprint, is_retry=is_retry)
+            try:
+                turn = dialect.turn(body, seat.session.conversations)
+                answer = await seat.served.answer(seat, turn, attempt)
+                if dialect.conversation:
+                    conversation = dialect.conversation(answer, body, turn)
+                    seat.session.conversations.update([conversation])
+                kind, written = _write(dialect, answer, body, turn)
+                return Reply(200, written, kind, partial(seat.session.drop, attempt, "lost"))
+            except BaseException as error:
+                was_left = isinstance(error, asyncio.CancelledError)
+                seat.session.drop(attempt, "lost" if was_left else "over")
+                raise
+        except RequestRefused as refusal:
+            return _refuse(refusal, dialect)
+        except Exception as error:
+            # A client would hide it behind "Connection error".
+            log.exception("a request failed")
+            return _refuse(_internal(error), dialect)
+
+    def models(self, headers: Mapping[str, str], name: str | None = None) -> Reply:
+        """The one model that a key opens."""
+        try:
+            seat = self._find_seat(headers)
+            if name not in (None, seat.served.name):
+                raise RequestRefused(404, "model_not_found", f"there is no model {name!r}")
+        except RequestRefused as refusal:
+            return _refuse(refusal, None)
+        model = {"id": seat.served.name, "object": "model", "created": 0, "owned_by": "agentrl"}
+        return Reply(200, to_json(model if name else {"object": "list", "data": [model]}))
+
+    def _find_seat(self, headers: Mapping[str, str]) -> AgentKey:
+        bearer = headers.get("authorization", "")
+        key = bearer[7:] if bearer[:7].lower() == "bearer " else headers.get("x-api-key", "")
+        seat = self.seats.get(key)
+        if seat is None:
+            raise RequestRefused(401, "invalid_api_key", "this key belongs to no live episode")
+        return seat
+
+    def _start(self) -> None:
+        listener = socket.create_server((self._host, self._port), backlog=4096)
+        self._port = listener.getsockname()[1]
+        app = make_app(self)
+        for router in self.routers:
+            app.include_router(router)
+        config = uvicorn.Config(
+            _under_any_episode(app),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            # A connection that is closed just as a client uses it again looks like a lost request.
+            timeout_keep_alive=3600,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="endpoint", daemon=True
+        )
+        self._thread.start()
+
+
+class _RawRoute(APIRoute):
+    """Hands over the request as it came: FastAPI's own parsing of it would be done for nothing."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
+
+
+def make_app(endpoint: Server) -> FastAPI:
+    """The HTTP routes over an endpoint."""
+    app = FastAPI(title="agentrl", docs_url=None, redoc_url=None)
+    for dialect in DIALECTS.values():
+        app.router.add_api_route(
+            dialect.path,
+            _route(endpoint, dialect.path),
+            methods=["POST"],
+            openapi_extra=_describe(dialect),
+            route_class_override=_RawRoute,
+        )
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        return _response(endpoint.models(request.headers))
+
+    @app.get("/v1/models/{name}")
+    async def model(request: Request, name: str) -> Response:
+        return _response(endpoint.models(request.headers, name))
+
+    @app.exception_handler(HTTPException)
+    async def not_served(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return _response(_refuse(RequestRefused(error.status_code, "unknown_url", message), None))
+
+    app.openapi = partial(_openapi, app)
+    return app
+
+
+def _under_any_episode(app: FastAPI) -> Any:
+    """The same routes under ``/episode/N``, too.
+
+    Libraries keep clients by base URL for the whole process (LangChain does), and a client is bound
+    to the event loop that it was first used in. Each episode has a loop of its own.
+    """
+
+    async def serve(scope: dict, receive: Any, send: Any) -> None:
+        parts = scope["path"].split("/", 3)
+        if parts[1] == "episode" and len(parts) == 4:
+            scope = {**scope, "path": f"/{parts[3]}"}
+        await app(scope, receive, send)
+
+    return serve
+
+
+def _route(endpoint: Server, path: str) -> Any:
+    async def route(request: Request) -> Response:
+        work = endpoint.respond(path, await request.body(), request.headers)
+        reply = await _unless_gone(request, work)
+        # Whoever has gone reads nothing of what is sent to it.
+        return _response(reply) if reply else Response(status_code=499)
+
+    return route
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply | None:
+    """Do the work, unless the client hangs up: then it is cancelled."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done() and task.done():
+            task.result().take_back()
+        return None if gone.done() else task.result()
+    finally:
+        for waiting in (task, gone):
+            waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _write(dialect: Dialect, answer: Answer, body: Body, turn: Turn) -> tuple[str, bytes]:
+    if not body.stream:
+        return "application/json", to_json(dialect.whole(answer, body, turn))
+    events = [_encode_event(*event) for event in dialect.events(answer, body, turn)]
+    return "text/event-stream", b"".join(events)
+
+
+def _encode_event(name: str | None, data: Any) -> bytes:
+    line = b"event: %s\n" % name.encode() if name else b""
+    return line + b"data: %s\n\n" % (data.encode() if isinstance(data, str) else to_json(data))
+
+
+def _parse(kind: type[Body], raw: bytes) -> Body:
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def _internal(error: Exception) -> RequestRefused:
+    return RequestRefused(500, "internal_error", f"{type(error).__name__}: {error}")
+
+
+def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> Reply:
+    body = dialect.error(refusal) if dialect else openai_error(refusal)
+    return Reply(refusal.status, to_json(body))
+
+
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, status_code=reply.status, headers=reply.headers)
+
+
+def _describe(dialect: Dialect) -> dict:
+    schema = {"$ref": f"#/components/schemas/{dialect.body.__name__}"}
+    refused = {"description": "An error in the form of this API."}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"400": refused, "401": refused, "404": refused, "409": refused},
+    }
+
+
+def _openapi(app: FastAPI) -> dict:
+    """FastAPI's description, and the bodies, which are parsed where no FastAPI is."""
+    described = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    _, schemas = models_json_schema(
+        [(dialect.body, "validation") for dialect in DIALECTS.values()],
+        ref_template="#/components/schemas/{model}",
+    )
+    described.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+    return described

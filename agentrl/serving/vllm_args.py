@@ -1,0 +1,135 @@
+"""vLLM's own engine: how ours is set up, takes new weights, and shares a process with others."""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agentrl.config import EngineConfig
+
+_NEXT, _STEPPING = threading.Lock(), threading.Lock()
+_OPEN: list[Any] = []
+_CLOSED: list[Any] = []
+
+
+def start(
+    folder: str | Path,
+    *,
+    max_model_len: int,
+    dtype: str,
+    config: EngineConfig,
+    reasoning_parser: str | None,
+) -> Any:
+    """vLLM's LLMEngine on a model folder; of several ranks, in the process group that is there."""
+    # Slow to import, and only needed where an engine is.
+    from vllm import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    args = EngineArgs(
+        **arguments(folder, max_model_len=max_model_len, dtype=dtype, config=config),
+        # A grammar binds what comes after the reasoning.
+        reasoning_parser=reasoning_parser or "",
+        tensor_parallel_size=config.tensor_parallel_size,
+        **({"distributed_executor_backend": "external_launcher"} if _several_ranks() else {}),
+    )
+    llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
+    _OPEN.append(llm)
+    return llm
+
+
+def arguments(
+    folder: str | Path, *, max_model_len: int, dtype: str, config: EngineConfig
+) -> dict[str, Any]:
+    """vLLM's, for an engine of ours; the bench gives them to a plain one."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
+    on_gpu = torch.cuda.is_available()
+    return {
+        "model": str(folder),
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enforce_eager": not on_gpu,
+        "enable_sleep_mode": on_gpu,
+        "enable_prefix_caching": True,
+        # Log-probs of the distribution that was drawn from, temperature included.
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        # Nothing may be in flight when the last call has returned and weights are to change.
+        "async_scheduling": False,
+        "use_tqdm_on_load": False,
+        **({} if on_gpu else _on_cpu(max_model_len, config.max_num_seqs)),
+    }
+
+
+def _on_cpu(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
+    return {
+        # vLLM rewinds a seeded generator when it splits a prompt, which a CPU's cannot do.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_model_len, 4096, 8 * max_num_seqs),
+        # Prompts are shared by whole blocks: vLLM's 128 would leave most of ours unshared, and
+        # cost as much. A GPU's are of 16.
+        "block_size": 32,
+    }
+
+
+def _several_ranks() -> bool:
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
+def load(llm: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Replace the weights, by their transformers names, and forget what was cached under the old.
+
+    Raises RuntimeError while calls are running.
+    """
+    if llm.has_unfinished_requests():
+        raise RuntimeError("weights cannot change while calls are running")
+    llm.collective_rpc(
+        "reload_weights",
+        kwargs={"weights_iterator": iter(weights), "is_checkpoint_format": True},
+    )
+    llm.apply_model(_refresh_head)
+    if not llm.reset_prefix_cache():
+        raise RuntimeError("vLLM kept its prefix cache, which belongs to the old weights")
+
+
+def _refresh_head(model: torch.nn.Module) -> None:
+    """vLLM's CPU build packs the head; a tied one would keep its old copy without a word."""
+    head = getattr(model, "lm_head", None)
+    if head is None or torch.cuda.is_available():
+        return
+    if getattr(model.config, "tie_word_embeddings", False):
+        head.weight = model.model.embed_tokens.weight
+    head.quant_method.process_weights_after_loading(head)
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """One engine of the process at a time, and no engine twice while another waits.
+
+    vLLM keeps the context of the forward pass that is running, and its CPU kernels their scratch
+    memory, in globals: engines that step at once draw nonsense or die.
+    """
+    with _NEXT:
+        _STEPPING.acquire()
+    try:
+        yield
+    finally:
+        _STEPPING.release()
+
+
+def shut_down(llm: Any) -> None:
+    """Shut an engine down, as soon as it is the process's last.
+
+    What vLLM tears down with one engine, process groups, is the others' too.
+    """
+    if llm in _OPEN:
+        _OPEN.remove(llm)
+        _CLOSED.append(llm)
+    while _CLOSED and not _OPEN:
+        _CLOSED.pop().engine_core.shutdown()

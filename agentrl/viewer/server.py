@@ -1,0 +1,173 @@
+"""The page and its answers over HTTP, for a browser on this machine.
+
+Only the runs that were named are served, by their number; nothing that a browser sends is ever a
+path. The Host header has to be this machine's own name, so that no other site can reach in through
+a name of its own that leads here.
+"""
+
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import uvicorn
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from agentrl.records import RunRecords
+from agentrl.viewer import answers, page
+
+HOSTS = ["127.0.0.1", "localhost"]
+STARTED = secrets.token_hex(8)
+"""Another server's answers may look otherwise."""
+Status = Literal["ok", "truncated", "error", "timeout"]
+# What SQLite and JavaScript can count, too.
+Number = Annotated[int, Query(ge=0, lt=2**53)]
+
+
+class UnknownRun(ValueError):
+    """A number that none of the runs has."""
+
+
+def serve(runs: Sequence[RunRecords], port: int) -> None:
+    """Serve until Ctrl-C. port: 0 takes any that is free.
+
+    Raises ValueError where the port is taken.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        raise ValueError(
+            f"port {port} cannot be had ({error.strerror}): give another with --port; 0: any free"
+        ) from error
+    listener.listen()
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+    config = uvicorn.Config(make_app(runs), log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run([listener])
+
+
+def make_app(runs: Sequence[RunRecords]) -> FastAPI:
+    """The routes over some runs."""
+    app = FastAPI(title="agentrl", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(GZipMiddleware, minimum_size=4096, compresslevel=1)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
+
+    def run_at(number: int) -> RunRecords:
+        if not 0 <= number < len(runs):
+            raise UnknownRun(f"there is no run {number}: {len(runs)} are served.")
+        return runs[number]
+
+    @app.get("/")
+    def index() -> HTMLResponse:
+        nonce = secrets.token_urlsafe(12)
+        policy = (
+            f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; connect-src 'self'; "
+            "style-src 'self' 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        )
+        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+        return HTMLResponse(page.served(nonce), headers=headers)
+
+    @app.get("/page/{name:path}")
+    def part(name: str) -> Response:
+        if name not in page.files():
+            return _refusal(404, "The page has no such part.")
+        content, media_type = page.files()[name]
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+    @app.get("/api/runs")
+    def describe() -> Response:
+        return _json(answers.describe(runs))
+
+    @app.get("/api/runs/{number}/metrics")
+    def metrics(number: int, request: Request) -> Response:
+        run = run_at(number)
+        state = _state(run.folder / "metrics.jsonl")
+        return _unless_known(state, lambda: answers.metrics(run), request)
+
+    @app.get("/api/runs/{number}/batches")
+    def batches(number: int, request: Request) -> Response:
+        recorded = run_at(number).batches()
+        return _unless_known(recorded, lambda: recorded, request)
+
+    @app.get("/api/runs/{number}/episodes")
+    def episodes(
+        number: int,
+        step: Number | None = None,
+        task_id: str | None = None,
+        status: Status | None = None,
+        min_reward: float | None = None,
+        max_reward: float | None = None,
+        habit: str | None = None,
+        text: str | None = None,
+        held_out: bool | None = None,
+        after: Annotated[str | None, Query(pattern=r"^\d{1,15},\d{1,15},\d{1,15}$")] = None,
+    ) -> Response:
+        found = answers.episodes(
+            run_at(number),
+            step=step,
+            task_id=task_id,
+            status=status,
+            min_reward=min_reward,
+            max_reward=max_reward,
+            habit=habit,
+            text=text,
+            held_out=held_out,
+            after=after and tuple(map(int, after.split(","))),
+        )
+        return _json(found)
+
+    @app.get("/api/runs/{number}/episode")
+    def episode(
+        number: int, step: Number, task_id: str, index: Number, place: Number | None = None
+    ) -> Response:
+        block = answers.episode(run_at(number), step, task_id, index, place)
+        return Response(block, media_type="application/octet-stream")
+
+    @app.exception_handler(ValueError)
+    def refused(request: Request, error: ValueError) -> JSONResponse:
+        """What cannot be read: its sentence, for the page to show."""
+        return _refusal(404, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def mistyped(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return _refusal(422, f"{first['loc'][-1]}: {first['msg']}")
+
+    return app
+
+
+def _json(value: Any) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return Response(answers.to_json(value), media_type="application/json", headers=headers)
+
+
+def _unless_known(state: Any, answer: Callable[[], Any], request: Request) -> Response:
+    """304, and no answer is made, where the page, which asks every few seconds, has that of just
+    this state already."""
+    tag = f'"{sha256(repr((STARTED, state)).encode()).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    body = answers.to_json(answer())
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """What changes whenever a file does; None where there is none."""
+    try:
+        now = file.stat()
+    except FileNotFoundError:
+        return None
+    return now.st_ino, now.st_size, now.st_mtime_ns
+
+
+def _refusal(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status)

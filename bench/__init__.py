@@ -1,0 +1,1 @@
+"""Benches: whatever prints a table."""

@@ -1,0 +1,341 @@
+import asyncio
+import dataclasses
+import math
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from agentrl.agents.contract import JudgeOutput, WorkflowOutput, check_signatures, run_episode
+from agentrl.serving.remote import RemoteModel
+from agentrl.types import Call
+
+TASK = {"id": "t", "question": "?"}
+CALL = Call(prompt_ids=[1], completion_ids=[2], logprobs=[-0.1])
+
+
+class ScriptedModel:
+    """A door behind which one call was made."""
+
+    def __init__(self, context_full: bool = False, agents: tuple[str, ...] = ("agent",)):
+        self.calls = tuple(dataclasses.replace(CALL, agent=agent) for agent in agents)
+        self.closed = False
+        self.context_full = self.truncated = context_full
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def run(workflow, judge=None, model=None, seconds=5.0, trained_agents=None):
+    model = model or ScriptedModel()
+    episode = run_episode(
+        TASK,
+        3,
+        workflow=workflow,
+        judge=judge,
+        model=model,
+        seconds=seconds,
+        trained_agents=trained_agents,
+    )
+    assert model.closed
+    assert (episode.task, episode.index, episode.calls) == (TASK, 3, model.calls)
+    return episode
+
+
+def rewarded(reward, agents=("solver", "checker"), trained_agents=None):
+    """An episode of several agents whose workflow returns this."""
+
+    async def solve(task, model):
+        return reward
+
+    return run(solve, model=ScriptedModel(agents=agents), trained_agents=trained_agents)
+
+
+def test_a_bare_reward():
+    async def solve(task, model):
+        return 1
+
+    episode = run(solve)
+    assert (episode.status, episode.reward, episode.success) == ("ok", 1.0, True)
+
+
+def test_the_judge_sees_the_response_and_the_episode():
+    async def solve(task, model):
+        return WorkflowOutput(response="42", metrics={"turns": 2.0})
+
+    async def judge(task, response, episode):
+        return JudgeOutput(
+            reward=0.5, success=response == "42", metrics={"calls": float(len(episode.calls))}
+        )
+
+    episode = run(solve, judge)
+    assert (episode.reward, episode.success) == (0.5, True)
+    assert episode.metrics == {"turns": 2.0, "calls": 1.0}
+
+
+def test_auxiliary_models_go_to_those_who_declare_them():
+    auxiliary = {name: RemoteModel("m", "http://127.0.0.1:1/v1", "k") for name in "ab"}
+
+    async def solve(task, model, auxiliary_models):
+        assert not auxiliary_models["a"].openai.is_closed()
+        return float(len(auxiliary_models))
+
+    model = ScriptedModel()
+    episode = run_episode(
+        TASK,
+        0,
+        workflow=solve,
+        judge=None,
+        model=model,
+        seconds=5.0,
+        auxiliary_models=auxiliary,
+    )
+    assert episode.reward == 2.0
+    # Its connections end with the episode; the other's client was never made.
+    assert auxiliary["a"].openai.is_closed()
+    assert "openai" not in vars(auxiliary["b"])
+
+
+async def raises(task, model):
+    raise KeyError("missing")
+
+
+async def returns_text(task, model):
+    return "fine"
+
+
+async def returns_nothing(task, model):
+    return None
+
+
+async def returns_nan(task, model):
+    return math.nan
+
+
+async def measures_nonsense(task, model):
+    return WorkflowOutput(reward=1.0, metrics={"speed": math.inf})
+
+
+async def measures_what_is_ours(task, model):
+    return WorkflowOutput(reward=1.0, metrics={"success": 0.0})
+
+
+async def writes_to_the_terminal(task, model):
+    raise ValueError("'\x1b[2J'")
+
+
+async def forgets_the_reward(task, model):
+    return WorkflowOutput(response="x")
+
+
+async def raises_a_timeout_of_its_own(task, model):
+    raise TimeoutError("the search service did not answer")
+
+
+async def exits(task, model):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "cause"),
+    [
+        (raises, "KeyError: 'missing'"),
+        (returns_text, "TypeError: the workflow returned str, not a WorkflowOutput or a number"),
+        (returns_nothing, "TypeError: the workflow returned NoneType"),
+        (returns_nan, "ValueError: the reward is nan"),
+        (measures_nonsense, "ValueError: the metric speed is inf, not a finite number"),
+        (measures_what_is_ours, "ValueError: a metric is called success, as one of every run's is"),
+        (writes_to_the_terminal, "ValueError: '\\x1b[2J'"),
+        (forgets_the_reward, "ValueError: the workflow returned no reward and the experiment has"),
+        (raises_a_timeout_of_its_own, "TimeoutError: the search service did not answer"),
+        (exits, "SystemExit: 3"),
+    ],
+)
+def test_a_failure_has_a_cause_and_no_reward(workflow, cause):
+    episode = run(workflow)
+    assert (episode.status, episode.reward, episode.success) == ("error", None, None)
+    assert episode.error.startswith(cause)
+
+
+def test_numbers_of_other_libraries():
+    async def solve(task, model):
+        return np.float32(0.5)
+
+    async def judge(task, response):
+        return torch.tensor(1.0)
+
+    assert [run(solve).reward, run(solve, judge).reward] == [0.5, 1.0]
+    assert [type(run(solve).reward), type(run(solve, judge).reward)] == [float, float]
+
+
+def test_a_judge_that_raises():
+    async def solve(task, model):
+        return 1.0
+
+    async def judge(task, response):
+        raise RuntimeError("no verdict")
+
+    episode = run(solve, judge)
+    assert (episode.status, episode.error, episode.reward) == (
+        "error",
+        "RuntimeError: no verdict",
+        None,
+    )
+
+
+def test_an_episode_that_takes_too_long():
+    async def solve(task, model):
+        await asyncio.sleep(60)
+
+    started = time.monotonic()
+    episode = run(solve, seconds=0.1)
+    assert time.monotonic() - started < 5
+    assert (episode.status, episode.error) == ("timeout", "the episode ran longer than 0.1 s")
+
+
+def test_what_comes_too_late_is_not_scored():
+    async def blocks(task, model):
+        time.sleep(0.2)
+        return 1.0
+
+    async def answers_its_cancellation(task, model):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return 1.0
+
+    for workflow in (blocks, answers_its_cancellation):
+        episode = run(workflow, seconds=0.1)
+        assert (episode.status, episode.reward) == ("timeout", None)
+
+
+def test_a_judge_sees_the_task_as_it_was():
+    async def solve(task, model):
+        task["question"] = "2 + 2?"
+        return 1.0
+
+    async def judge(task, response):
+        return float(task == TASK)
+
+    assert run(solve, judge).reward == 1.0
+
+
+def test_a_task_that_cannot_be_copied_is_a_failure():
+    async def solve(task, model):
+        return 1.0
+
+    task = {"id": "t", "lock": threading.Lock()}
+    episode = run_episode(task, 0, workflow=solve, judge=None, model=ScriptedModel(), seconds=5.0)
+    assert episode.error == "TypeError: cannot pickle '_thread.lock' object"
+
+
+def test_a_full_context_ends_an_episode_without_spoiling_it():
+    async def solve(task, model):
+        raise RuntimeError("400: context_length_exceeded")
+
+    async def judge(task, response):
+        return 0.0 if response is None else 1.0
+
+    episode = run(solve, judge, ScriptedModel(context_full=True))
+    assert (episode.status, episode.reward) == ("truncated", 0.0)
+    assert episode.error == "RuntimeError: 400: context_length_exceeded"
+    alone = run(solve, None, ScriptedModel(context_full=True))
+    assert (alone.status, alone.reward) == ("truncated", None)
+    assert alone.error == "RuntimeError: 400: context_length_exceeded"
+
+
+def test_rewards_of_several_agents():
+    given = {"solver": 1, "checker": np.float32(0.5)}
+    expected = {"solver": 1.0, "checker": 0.5}
+
+    async def judge(task, response):
+        return JudgeOutput(reward=expected)
+
+    async def leaves_it_to_the_judge(task, model):
+        return WorkflowOutput(response="x")
+
+    door = ScriptedModel(agents=("solver", "checker", "solver"))
+    for episode in (
+        rewarded(given),
+        rewarded(WorkflowOutput(reward=expected)),
+        run(leaves_it_to_the_judge, judge, door),
+    ):
+        assert (episode.status, episode.error, episode.reward) == ("ok", None, expected)
+        assert episode.agents == ("solver", "checker")
+        assert (episode.success, episode.mean_reward) == (False, 0.75)
+        assert [type(reward) for reward in episode.reward.values()] == [float, float]
+    assert rewarded({"solver": 1.0, "checker": 1.5}).success
+    assert rewarded(WorkflowOutput(reward=expected, success=True)).success
+    assert rewarded(0.5).reward_of("checker") == 0.5
+
+
+def test_every_trained_agent_needs_a_reward():
+    cause = (
+        "ValueError: the agent checker made calls and has no reward (only solver): "
+        "give it one, or leave it out of trained_agents"
+    )
+    alone = {"solver": 1.0}
+    for trained_agents in (None, ("checker",), ("solver", "checker")):
+        episode = rewarded(alone, trained_agents=trained_agents)
+        assert (episode.status, episode.error, episode.reward) == ("error", cause, None)
+    assert rewarded(alone, trained_agents=("solver",)).reward == alone
+    # Who made no call needs none, and may have one.
+    assert rewarded(alone, agents=("solver",)).reward == alone
+    assert rewarded({"solver": 1.0, "checker": 0.0}, agents=("solver",)).success is False
+
+
+@pytest.mark.parametrize(
+    ("reward", "cause"),
+    [
+        ({"solver": 1.0, "checker": math.nan}, "ValueError: the reward of checker is nan, not a"),
+        ({"solver": 1.0, "checker": None}, "TypeError: the reward of checker is None, not a numb"),
+        ({}, "ValueError: the reward is an empty mapping: give a number, or one for each agent"),
+    ],
+)
+def test_rewards_that_cannot_be_used(reward, cause):
+    episode = rewarded(reward)
+    assert (episode.status, episode.reward, episode.success) == ("error", None, None)
+    assert episode.error.startswith(cause)
+
+
+def not_async(task, model):
+    return 1.0
+
+
+async def misnamed(row, model):
+    return 1.0
+
+
+async def asks_for_more(task, model, tools):
+    return 1.0
+
+
+async def too_few(task):
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("workflow", "sentence"),
+    [
+        (not_async, "the workflow not_async is not async: define it with `async def`"),
+        (misnamed, r"misnamed takes \(row, model\): its parameters must be task, model, then any"),
+        (asks_for_more, r"asks_for_more takes \(task, model, tools\)"),
+        (too_few, r"too_few takes \(task\): it needs task, model"),
+    ],
+)
+def test_signatures_are_checked(workflow, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_signatures(workflow, None)
+
+
+def test_a_judge_has_parameters_of_its_own():
+    async def solve(task, model):
+        return 1.0
+
+    async def judge(task, model):
+        return 1.0
+
+    with pytest.raises(ValueError, match="the judge .*judge takes"):
+        check_signatures(solve, judge)

@@ -1,0 +1,149 @@
+import asyncio
+import os
+import threading
+import time
+
+import psutil
+import pytest
+
+from agentrl.agents.tools import NOTHING_PRINTED, PythonTool
+from agentrl.sandbox.process import Sandbox
+
+
+@pytest.fixture(scope="module")
+def python():
+    return PythonTool(seconds=1.0, memory_mib=256, max_characters=70, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print(1 + 2)", "3"),
+        ("print('é', 1); print('🙂')", "é 1\n🙂"),
+        ("import sys; print('warned', file=sys.stderr)", "warned"),
+        ("1 + 2", NOTHING_PRINTED),
+        ("", NOTHING_PRINTED),
+        ("raise SystemExit", NOTHING_PRINTED),
+        ("print(1)\n1 / 0", "1\nError on line 2: ZeroDivisionError: division by zero"),
+        ("def f():\n  g()\nf()", "Error on line 2: NameError: name 'g' is not defined"),
+        ("print(1", "Error on line 1: SyntaxError: '(' was never closed"),
+        ("assert False", "Error on line 1: AssertionError"),
+        ("input()", "Error on line 1: EOFError: EOF when reading a line"),
+        ("x = [0] * 10**9", "Error on line 1: MemoryError"),
+        ("import os; os.kill(os.getpid(), 9)", "The code was ended by signal 9."),
+        ("import os; os._exit(1)", NOTHING_PRINTED),
+        ("print('x' * 90)", f"{'x' * 70}\n[cut after 70 characters]"),
+        ("while True: print('x' * 1000)", f"{'x' * 70}\n[cut after 70 characters]"),
+        ("import os; print(1); os._exit(0)", "1"),
+        ("print(1)\nwhile True: pass", "1\nThe code ran longer than 1 s."),
+        (
+            "import os, time; os.close(1); os.close(2); time.sleep(9)",
+            "The code ran longer than 1 s.",
+        ),
+    ],
+)
+def test_what_the_model_reads(python, code, message):
+    assert python.run(code) == message
+
+
+@pytest.mark.parametrize("arguments", ["", "{", "[]", "3", '{"source": "print(1)"}'])
+def test_arguments_that_are_not_code(python, arguments):
+    assert asyncio.run(python(arguments)).startswith("The arguments must be JSON")
+
+
+def test_pieces_of_code_do_not_share_anything(python):
+    python.run("import builtins; builtins.secret = 1; secret = 2")
+    for _ in range(4):
+        assert (
+            python.run("print('secret' in dir(__builtins__) or 'secret' in globals())") == "False"
+        )
+
+
+def test_each_piece_has_a_scratch_folder_of_its_own(python):
+    assert python.run("open('note', 'w').write('x'); import os; print(os.listdir())") == "['note']"
+    assert python.run("import os; print(os.listdir())") == "[]"
+
+
+def test_children_are_not_waited_for(python):
+    started = time.monotonic()
+    code = "import subprocess; subprocess.Popen(['sleep', '77']); print('on')"
+    assert python.run(code) == "on"
+    assert time.monotonic() - started < 1
+
+
+def test_the_common_libraries_work():
+    python = PythonTool(seconds=10.0, workers=1)
+    code = (
+        "import asyncio, decimal, multiprocessing, random, sqlite3, subprocess, sys, tempfile\n"
+        "from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor\n"
+        "with tempfile.NamedTemporaryFile('w') as file: file.write('x')\n"
+        "with ThreadPoolExecutor(2) as pool: print(list(pool.map(abs, [-1, 2])))\n"
+        "with ProcessPoolExecutor(2) as pool: print(list(pool.map(abs, [-3, 4])))\n"
+        "asyncio.run(asyncio.sleep(0)); multiprocessing.Queue().put(1)\n"
+        "print(subprocess.check_output([sys.executable, '-c', 'print(5)']))"
+    )
+    assert python.run(code).splitlines() == ["[1, 2]", "[3, 4]", r"b'5\n'"]
+
+
+def test_many_threads_share_few_workers(python):
+    results = {}
+
+    def call(i):
+        results[i] = asyncio.run(python(f'{{"code": "print({i} * 2)"}}'))
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {i: str(2 * i) for i in range(40)}
+
+
+def test_waiting_is_not_running():
+    """Five pieces of 0.4 s, one after the other, each with 1.5 s of its own."""
+    python = PythonTool(seconds=1.5, workers=1)
+
+    async def crowd():
+        calls = [python('{"code": "import time; time.sleep(0.4); print(1)"}') for _ in range(5)]
+        return await asyncio.gather(*calls)
+
+    started = time.monotonic()
+    assert asyncio.run(crowd()) == ["1"] * 5
+    assert time.monotonic() - started >= 2
+
+
+def test_a_call_cancelled_while_it_waits_never_runs(monkeypatch):
+    python, ran = PythonTool(workers=1), []
+    run = Sandbox.run
+    monkeypatch.setattr(Sandbox, "run", lambda self, code: (ran.append(code), run(self, code))[1])
+
+    async def cancel():
+        first = asyncio.create_task(python('{"code": "import time; time.sleep(0.3)"}'))
+        second = asyncio.create_task(python('{"code": "print(2)"}'))
+        await asyncio.sleep(0.1)
+        second.cancel()
+        started = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        return time.monotonic() - started, await first
+
+    seconds, first = asyncio.run(cancel())
+    assert seconds < 0.1
+    assert first == NOTHING_PRINTED
+    assert python.run("print(3)") == "3"
+    assert ran == ["import time; time.sleep(0.3)", "print(3)"]
+
+
+def test_workers_start_when_they_are_needed(python):
+    python.run("")
+    before = len(psutil.Process().children())
+    later = PythonTool(workers=3)
+    assert len(psutil.Process().children()) == before
+    later.run("")
+    assert len(psutil.Process().children()) == before + 1
+
+
+def test_training_comes_first(python):
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
+    code = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
+    assert python.run(code) == str(min(priority + 10, 19))

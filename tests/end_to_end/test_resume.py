@@ -1,0 +1,279 @@
+"""Runs that were killed and go on, compared with one that was left alone."""
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agentrl.learning import checkpoint
+from agentrl.records import load
+from agentrl.records.recorder import Recorder
+from agentrl.runs.run import Run
+from agentrl.types import Call, Episode, Group
+from tests.support.running import (
+    EXPERIMENT,
+    TWO_RANKS,
+    Running,
+    are_equal,
+    metrics,
+    steps_saved,
+    weights,
+)
+
+KILLS = 20
+STEPS = 24
+REPEATABLE = ("--exp", EXPERIMENT, "--steps", str(STEPS), "--save-every", "1", "--deterministic")
+
+
+def make_checkpoints(folder: Path, *steps: int) -> None:
+    for step in steps:
+        (folder / "checkpoints" / f"step-{step:05d}").mkdir(parents=True)
+
+
+def test_the_newest_checkpoint_is_of_the_highest_step(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    assert checkpoint.newest(checkpoints) is None
+    make_checkpoints(tmp_path, 9, 100, 20)
+    (checkpoints / ".step-00200").mkdir()
+    assert checkpoint.step_of(checkpoint.newest(checkpoints)) == 100
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "best", "kept"),
+    [(1, None, [5]), (2, 5, [4, 5]), (2, 2, [2, 4, 5]), (9, 1, [1, 2, 3, 4, 5])],
+)
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, keep_last, best, kept):
+    make_checkpoints(tmp_path, 1, 2, 3, 4, 5)
+    checkpoint.prune(tmp_path / "checkpoints", keep_last, best)
+    assert steps_saved(tmp_path) == kept
+
+
+def a_run(folder: Path) -> Run:
+    run = Run.create(folder, "mine", json.dumps({"steps": 3, "optim": {"lr": 0.1}}))
+    for step in range(4):
+        run.log({"step": step, "eval/success": [0.5, 0.7, 0.7, 0.6][step]})
+        record(run, step)
+    return run
+
+
+def record(run: Run, step: int) -> None:
+    call = Call(prompt_ids=[1], completion_ids=[2, step], logprobs=[0.0, -1.0])
+    episode = Episode(task={"id": "t"}, index=0, calls=(call,))
+    recorder = Recorder(run.rollouts)
+    recorder.add(step, [Group({"id": "t"}, (episode,))])
+    recorder.close()
+
+
+def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
+    made = a_run(tmp_path)
+    with (made.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "eval/su')
+    config = json.dumps({"steps": 5, "optim": {"lr": 0.1, "warmup": 2}})
+    run = Run.reopen(made.folder, "mine")
+    assert run.go_on(2, config) == {"steps": (3, 5), "optim.warmup": (None, 2)}
+    assert [row["step"] for row in run.rows] == [0, 1, 2]
+    assert metrics(run.folder) == run.rows
+    said = [e.calls[0].completion_ids.tolist() for s in load(run.folder) for e in s.episodes]
+    assert said == [[2, 0], [2, 1], [2, 2]]
+    assert run.best_step == 2
+    described = json.loads((run.folder / "config.json").read_text())
+    assert described["config"]["steps"] == 3
+    (resumed,) = described["resumed"]
+    assert (resumed["after_step"], resumed["config"]["steps"]) == (2, 5)
+    # Without a checkpoint, from the start.
+    assert run.go_on(None, config)["steps"] == (3, 5)
+    assert run.rows == metrics(run.folder) == list(load(run.folder)) == []
+
+
+def test_what_was_logged_of_a_step_is_replaced(tmp_path):
+    run = a_run(tmp_path)
+    run.log({"step": 3, "eval/success": 0.9})
+    run.log({"step": 4})
+    assert [row["step"] for row in run.rows] == [0, 1, 2, 3, 4]
+    assert metrics(run.folder) == run.rows
+    assert run.best_step == 3
+
+
+def test_a_second_rank_writes_nothing(tmp_path):
+    made = a_run(tmp_path)
+    before = {p: p.read_bytes() for p in made.folder.rglob("*") if p.is_file()}
+    run = Run.reopen(made.folder, "mine", writes=False)
+    run.go_on(1, json.dumps({"steps": 9}))
+    run.log({"step": 2})
+    run.draw_curve()
+    assert [row["step"] for row in run.rows] == [0, 1, 2]
+    assert {p: p.read_bytes() for p in made.folder.rglob("*") if p.is_file()} == before
+
+
+def test_what_is_no_run_or_another_experiments_is_refused(tmp_path):
+    made = a_run(tmp_path)
+    with pytest.raises(ValueError, match="is a run of mine, not of yours: use --exp mine"):
+        Run.reopen(made.folder, "yours")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match="is not the folder of a run"):
+            Run.reopen(folder, "mine")
+    (made.folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not the folder of a run"):
+        Run.reopen(made.folder, "mine")
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory, tiny_folder) -> Path:
+    """A whole run, not killed."""
+    folder = tmp_path_factory.mktemp("left_alone")
+    run = start(folder, tiny_folder)
+    assert run.end() == 0, run.said
+    return the_run(folder)
+
+
+def start(folder: Path, model: Path, *flags: str) -> Running:
+    run = ("--runs", str(folder / "runs"), "--model.path", str(model))
+    return Running(folder / "log", *REPEATABLE, *run, *flags)
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = folder.glob("runs/*/*")
+    return run
+
+
+def records(run: Path) -> dict[int, list[tuple]]:
+    """Of each step's calls: ids, the sampler's log-probabilities, the trainer's."""
+    return {
+        step.step: [
+            (c.completion_ids.tolist(), c.sampler_logprobs.tolist(), c.trainer_logprobs.tolist())
+            for episode in step.episodes
+            for c in episode.calls
+            if c.in_loss
+        ]
+        for step in load(run)
+    }
+
+
+def largest_gap(calls: list[tuple]) -> float:
+    return max(
+        abs(np.float32(mine) - np.float32(theirs)).max() for _, mine, theirs in calls if mine
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_as_if_left_alone(tmp_path, tiny_folder, left_alone):
+    """Killed 20 times: while it loads, samples, trains, saves. Whenever it ends, it starts anew."""
+    rng, kills, ends = random.Random(0), 0, 0
+    startup, a_step = 8.0, 0.5
+    while kills < KILLS or ends == 0:
+        folder = tmp_path / str(ends)
+        folder.mkdir(exist_ok=True)
+        # Not before it has a folder: there would be nothing to go on with.
+        resume = ("--resume", str(the_run(folder))) if list(folder.glob("runs/*/*")) else ()
+        run = start(folder, tiny_folder, *resume).wait_for("run: ")
+        moment = time.monotonic() + rng.uniform(0, startup + 8 * a_step)
+        while kills < KILLS and time.monotonic() < moment and run.process.poll() is None:
+            time.sleep(0.01)
+        if kills < KILLS and run.process.poll() is None:
+            run.kill()
+            kills += 1
+            continue
+        assert run.end() == 0, run.said
+        assert metrics(the_run(folder)) == metrics(left_alone)
+        assert are_equal(weights(the_run(folder)), weights(left_alone))
+        assert records(the_run(folder)) == records(left_alone)
+        ends += 1
+
+
+@pytest.mark.slow
+def test_another_random_state_would_be_noticed(tmp_path, tiny_folder, left_alone):
+    """Of each generator by itself; and where nothing is changed, nothing changes."""
+    (tmp_path / "mine").mkdir()
+    perturbations = {
+        "python": lambda state: random.Random(1).getstate(),
+        "torch": lambda state: torch.Generator().manual_seed(1).get_state(),
+        None: None,
+    }
+    for name, perturb in perturbations.items():
+        folder = tmp_path / str(name)
+        shutil.copytree(left_alone.parent, folder / "runs" / left_alone.parent.name)
+        run = the_run(folder)
+        for step in range(STEPS - 1, STEPS + 1):
+            shutil.rmtree(run / "checkpoints" / f"step-{step:05d}")
+        file = run / "checkpoints" / f"step-{STEPS - 2:05d}" / "resume" / "rank-0.pt"
+        if name:
+            state = torch.load(file, weights_only=False)
+            torch.save({**state, name: perturb(state[name])}, file)
+        resumed = start(folder, tiny_folder, "--resume", str(run))
+        assert resumed.end() == 0, resumed.said
+        is_same = name is None
+        assert are_equal(weights(run), weights(left_alone)) == is_same
+        assert (metrics(run) == metrics(left_alone)) == is_same
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_from_one_and_keep_few_checkpoints(tmp_path, tiny_folder):
+    flags = (
+        "--exp",
+        EXPERIMENT,
+        "--model.path",
+        str(tiny_folder),
+        "--runs",
+        str(tmp_path / "runs"),
+    )
+    first = Running(tmp_path / "log", *flags, "--steps", "3", "--save-every", "1")
+    assert first.end() == 0, first.said
+    run = the_run(tmp_path)
+    assert steps_saved(run) == [1, 2, 3]
+    more = ("--steps", "6", "--save-every", "1", "--keep-last", "2", "--resume", str(run))
+    second = Running(tmp_path / "log", *flags, *more, launch=TWO_RANKS)
+    assert second.end() == 0, second.said
+    assert "after step 3" in second.said
+    assert "warning: steps was 3 and is 6 from here on" in second.said
+    assert "warning: the checkpoint is of 1 ranks and this run has 2" in second.said
+    assert [row["step"] for row in metrics(run)] == list(range(7))
+    assert all(row["gap/max_abs_logprob"] < 1e-4 for row in metrics(run)[1:])
+    # What each rank measured has found its tokens.
+    gaps = {row["step"]: row["gap/max_abs_logprob"] for row in metrics(run)[1:]}
+    assert {step: largest_gap(calls) for step, calls in records(run).items() if calls} == gaps
+    best = max(
+        (r for r in metrics(run) if "eval/success" in r),
+        key=lambda r: (r["eval/success"], r["step"]),
+    )["step"]
+    assert steps_saved(run) == sorted({5, 6} | ({best} & {1, 2, 3, 4}))
+    assert len(list((run / "checkpoints" / "step-00006" / "resume").glob("*.distcp"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [
+        ("nowhere", "--resume nowhere is not the folder of a run: name one of runs/<experiment>/"),
+        (".", "--resume . is not the folder of a run"),
+    ],
+)
+def test_what_is_no_run_is_a_sentence(tmp_path, tiny_folder, folder, sentence):
+    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--resume", folder)
+    run = Running(tmp_path / "log", *flags, "--runs", tmp_path)
+    assert run.end() == 1
+    assert f"error: {sentence}" in run.said
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.slow
+def test_another_experiments_run_is_a_sentence(tmp_path, tiny_folder):
+    made = a_run(tmp_path)
+    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--resume", made.folder)
+    run = Running(tmp_path / "log", *flags, "--runs", tmp_path)
+    assert run.end() == 1
+    sentence = f"--resume {made.folder} is a run of mine, not of drawn_rewards: use --exp mine"
+    assert f"error: {sentence}" in run.said
+    assert "Traceback" not in run.said
+
+
+@pytest.mark.slow
+def test_more_ranks_than_tasks_is_a_sentence(tmp_path, tiny_folder):
+    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--tasks-per-step", "1")
+    run = Running(tmp_path / "log", *flags, "--runs", tmp_path, launch=("--quiet", *TWO_RANKS))
+    assert run.end() == 1
+    assert "error: 2 ranks share tasks_per_step 1: launch fewer processes" in run.said

@@ -1,0 +1,225 @@
+"""Whole runs, as a person starts them: a process, a run's folder, real vLLM."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+
+from agentrl.records import load, open_run
+from agentrl.runs.progress import Display
+from agentrl.types import Call, Episode, Group
+from train import check_trained_agents
+
+ROOT = Path(__file__).parents[2]
+SHORT = (
+    *("--steps", "2", "--tasks-per-step", "4", "--group-size", "4"),
+    *("--eval.num-tasks", "8", "--eval.every", "2"),
+)
+EVERY_STEP = {
+    *("reward/mean", "habit/no_print", "habit/impatient", "loss", "grad_norm"),
+    *("episodes/ok", "episodes/truncated", "episodes/error", "episodes/timeout"),
+    *("tokens/logical", "tokens/unique", "tokens/computed"),
+    *("gap/mean_abs_prob", "gap/max_abs_logprob", "gap/probe"),
+    *("time/rollout_seconds", "time/train_seconds", "time/sync_seconds", "time/step_seconds"),
+}
+
+
+RANDOM_REWARDS = """
+    import dataclasses, random
+    from experiments import gsm8k, gsm8k_offline
+
+    async def judge(task, response, episode):
+        verdict = await gsm8k.judge(task, response, episode)
+        return dataclasses.replace(verdict, reward=random.random())
+
+    config = dataclasses.replace(gsm8k_offline.config, judge=judge)
+"""
+"""So that a model which solves nothing yet has something to learn from."""
+
+
+def called_by(*agents: str) -> Group:
+    calls = tuple(
+        Call(prompt_ids=[1], completion_ids=[2], logprobs=[0.0], agent=agent) for agent in agents
+    )
+    return Group({"id": "t"}, (Episode(task={"id": "t"}, index=0, calls=calls, reward=1.0),))
+
+
+def test_agents_that_make_no_call_are_said(capsys):
+    groups = [called_by("solver"), called_by("checker", "solver")]
+    for fine in (None, ("solver",), ("checker", "solver")):
+        check_trained_agents(groups, fine, Display())
+    # Nobody called: another failure, with a cause of its own.
+    check_trained_agents([called_by()], ("solver",), Display())
+    assert capsys.readouterr().out == ""
+
+    check_trained_agents(groups, ("solver", "cheker"), Display())
+    assert capsys.readouterr().out == (
+        "warning: trained_agents names cheker, but the first batch has no such call: "
+        "its agents are checker, solver\n"
+    )
+    with pytest.raises(
+        SystemExit, match="error: trained_agents names cheker, slover, but .*Choose"
+    ):
+        check_trained_agents(groups, ("slover", "cheker"), Display())
+
+
+def run(*command: str, expect: int = 0) -> str:
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900
+    )
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def read_metrics(runs: Path) -> tuple[Path, list[dict]]:
+    (folder,) = runs.glob("*/*")
+    return folder, [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+def check_records(folder: Path, rows: list[dict]) -> None:
+    """What is on the disk of every token comes to what was logged of all."""
+    start, *steps = load(folder)
+    assert (start.step, [step.step for step in steps]) == (0, [1, 2])
+    assert (len(list(start.episodes)), len(list(start.held_out))) == (0, 8)
+    for step, row in zip(steps, rows[1:], strict=True):
+        episodes = list(step.episodes)
+        assert len(episodes) == 16
+        scored = [episode for episode in episodes if episode.row.reward is not None]
+        assert np.mean([e.row.reward for e in scored]) == pytest.approx(row["reward/mean"])
+        calls = [call for episode in scored for call in episode.calls]
+        assert sum(len(c.path) for c in calls) == row["tokens/logical"]
+        sampler, trainer, entropies, weights = (
+            np.concatenate([getattr(call, name) for call in calls])
+            for name in ("sampler_logprobs", "trainer_logprobs", "entropies", "weights")
+        )
+        assert len(trainer) == row["tokens/trained"]
+        assert np.abs(trainer - sampler).max() == row["gap/max_abs_logprob"]
+        assert entropies.mean() == pytest.approx(row["entropy"], rel=1e-5)
+        assert weights == pytest.approx(np.exp(trainer - sampler), rel=1e-6)
+        advantages = np.repeat([c.advantage for c in calls], [len(c.entropies) for c in calls])
+        assert -(weights * advantages).mean() == pytest.approx(row["loss"], abs=1e-6)
+    run = open_run(folder)
+    assert run.metrics() == rows
+    held_out = run.episodes(step=2, held_out=True)
+    assert np.mean([row.success for row in held_out]) == rows[2]["eval/success"]
+    said = run.decode(episodes[0].calls[0].completion_ids)
+    whole = max((text for text in said if "\N{REPLACEMENT CHARACTER}" not in text), key=len)
+    assert run.episodes(step=2, text=whole, limit=1) != []
+
+
+@pytest.mark.slow
+def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
+    experiment = tmp_path / "random_rewards.py"
+    experiment.write_text(textwrap.dedent(RANDOM_REWARDS))
+    said = run(
+        *("train.py", "--exp", str(experiment), "--model.path", str(tiny_folder)),
+        *("--runs", str(tmp_path / "runs"), "--sampling.max-tokens", "24", *SHORT),
+    )
+    folder, rows = read_metrics(tmp_path / "runs")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [("eval/success" in row) for row in rows] == [True, False, True]
+    for row in rows[1:]:
+        assert set(row) >= EVERY_STEP
+        assert sum(row[f"episodes/{s}"] for s in ("ok", "truncated", "error", "timeout")) == 16
+        assert 0 < row["gap/max_abs_logprob"] < 1e-4
+        assert 0 < row["gap/probe"] < 1e-4
+        assert not row["degenerate"]
+        assert row["grad_norm"] > 0.01
+        assert row["tokens/unique"] < row["tokens/logical"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["workflow"] == "experiments.gsm8k.openai_sdk:solve"
+    assert config["libraries"]["torch"].startswith("2.")
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    check_records(folder, rows)
+
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    before, after = (AutoModelForCausalLM.from_pretrained(p) for p in (tiny_folder, checkpoint))
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        # Two steps of AdamW move a weight by about the learning rate each.
+        assert 1e-4 < (new - old).abs().max() < 1e-2
+    assert f"--checkpoint {checkpoint}" in said
+    assert "step 2/2" in said
+
+    # What the summary says next is a command that works.
+    said = run(
+        "rollout.py", "--exp", "gsm8k_offline", "--num-tasks", "2", "--checkpoint", str(checkpoint)
+    )
+    assert said.count("reward ") == 2
+    said = run(
+        *("rollout.py", "--exp", "gsm8k_offline", "--evaluate", "--eval.num-tasks", "8"),
+        *("--checkpoint", str(checkpoint)),
+    )
+    assert "eval/success" in said
+
+
+@pytest.mark.slow
+def test_the_agent_of_the_readme(tmp_path, tiny_folder):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my_agent.py").write_text(example)
+    run(
+        *("train.py", "--exp", str(tmp_path / "my_agent.py"), "--model.path", str(tiny_folder)),
+        *(
+            "--model.max-model-len",
+            "256",
+            "--sampling.max-tokens",
+            "24",
+            "--runs",
+            str(tmp_path / "runs"),
+        ),
+        *SHORT,
+    )
+    _, rows = read_metrics(tmp_path / "runs")
+    assert sum(row["episodes/ok"] + row["episodes/truncated"] for row in rows[1:]) == 32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GSM8K" not in os.environ, reason="GSM8K names no folder with the real rows")
+def test_two_steps_on_the_real_rows(tmp_path, tiny_folder):
+    run(
+        *("-m", "accelerate.commands.launch", "--num_processes", "1", "train.py", "--exp", "gsm8k"),
+        *("--data.path", os.environ["GSM8K"], "--model.path", str(tiny_folder)),
+        *(
+            "--model.max-model-len",
+            "1024",
+            "--sampling.max-tokens",
+            "64",
+            "--runs",
+            str(tmp_path),
+            *SHORT,
+        ),
+    )
+    _, rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all(0 < row["gap/max_abs_logprob"] < 1e-4 for row in rows[1:])
+    assert sum(row["episodes/ok"] + row["episodes/truncated"] for row in rows[1:]) == 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--exp gsm8k --data.path nowhere", "error: there is no nowhere/train.jsonl: --data.path"),
+        (
+            "--exp gsm8k_offline --model.path ./nowhere",
+            "error: ./nowhere is neither a transformers",
+        ),
+        ("--exp gsm8k_offline --workflow nowhere:f", "cannot import nowhere"),
+        ("--exp gsm8k_offline --tasks-per-step 5000", "there are only 4000 train tasks"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence(flags, sentence):
+    result = subprocess.run(
+        [sys.executable, "train.py", *flags.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    said = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert sentence in " ".join(said.replace("│", " ").split())
+    assert "Traceback" not in said

@@ -1,0 +1,180 @@
+"""Merging contexts must never change the gradient; here it is compared with one row per call."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from agentrl.learning.loss import policy_loss
+from agentrl.learning.packing import pack
+from agentrl.learning.policy import Policy
+from agentrl.types import Call, Sample
+from kernels.tree_attention.segments import _batches
+
+SIZES = dict(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    tie_word_embeddings=True,
+)
+TEMPERATURE = 0.7
+
+
+class CountAttention(TorchDispatchMode):
+    times = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.times += operator.name() == "aten::_scaled_dot_product_flash_attention_for_cpu"
+        return operator(*args, **(kwargs or {}))
+
+
+def language_model(family: str):
+    torch.manual_seed(0)
+    if family == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**SIZES)).double()
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)).double()
+
+
+def conversations() -> list[Sample]:
+    """Two tasks of four episodes of three turns; some fork, one repeats another token by token."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for _task in range(2):
+        prompt = rng.integers(0, 97, 9).tolist()
+        for episode in range(4):
+            context, advantage = prompt, float(rng.normal())
+            for _turn in range(3):
+                completion = rng.integers(0, 97, 4).tolist()
+                samples.append(_sample(context, completion, advantage, rng))
+                context = context + completion + rng.integers(0, 97, 3).tolist()
+            # An edited history forks off in the middle of an earlier call.
+            samples.append(_sample(context[:14], rng.integers(0, 97, 5).tolist(), advantage, rng))
+            if episode == 3:
+                twin = samples[-4].call
+                samples.append(_sample(twin.prompt_ids, twin.completion_ids, -advantage, rng))
+    return samples
+
+
+def _sample(prompt, completion, advantage, rng) -> Sample:
+    logprobs = rng.normal(-4.5, 0.2, len(completion)).astype(np.float32).tolist()
+    return Sample(Call(prompt_ids=prompt, completion_ids=completion, logprobs=logprobs), advantage)
+
+
+def loss_sum(logprobs, sampler_logprobs, advantages):
+    # A proximal policy unlike the current one, so that some terms are clipped and some are not:
+    # then no single weight per tree token could stand for its terms.
+    proximal = logprobs.detach() + 0.3 * torch.sin(1e3 * sampler_logprobs)
+    return policy_loss(
+        logprobs,
+        sampler_logprobs,
+        advantages,
+        clip_low=0.2,
+        clip_high=0.2,
+        importance_sampling_cap=2.0,
+        proximal_logprobs=proximal,
+    ).loss.sum()
+
+
+def gradients(module) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in module.parameters()]
+
+
+def per_call_gradients(lm, samples) -> list[torch.Tensor]:
+    """transformers' own attention, one row per call."""
+    lm = copy.deepcopy(lm)
+    lm.set_attn_implementation("eager")
+    for sample in samples:
+        ids = torch.tensor([sample.call.ids])
+        logprobs = (lm(input_ids=ids, use_cache=False).logits / TEMPERATURE).log_softmax(-1)
+        start = len(sample.call.prompt_ids)
+        drawn = logprobs[0, start - 1 : -1].gather(-1, ids[0, start:, None])[:, 0]
+        advantages = torch.full_like(drawn, np.float32(sample.advantage))
+        loss_sum(drawn, torch.tensor(sample.call.logprobs), advantages).backward()
+    return gradients(lm)
+
+
+def merged_gradients(lm, samples, budget, **options) -> list[torch.Tensor]:
+    policy = Policy(copy.deepcopy(lm), **options)
+    for micro in pack(samples, budget):
+        logprobs = policy(micro, TEMPERATURE)[0][micro.term]
+        loss_sum(logprobs, micro.sampler_logprobs, micro.advantages.to(logprobs.dtype)).backward()
+    return gradients(policy)
+
+
+def largest_difference(mine, theirs) -> float:
+    """Relative to the largest entry of each weight's gradient."""
+    return max(
+        ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(mine, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 2e-6), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("recompute", ["off", "full", "selective"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_merged_equals_per_call(family, recompute, dtype, tolerance):
+    lm, samples = language_model(family).to(dtype), conversations()
+    mine = merged_gradients(lm, samples, budget=10_000, recompute=recompute)
+    assert largest_difference(mine, per_call_gradients(lm, samples)) < tolerance
+
+
+@pytest.mark.parametrize(("recompute", "runs"), [("off", 1), ("full", 2), ("selective", 1)])
+def test_selective_checkpointing_attends_once(recompute, runs):
+    """Counted below autograd: how often each layer attends in a forward and a backward pass."""
+    with CountAttention() as counted:
+        merged_gradients(language_model("qwen3"), conversations(), 10_000, recompute=recompute)
+    (micro,) = pack(conversations(), 10_000)
+    batches = len(_batches(micro.plan, torch.float64).batches)
+    assert counted.times == runs * batches * SIZES["num_hidden_layers"]
+
+
+def test_bf16_with_fp32_weights():
+    """Under autocast: gradients in fp32, as close to the exact ones as bf16 can tell."""
+    lm, samples = language_model("qwen3"), conversations()
+    exact = merged_gradients(lm, samples, 10_000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mine = merged_gradients(lm.float(), samples, 10_000)
+    assert {g.dtype for g in mine} == {torch.float32}
+    assert 1e-4 < largest_difference(mine, exact) < 0.1
+
+
+def test_one_micro_batch_equals_many():
+    lm, samples = language_model("qwen3"), conversations()
+    assert [len(pack(samples, budget)) for budget in (10_000, 60)] == [1, 4]
+    whole = merged_gradients(lm, samples, budget=10_000)
+    assert largest_difference(merged_gradients(lm, samples, budget=60), whole) < 2e-6
+
+
+def test_a_lost_term_would_be_noticed():
+    lm, samples = language_model("qwen3"), conversations()
+    theirs = per_call_gradients(lm, samples)
+    assert largest_difference(merged_gradients(lm, samples[:-1], 10_000), theirs) > 1e-3
+
+
+def test_positions_along_the_row_would_be_noticed():
+    lm, samples = language_model("qwen3"), conversations()
+    policy = Policy(copy.deepcopy(lm))
+    (micro,) = pack(samples, 10_000)
+    wrong = micro.__class__(**{**vars(micro), "depth": torch.arange(len(micro.ids))})
+    logprobs = policy(wrong, TEMPERATURE)[0][micro.term]
+    loss_sum(logprobs, micro.sampler_logprobs, micro.advantages.double()).backward()
+    assert largest_difference(gradients(policy), per_call_gradients(lm, samples)) > 1e-3
+
+
+def test_naively_summed_advantages_would_be_noticed():
+    """Terms that share a token may be clipped apart: one summed weight per token is not enough."""
+    lm, samples = language_model("qwen3"), conversations()
+    policy = Policy(copy.deepcopy(lm))
+    (micro,) = pack(samples, 10_000)
+    per_token = policy(micro, TEMPERATURE)[0]
+    summed = torch.zeros_like(per_token).index_add_(0, micro.term, micro.advantages.double())
+    first = torch.zeros(len(per_token), dtype=torch.long)
+    first[micro.term.flip(0)] = torch.arange(len(micro.term)).flip(0)
+    loss_sum(per_token, micro.sampler_logprobs[first], summed).backward()
+    assert largest_difference(gradients(policy), per_call_gradients(lm, samples)) > 1e-3

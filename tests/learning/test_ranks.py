@@ -1,0 +1,107 @@
+"""One rank and two, as the launcher starts them: the same cases, compared from their files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[tuple[int, int], dict]:
+    """What each rank of a launch of two, and of one, found; by rank and number of ranks."""
+    out = tmp_path_factory.mktemp("ranks")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes"]
+    for how in (["2", "--use_fsdp", "--fsdp_version", "2"], ["1"]):
+        worker = ["-m", "tests.support.ranks_worker", str(out)]
+        run = subprocess.run(
+            [*launch, *how, *worker],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            # Should a library crash, it says where.
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+        )
+        assert run.returncode == 0, run.stderr[-10000:]
+    return {
+        place: torch.load(out / "rank-{}-of-{}.pt".format(*place), weights_only=False)
+        for place in ((0, 1), (0, 2), (1, 2))
+    }
+
+
+def largest_difference(mine: dict, theirs: dict) -> float:
+    """Relative to the largest entry of each tensor."""
+    assert set(mine) == set(theirs)
+    return max(((mine[n] - theirs[n]).abs().max() / theirs[n].abs().max()).item() for n in theirs)
+
+
+@pytest.mark.parametrize("family", ["qwen2, untied", "qwen3, tied"])
+@pytest.mark.parametrize("recompute", ["off", "selective"])
+@pytest.mark.parametrize("budget", [60, 80], ids=["an even number", "one rank idle"])
+def test_gradients_of_two_ranks_are_those_of_one(results, family, recompute, budget):
+    (one, two) = (results[0, n]["gradients"][family, recompute, budget] for n in (1, 2))
+    assert largest_difference(two, one) < 1e-6
+    num_micro_batches = [results[r, 2]["gradients"]["dealt", budget] for r in (0, 1)]
+    assert num_micro_batches == [2, 2]
+    assert results[0, 1]["gradients"]["dealt", budget] == {60: 4, 80: 3}[budget]
+
+
+def test_a_mean_over_ranks_would_be_noticed(results):
+    one, two = (results[0, n]["gradients"] for n in (1, 2))
+    assert largest_difference(two["unscaled"], one["unscaled"]) == pytest.approx(0.5, abs=1e-3)
+    assert two["clipped from"] == pytest.approx(one["clipped from"] / 2, rel=1e-5)
+
+
+def test_work_is_dealt_and_comes_back_in_order(results):
+    dealt = [results[rank, 2]["dealing"] for rank in (0, 1)]
+    assert [d["share"] for d in dealt] == [[0, 2, 4, 6], [1, 3, 5]]
+    assert [d["gathered"] for d in dealt] == [list(range(7))] * 2
+    assert [d["nothing"] for d in dealt] == [[], []]
+    assert [d["sum"] for d in dealt] == [{"a": 3.0, "b": 1.0}] * 2
+
+
+def test_who_is_late_is_named(results):
+    said = [results[rank, 2]["waits"]["said"] for rank in (0, 1)]
+    assert said == ["rank 1 did not come to 'episodes' within 1 s", None]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_ranks_are_interrupted_at_one_place(results, rank):
+    assert results[rank, 2]["interruptions"] == {
+        "others wait": "SIGTERM",
+        "others wait, then": [0, 1],
+        "others work": "SIGTERM",
+        "others work, then": [0, 1],
+        "in step": "SIGTERM",
+    }
+
+
+@pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
+def test_a_resumed_run_goes_on_to_the_bit(results, place):
+    found, name = results[place]["checkpoints"], f"of-{place[1]}"
+    assert largest_difference(found[f"resumed from {name}"], found["left alone"]) == 0
+    assert largest_difference(found["without moments"], found["left alone"]) > 0.01
+    assert found[f"sentence of {name}"] is None
+    assert found[f"draws of {name}"] == found["draws"] != found["draws elsewhere"]
+
+
+def test_one_rank_goes_on_from_two(results):
+    found = results[0, 1]["checkpoints"]
+    assert largest_difference(found["resumed from of-2"], found["left alone"]) < 1e-4
+    assert found["sentence of of-2"] == (
+        "the checkpoint is of 2 ranks and this run has 1: random states start afresh, "
+        "and sums are rounded in another order"
+    )
+    assert found["draws of of-2"] == found["draws elsewhere"]
+
+
+@pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
+def test_a_disk_that_is_full_leaves_nothing_behind(results, place):
+    failed = results[place]["failing_to_save"]
+    assert failed["said"].endswith("step-00001 could not be written ([Errno 27] File too large)")
+    assert failed["left"] == []

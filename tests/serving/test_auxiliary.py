@@ -1,0 +1,140 @@
+"""Frozen models beside the trained one: by URL, and in an engine of their own."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+import rollout
+from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, SamplingConfig, parse
+from agentrl.serving.sampling import Sampling
+from tests.support.families import QWEN25
+from tests.support.spy import Scripted
+
+ASK = [{"role": "user", "content": "2+3?"}]
+
+
+async def ask(model, **options) -> str:
+    answer = await model.openai.chat.completions.create(
+        model=model.name, messages=ASK, max_tokens=5, **options
+    )
+    return answer.choices[0].message.content
+
+
+async def solve(task, model, auxiliary_models):
+    await ask(model)
+    await ask(auxiliary_models["judge"], temperature=0.0)
+    return 1.0
+
+
+def make_config(**fields) -> Config:
+    return Config(
+        workflow=solve,
+        tasks=lambda data: ([], []),
+        model=ModelConfig(path="m", max_model_len=512),
+        sampling=SamplingConfig(max_tokens=16),
+        **fields,
+    )
+
+
+def collect(config, serving):
+    tasks = [{"id": str(i)} for i in range(2)]
+    return rollout.collect(
+        tasks, config, serving, step=1, group_size=2, report=lambda share, note: None
+    )
+
+
+def test_an_engine_of_its_own(tiny_folder):
+    """A second real vLLM in this process: drawn from as the agent asks, recorded nowhere."""
+    judge = AuxiliaryModel(model=str(tiny_folder), max_model_len=256)
+    config = make_config(auxiliary_models={"judge": judge})
+    serving = rollout.serve(config, tiny_folder)
+    try:
+        groups = collect(config, serving)
+        _, auxiliary = serving.open(step=0, task_id="t", episode=0)
+        greedy = {asyncio.run(ask(auxiliary["judge"], temperature=0.0)) for _ in range(3)}
+    finally:
+        serving.close()
+    episodes = [episode for group in groups for episode in group.episodes]
+    assert [episode.status for episode in episodes] == ["truncated"] * 4
+    assert [[call.agent for call in episode.calls] for episode in episodes] == [["agent"]] * 4
+    # Temperature 0 was honoured.
+    assert len(greedy) == 1
+    # Its doors died with their episodes.
+    assert len(serving.endpoint.seats) == 2
+
+
+@pytest.mark.slow
+def test_engines_of_one_process_take_turns(tiny_folder):
+    """vLLM keeps its running forward pass in globals: two at once draw nonsense or die."""
+    judge = AuxiliaryModel(model=str(tiny_folder), max_model_len=256)
+    serving = rollout.serve(make_config(auxiliary_models={"judge": judge}), tiny_folder)
+    engines = [serving.engine, serving._auxiliary["judge"].engine]
+    inside, turns, overlaps = [], [], []
+
+    def watch(engine):
+        step = engine._llm.step
+
+        def watched():
+            inside.append(engine)
+            overlaps.append(len(inside) > 1)
+            turns.append(engines.index(engine))
+            try:
+                return step()
+            finally:
+                inside.remove(engine)
+
+        engine._llm.step = watched
+
+    try:
+        for engine in engines:
+            watch(engine)
+        sampling = Sampling(temperature=1.0, max_tokens=40, seed=0)
+        futures = [engine.submit([20, 7, i], sampling) for engine in engines for i in range(4)]
+        together = [future.result().ids for future in futures]
+        alone = [
+            engine.submit([20, 7, i], sampling).result().ids for engine in engines for i in range(4)
+        ]
+        # The end of one leaves the other as it was.
+        engines[1].close()
+        after = [engines[0].submit([20, 7, i], sampling).result().ids for i in range(4)]
+        assert after == alone[:4]
+    finally:
+        engines[0].close()
+    assert together == alone
+    assert not any(overlaps)
+    # Neither waits for the other to finish.
+    assert sum(a != b for a, b in pairwise(turns)) > 10
+
+
+def test_a_server_somewhere(monkeypatch):
+    """Any OpenAI-compatible URL; here that of another endpoint, in this process."""
+    there = Scripted(QWEN25)
+    monkeypatch.setenv("JUDGE_KEY", there.door.api_key)
+    judge = AuxiliaryModel(model="m", url=there.door.base_url, key_variable="JUDGE_KEY")
+    remote = rollout._auxiliary(make_config(), "judge", judge)()
+    there.says("five")
+    assert asyncio.run(ask(remote)) == "five"
+    assert remote.agentscope.model == "m"
+    there.door.close()
+    there.serving.endpoint.close()
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(ValueError, match="set that variable"):
+        rollout._auxiliary(make_config(), "judge", judge)
+
+
+def test_on_the_command_line(tmp_path):
+    """What an experiment names can be pointed elsewhere."""
+    file = tmp_path / "judged.py"
+    file.write_text(
+        "from agentrl.config import AuxiliaryModel, Config, ModelConfig\n"
+        "async def solve(task, model): return 1.0\n"
+        "def tasks(data): return [], []\n"
+        "judge = AuxiliaryModel(model='gpt-5', url='https://api.openai.com/v1')\n"
+        "config = Config(workflow=solve, tasks=tasks, model=ModelConfig(path='m'),\n"
+        "                auxiliary_models={'judge': judge})\n"
+    )
+    flags = ["--exp", str(file), "--auxiliary-models.judge.url", "http://127.0.0.1:9/v1"]
+    _, config, _ = parse(flags, "")
+    assert config.auxiliary_models["judge"].url == "http://127.0.0.1:9/v1"
+    assert config.auxiliary_models["judge"].engine == EngineConfig(gpu_memory_utilization=0.2)

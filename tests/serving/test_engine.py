@@ -1,0 +1,143 @@
+"""Real vLLM against the real policy: the same weights must give the same log-probabilities."""
+
+import asyncio
+import time
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from agentrl.config import EngineConfig
+from agentrl.learning.packing import pack
+from agentrl.learning.policy import Policy
+from agentrl.learning.probe import probe_gap
+from agentrl.serving.engine import Engine
+from agentrl.serving.sampling import Sampling
+from agentrl.types import Call, Sample
+
+TOLERANCE = 1e-4
+
+
+async def generate(engine, prompt_ids, sampling):
+    return await asyncio.wrap_future(engine.submit(prompt_ids, sampling))
+
+
+def draw(engine, prompts, temperature=1.0, max_tokens=12) -> list[Sample]:
+    async def all_at_once():
+        sampling = [
+            Sampling(temperature=temperature, max_tokens=max_tokens, seed=i) for i in prompts
+        ]
+        return await asyncio.gather(
+            *(generate(engine, [i + 20, 7, 9], s) for i, s in zip(prompts, sampling, strict=True))
+        )
+
+    return [
+        Sample(Call(prompt_ids=[i + 20, 7, 9], completion_ids=c.ids, logprobs=c.logprobs), 1.0)
+        for i, c in zip(prompts, asyncio.run(all_at_once()), strict=True)
+    ]
+
+
+@torch.no_grad()
+def gap(policy, samples, temperature=1.0) -> float:
+    (micro,) = pack(samples, budget=10_000)
+    logprobs = policy(micro, temperature)[0][micro.term]
+    return (logprobs - micro.sampler_logprobs).abs().max().item()
+
+
+@pytest.fixture
+def policy(tiny_folder, engine):
+    yield Policy.load(tiny_folder)
+    engine.sync(Policy.load(tiny_folder).weights())
+
+
+def perturb(policy) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampler_and_trainer_agree(engine, policy, temperature):
+    assert gap(policy, draw(engine, range(40), temperature), temperature) < TOLERANCE
+
+
+def test_they_agree_after_a_push(engine, policy):
+    for _ in range(2):
+        perturb(policy)
+        probe = engine.sync(policy.weights())
+        assert probe_gap(policy, engine.probe, probe) < TOLERANCE
+        assert gap(policy, draw(engine, range(40))) < TOLERANCE
+
+
+def test_a_push_left_out_is_caught_by_the_gap_and_by_the_probe(engine, policy):
+    perturb(policy)
+    assert gap(policy, draw(engine, range(40))) > 100 * TOLERANCE
+    assert probe_gap(policy, engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
+
+
+def test_a_stale_head_is_caught_by_the_probe(engine, policy, monkeypatch):
+    monkeypatch.setattr("agentrl.serving.vllm_args._refresh_head", lambda model: None)
+    perturb(policy)
+    assert probe_gap(policy, engine.probe, engine.sync(policy.weights())) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_head_of_its_own_is_pushed_too(tmp_path, tiny_folder, tokenizer):
+    config = AutoConfig.from_pretrained(tiny_folder, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    untied = Policy.load(tmp_path)
+    engine = Engine(tmp_path, max_model_len=128, dtype="float32", config=EngineConfig())
+    perturb(untied)
+    assert probe_gap(untied, engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
+    assert probe_gap(untied, engine.probe, engine.sync(untied.weights())) < TOLERANCE
+    engine.close()
+
+
+def test_the_cache_of_the_old_weights_is_forgotten(engine, policy):
+    long_prompt = list(range(20, 20 + 200))
+
+    async def draw_one():
+        return await generate(engine, long_prompt, Sampling(temperature=1.0, max_tokens=4, seed=0))
+
+    asyncio.run(draw_one())
+    perturb(policy)
+    engine.sync(policy.weights())
+    drawn = asyncio.run(draw_one())
+    call = Call(prompt_ids=long_prompt, completion_ids=drawn.ids, logprobs=drawn.logprobs)
+    assert gap(policy, [Sample(call, 1.0)]) < TOLERANCE
+
+
+def test_seeds_decide_what_is_drawn(engine):
+    first, second = draw(engine, range(8)), draw(engine, range(8))
+    assert [s.call.completion_ids for s in first] == [s.call.completion_ids for s in second]
+    assert len({tuple(s.call.completion_ids) for s in first}) > 1
+
+
+def test_a_cancelled_call_leaves_the_engine(engine):
+    async def cancel():
+        task = asyncio.create_task(
+            generate(engine, [20, 7, 9], Sampling(temperature=1.0, max_tokens=500))
+        )
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    deadline = time.monotonic() + 5
+    while engine._llm.has_unfinished_requests() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine._waiting == {}
+    assert not engine._llm.has_unfinished_requests()
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_of_its_own_call(engine):
+    async def too_long():
+        await generate(engine, [20] * 600, Sampling(temperature=1.0, max_tokens=4))
+
+    with pytest.raises(ValueError, match="512"):
+        asyncio.run(too_long())
+    assert len(draw(engine, range(2))) == 2

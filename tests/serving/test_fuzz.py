@@ -1,0 +1,70 @@
+"""The routes under schemathesis, from their own description: whatever comes, no 5xx.
+
+The engine is real, with one token a call. `make slow` runs a thousand cases a route.
+"""
+
+import logging
+from collections import Counter
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+
+from agentrl.serving.chat_template import Chat
+from agentrl.serving.client import Serving
+from agentrl.serving.handler import Handler
+from agentrl.serving.output_parser import OutputParser
+from agentrl.serving.server import Server, make_app
+
+ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
+ROUTES += ["/v1/models/{name}"]
+
+
+@pytest.fixture
+def serving(engine, tokenizer):
+    chat = Chat(tokenizer, OutputParser(tokenizer, "hermes"))
+    policy = Handler("policy", engine, chat, temperature=1.0, max_tokens=1, max_model_len=512)
+    return Serving(Server(), policy, seed=0)
+
+
+def statuses(serving, route: str, cases: int) -> Counter:
+    """Send this many random requests, and count what came back."""
+    door, _ = serving.open(step=0, task_id="fuzz", episode=0)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(serving.endpoint))
+    operation = schema[route]["GET" if "models" in route else "POST"]
+    seen = Counter()
+
+    @given(case=operation.as_strategy())
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def send(case):
+        response = case.call(headers={"Authorization": f"Bearer {door.api_key}"})
+        assert response.status_code < 500, response.text
+        seen[response.status_code] += 1
+
+    logging.getLogger("agentrl.serving").setLevel(logging.ERROR)
+    send()
+    door.close()
+    return seen
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_few_random_requests(serving, route):
+    seen = statuses(serving, route, 20)
+    assert sum(seen.values()) == 20
+    assert set(seen) <= {200, 400, 404}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_thousand_random_requests(serving, route):
+    seen = statuses(serving, route, 1000)
+    assert sum(seen.values()) == 1000
+    assert set(seen) <= {200, 400, 404}
+    assert "models" in route or seen[200] > 300

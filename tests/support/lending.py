@@ -1,0 +1,91 @@
+"""An engine of this process lent to others, and an experiment that borrows it."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from agentrl.config import Config, ModelConfig, SamplingConfig
+from agentrl.serving.client import Serving
+from agentrl.serving.lending import Lender
+from agentrl.serving.lent import LentServing, settings_of
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-lent"
+
+AGENT = """
+    import threading
+
+    from agentrl.agents.contract import JudgeOutput, WorkflowOutput
+    from agentrl.config import Config, ModelConfig, SamplingConfig
+
+    async def solve(task, model):
+        messages = [{"role": "user", "content": f"QUESTION {task['id']}"}]
+        answer = await model.openai.chat.completions.create(model=model.name, messages=messages)
+        said = answer.choices[0].message.content
+        return WorkflowOutput(response=said, metadata={"thread": threading.current_thread().name})
+
+    async def judge(task, response, episode):
+        return JudgeOutput(reward=0.25, metrics={"calls": float(len(episode.calls))})
+
+    def tasks(data):
+        rows = [{"id": str(i)} for i in range(4)]
+        return rows[2:], rows[:2]
+
+    config = Config(
+        workflow=solve, judge=judge, tasks=tasks,
+        model=ModelConfig(path="unused", max_model_len=512), sampling=SamplingConfig(max_tokens=16),
+    )
+"""
+
+
+def write_agent(folder: Path, *edits: tuple[str, str]) -> Path:
+    """The experiment's file, with some of its text replaced."""
+    text = textwrap.dedent(AGENT)
+    for old, new in edits:
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "agent.py").write_text(text)
+    return folder / "agent.py"
+
+
+def config_of(**fields) -> Config:
+    """What the ``serving`` of the tests serves with."""
+
+    async def solve(task, model):
+        return 1.0
+
+    return Config(
+        workflow=solve,
+        tasks=lambda data: ([], []),
+        model=ModelConfig(path="unused", max_model_len=512),
+        sampling=SamplingConfig(max_tokens=16),
+        **fields,
+    )
+
+
+def lend(serving: Serving) -> str:
+    """The URL where it is lent from now on."""
+    Lender(serving, config_of(), "unused", KEY)
+    return serving.endpoint.url
+
+
+def borrow(url: str, key: str = KEY, config: Config | None = None) -> LentServing:
+    return LentServing(url, key, settings_of(config or config_of()), {})
+
+
+def debug_command(agent: Path, *flags: str) -> list[str]:
+    return [sys.executable, "rollout.py", "--exp", str(agent), "--debug", *flags]
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )

@@ -1,0 +1,212 @@
+"""What one of several ranks does in ``test_ranks``: every case, its results into a file.
+
+python -m accelerate.commands.launch ... tests/support/ranks_worker.py OUT
+"""
+
+import copy
+import random
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from agentrl.learning import checkpoint
+from agentrl.learning.packing import deal, pack
+from agentrl.learning.policy import Policy
+from agentrl.learning.ranks import RankLost, Ranks
+from agentrl.signals import Interrupted, Signals
+from tests.learning.test_gradient import SIZES, TEMPERATURE, conversations, loss_sum
+
+
+def language_model(family: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    if family == "qwen2, untied":
+        return Qwen2ForCausalLM(Qwen2Config(**{**SIZES, "tie_word_embeddings": False}))
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8))
+
+
+def prepared(ranks: Ranks, lm: torch.nn.Module, **options):
+    policy = Policy(copy.deepcopy(lm), **options)
+    return ranks.prepare(policy, torch.optim.AdamW(policy.parameters(), lr=0.01))
+
+
+def backward(ranks: Ranks, policy, budget: int, send) -> int:
+    """Gradients of the conversations on every rank; returns this rank's number of micro-batches."""
+    micro_batches = pack(conversations(), budget)
+    num_terms = sum(len(micro.term) for micro in micro_batches)
+    own = deal(micro_batches, ranks.rank, ranks.size)
+    for micro in own:
+        logprobs = policy(micro, TEMPERATURE)[0][micro.term]
+        send(loss_sum(logprobs, micro.sampler_logprobs, micro.advantages) / num_terms)
+    return len(own)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def gradients_of(policy) -> dict[str, torch.Tensor]:
+    return {name: whole(weight.grad) for name, weight in policy.named_parameters()}
+
+
+def gradients(ranks: Ranks, out: Path) -> dict:
+    found = {}
+    for family in ("qwen2, untied", "qwen3, tied"):
+        for recompute in ("off", "selective"):
+            # 60 tokens make an even number of micro-batches, 80 an odd one.
+            for budget in (60, 80):
+                policy, _ = prepared(ranks, language_model(family), recompute=recompute)
+                found["dealt", budget] = backward(ranks, policy, budget, ranks.backward)
+                found[family, recompute, budget] = gradients_of(policy)
+    policy, _ = prepared(ranks, language_model("qwen3, tied"))
+    backward(ranks, policy, 60, ranks.accelerator.backward)
+    found["unscaled"] = gradients_of(policy)
+    found["clipped from"] = ranks.clip(policy, 1e-3)
+    return found
+
+
+def dealing(ranks: Ranks, out: Path) -> dict:
+    return {
+        "share": ranks.shard(range(7)),
+        "gathered": ranks.gather(ranks.shard(range(7)), "numbers"),
+        "nothing": ranks.gather([], "nothing"),
+        "sum": ranks.sum({"a": 1.5, "b": float(ranks.rank)}),
+    }
+
+
+def checkpoints(ranks: Ranks, out: Path) -> dict:
+    """Three steps; three with a checkpoint after the second, gone on from by a fresh policy."""
+    lm, tokenizer = language_model("qwen3, tied"), Tokenizer()
+    elsewhere = seeded(100)
+    random_state = seeded(ranks.rank)
+    left_alone, optimizer = prepared(ranks, lm)
+    folder = out / f"of-{ranks.size}" / "step-00002"
+    for step in range(3):
+        if step == 2:
+            checkpoint.save(folder, left_alone, optimizer, tokenizer, ranks, random_state)
+        one_step(ranks, left_alone, optimizer)
+    found = {"left alone": dict(weights(left_alone))}
+    for name in (folder, *(f for f in out.glob("of-*/step-00002") if f != folder)):
+        policy, optimizer = prepared(ranks, Policy.load(name).lm)
+        checkpoint.set_random_state(elsewhere)
+        lost = checkpoint.load(name, policy, optimizer, ranks)
+        found[f"sentence of {name.parent.name}"] = lost
+        found[f"draws of {name.parent.name}"] = draws()
+        one_step(ranks, policy, optimizer)
+        found[f"resumed from {name.parent.name}"] = dict(weights(policy))
+    for name, state in (("draws", random_state), ("draws elsewhere", elsewhere)):
+        checkpoint.set_random_state(state)
+        found[name] = draws()
+    # The moments count: without them the same step leads elsewhere.
+    policy, optimizer = prepared(ranks, Policy.load(folder).lm)
+    one_step(ranks, policy, optimizer)
+    found["without moments"] = dict(weights(policy))
+    return found
+
+
+def seeded(seed: int) -> dict:
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+    return checkpoint.get_random_state()
+
+
+def draws() -> list[float]:
+    return [random.random(), np.random.rand(), torch.rand(1).item()]
+
+
+class Tokenizer:
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+
+def one_step(ranks: Ranks, policy, optimizer) -> None:
+    backward(ranks, policy, 60, ranks.backward)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def weights(policy):
+    return ((name, weight.clone()) for name, weight in policy.weights())
+
+
+def failing_to_save(ranks: Ranks, out: Path) -> dict:
+    """The last rank cannot write any more."""
+    policy, optimizer = prepared(ranks, language_model("qwen3, tied"))
+    folder = out / f"full-{ranks.size}" / "step-00001"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if ranks.rank == ranks.size - 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        checkpoint.save(folder, policy, optimizer, Tokenizer(), ranks, {})
+    except checkpoint.CheckpointError as error:
+        said = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    ranks.wait("all have failed")
+    return {"said": said, "left": [path.name for path in folder.parent.iterdir()]}
+
+
+def waits(ranks: Ranks, out: Path) -> dict:
+    """The last rank is late once."""
+    if ranks.size == 1:
+        return {}
+    ranks._wait_seconds, said = 1.0, None
+    if ranks.rank == ranks.size - 1:
+        time.sleep(3)
+    try:
+        ranks.wait("episodes")
+    except RankLost as error:
+        said = str(error)
+    ranks._wait_seconds = 60.0
+    ranks.wait("after")
+    return {"said": said}
+
+
+def interruptions(ranks: Ranks, out: Path) -> dict:
+    """The last rank is interrupted at work: the others wait for it, then work, then are in step."""
+    found, is_last = {}, ranks.rank == ranks.size - 1
+    for where in ("others wait", "others work"):
+        started = time.monotonic()
+        try:
+            if is_last:
+                ranks.signals.signal = signal.SIGTERM
+            if is_last or where == "others work":
+                while time.monotonic() - started < 20:
+                    ranks.check()
+                    time.sleep(0.05)
+            ranks.wait("episodes")
+            found[where] = "not noticed"
+        except Interrupted as error:
+            found[where] = str(error)
+        ranks.signals.signal = None
+        # All are where they can meet again.
+        found[f"{where}, then"] = ranks.gather([ranks.rank], "then")
+    if is_last:
+        ranks.signals.signal = signal.SIGTERM
+    try:
+        ranks.check_in_step()
+    except Interrupted as error:
+        found["in step"] = str(error)
+    ranks.signals.signal = None
+    return found
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    ranks = Ranks("float32", Signals(), 60.0)
+    results = {
+        case.__name__: case(ranks, out)
+        for case in (gradients, dealing, checkpoints, waits, interruptions, failing_to_save)
+    }
+    torch.save(results, out / f"rank-{ranks.rank}-of-{ranks.size}.pt")
+    ranks.close()
+
+
+if __name__ == "__main__":
+    main()
