@@ -15,25 +15,26 @@ import queue
 import sys
 import time
 from argparse import Namespace
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agentrl import hub
 from agentrl.agents.contract import blocked, run_episode
 from agentrl.agents.interrupt import EndableThread, num_left_behind
 from agentrl.agents.tools import ChatSetting
-from agentrl.config import AuxiliaryModel, Config, EngineConfig, experiment_module, parse
+from agentrl.callables import load_callable
+from agentrl.cli import experiment_module, parse
+from agentrl.config import AuxiliaryModel, Config, EngineConfig, compute_dtype
 from agentrl.debug import command
 from agentrl.debug.transcript import print_transcript, print_verdict
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 from agentrl.tasks.jsonl import with_id
-from agentrl.types import EngineStopped, Episode, Group, Report, Task
+from agentrl.types import Chunk, EngineStopped, Episode, Group, Report, Task
 
 EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
@@ -41,6 +42,11 @@ GRACE_SECONDS = 5.0
 """How much longer than its time an episode may take to notice that it is over."""
 INTERRUPT_SECONDS = 1.0
 """How long an interrupted thread gets to end, before the next interrupt."""
+
+if TYPE_CHECKING:
+    # They know torch, which a look at an agent need not wait for.
+    from agentrl.learning.ranks import Ranks
+    from agentrl.runs.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -101,19 +107,93 @@ def _serve_model(config: Config, name: str, folder: str | Path, model, engine_co
     )
 
 
-def compute_dtype(config: Config) -> str:
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() else "float32"
-
-
 EpisodeKey = tuple[int, int]
 """The row of a task in its batch, and the number of the episode in its group."""
 
 
+def rollouts(
+    serving,
+    batches: Sequence[list[Task]],
+    config: Config,
+    ranks: "Ranks",
+    run: "Session",
+    first: int,
+) -> Iterator[list[Chunk]]:
+    """The groups of each step from ``first`` on, as they are asked for: all in one chunk."""
+    collect_groups = find_collect(config)
+    for step in range(first, len(batches)):
+        groups = collect_groups(batches[step], config, serving, ranks, run, step + 1)
+        run.check_batch(step + 1, groups)
+        yield [Chunk(groups)]
+
+
+def find_collect(config: Config) -> Callable[..., list[Group]]:
+    """How a step's groups come to be: by a seam of the config's or the algorithm's, or here."""
+    if config.algorithm.collect is not None:
+        return load_callable(config.algorithm.collect)
+    return config.collect or collect
+
+
 def collect(
+    tasks: Sequence[Task], config: Config, serving, ranks: "Ranks", run: "Session", step: int
+) -> list[Group]:
+    """Run the episodes of a step's tasks: each rank its share; all groups, on every rank.
+
+    step: its number, from 1; what is drawn depends on it.
+    """
+    own_groups = run_groups(
+        ranks.shard(tasks),
+        config,
+        serving,
+        step=step,
+        group_size=config.group_size,
+        report=run.report,
+        check=ranks.check,
+    )
+    return ranks.gather(without_payloads(own_groups), "episodes")
+
+
+def evaluate(
+    serving, held_out: Sequence[Task], config: Config, ranks: "Ranks", run: "Session"
+) -> dict[str, Any]:
+    """Metrics of one episode of each held-out task, drawn with the same seeds each time."""
+    with run.phase("eval"):
+        own_groups = run_evaluation(
+            ranks.shard(held_out), config, serving, report=run.report, check=ranks.check
+        )
+        groups = ranks.gather(without_payloads(own_groups), "evaluation")
+    run.record_evaluation(groups)
+    return evaluation_metrics(groups)
+
+
+def run_evaluation(
+    tasks: Sequence[Task],
+    config: Config,
+    serving,
+    *,
+    report: Report,
+    check: Callable[[], None] = lambda: None,
+) -> list[Group]:
+    """One episode of each task, in this process."""
+    return run_groups(
+        tasks,
+        config,
+        serving,
+        step=EVALUATION,
+        group_size=1,
+        report=report,
+        check=check,
+        own_sampling=config.eval.sampling == "agent",
+    )
+
+
+def evaluation_metrics(groups: Sequence[Group]) -> dict[str, Any]:
+    from agentrl.runs.metrics import episode_metrics
+
+    return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
+
+
+def run_groups(
     tasks: Sequence[Task],
     config: Config,
     serving,
@@ -130,20 +210,20 @@ def collect(
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
     open_client = partial(serving.open, step=step, own_sampling=own_sampling)
-    batch = _Episodes(tasks, config, serving, open_client, group_size)
+    running = _Episodes(tasks, config, serving, open_client, group_size)
     try:
-        while not batch.is_over:
+        while not running.is_over:
             serving.engine.raise_if_stopped()
             check()
-            batch.start()
-            batch.end()
-            report(*batch.progress())
+            running.start()
+            running.end()
+            report(*running.progress())
     finally:
-        batch.close()
+        running.close()
     if count := num_left_behind():
         log.warning("%d threads of ended episodes are in calls that Python cannot end", count)
     return [
-        Group(task, tuple(batch.episodes[row, index] for index in range(group_size)))
+        Group(task, tuple(running.episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
     ]
 
@@ -263,47 +343,15 @@ def _punished(episode: Episode, reward: float | None) -> Episode:
     return replace(episode, reward=reward, success=False)
 
 
-class TooManyFailed(RuntimeError):
-    """So many episodes of a batch failed that training on the others would be of no use."""
+def without_payloads(groups: Sequence[Group]) -> list[Group]:
+    """Without what may be anything and stays on its rank: responses and metadata.
 
-
-def check_failures(groups: Sequence[Group], max_failed: float) -> None:
-    """Raise TooManyFailed, with the commonest cause, where a larger share of episodes failed."""
-    episodes = [episode for group in groups for episode in group.episodes]
-    causes = Counter(episode.error for episode in episodes if episode.failed)
-    if causes.total() > max_failed * len(episodes):
-        ((cause, count),) = causes.most_common(1)
-        raise TooManyFailed(
-            f"{causes.total()} of {len(episodes)} episodes failed, which is more than "
-            f"--max-failed {max_failed:g}. The commonest cause, {count} times: {cause}"
-        )
-
-
-def evaluate(
-    tasks: Sequence[Task],
-    config: Config,
-    serving,
-    report: Report,
-    check: Callable[[], None] = lambda: None,
-) -> list[Group]:
-    """One episode of each task, drawn with the same seeds each time."""
-    return collect(
-        tasks,
-        config,
-        serving,
-        step=EVALUATION,
-        group_size=1,
-        report=report,
-        check=check,
-        own_sampling=config.eval.sampling == "agent",
-    )
-
-
-def evaluation_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    # It knows torch, which is slow to import.
-    from agentrl.runs.metrics import episode_metrics
-
-    return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
+    Only judges read them.
+    """
+    return [
+        replace(g, episodes=tuple(replace(e, response=None, metadata={}) for e in g.episodes))
+        for g in groups
+    ]
 
 
 def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
@@ -313,16 +361,6 @@ def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
         raise ValueError("there are no held-out tasks to evaluate: give some, or --eval.every None")
     chosen = held_out[: config.eval.num_tasks]
     return [with_id(task) for task in train], [with_id(task) for task in chosen]
-
-
-def find_model(config: Config, path: str | None, display: Display) -> str | Path:
-    """The model to start from: the path, else the config's, else the one that is made now."""
-    path = path or config.model.path
-    if path is None:
-        with display.phase("tiny model") as report, quiet():
-            return config.make_model(report)
-    hub.check_model(path)
-    return path
 
 
 def main() -> None:
@@ -361,6 +399,7 @@ def _start(config: Config, path: str | None, display: Display) -> tuple[str, Any
     with display.phase("importing"):
         # Slow, and not needed where another process has the model.
         from agentrl.runs import preflight
+        from agentrl.runs.model import find_model
 
     preflight.check_serving_addresses(config)
     folder = find_model(config, path, display)
@@ -396,7 +435,7 @@ def _do(
         debug(tasks, config, serving, step=EVALUATION, display=display)
     elif flags.evaluate:
         with display.phase("episodes") as report:
-            metrics = evaluation_metrics(evaluate(tasks, config, serving, report))
+            metrics = evaluation_metrics(run_evaluation(tasks, config, serving, report=report))
         cause = metrics.pop("eval/failure")
         rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
         display.table(f"{len(tasks)} held-out tasks", ("", "mean or count"), rows)
@@ -404,7 +443,9 @@ def _do(
             display.line(f"the commonest failure: {cause}")
     else:
         with display.phase("episodes") as report:
-            groups = collect(tasks, config, serving, step=EVALUATION, group_size=1, report=report)
+            groups = run_groups(
+                tasks, config, serving, step=EVALUATION, group_size=1, report=report
+            )
         for group in groups:
             print_transcript(display.console, group.episodes[0], serving.decode)
             print_verdict(display.console, group.episodes[0])

@@ -1,94 +1,24 @@
-"""What a run is made of. Two levels of frozen dataclasses; an experiment is one instance of Config.
+"""Config: what a run is made of, as two levels of frozen dataclasses.
 
-``parse(argv)`` takes ``--exp`` first, uses that experiment's ``config`` as the defaults, and lets
-the other flags override it. Callables are ordinary fields: on the command line they are written
-``package.module:function`` or ``path/file.py:function``.
+An experiment is one instance of it, and ``cli`` lets flags override that. Callables are ordinary
+fields: on the command line they are written ``package.module:function`` or
+``path/file.py:function``.
 """
 
-import argparse
-import dataclasses
-import difflib
-import importlib
-import importlib.util
-import json
 import math
-import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from agentrl.agents.contract import check_signatures
-from agentrl.learning.advantages import samples
-from agentrl.types import Group, Report, Sample, Task
+from agentrl.algorithms import GRPO
+from agentrl.callables import callable_name, load_callable
+from agentrl.types import Report, Task
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 TRACKERS = ("tensorboard", "wandb", "swanlab")
-
-
-def load_callable(spec: str) -> Callable:
-    """Return the function that ``package.module:function`` or ``path/file.py:function`` names."""
-    module_name, colon, name = spec.rpartition(":")
-    if not colon:
-        raise ValueError(f"{spec!r} names no function: write package.module:function")
-    module = load_module(module_name)
-    if not callable(getattr(module, name, None)):
-        functions = [known for known, value in vars(module).items() if callable(value)]
-        raise ValueError(f"{module_name} has no function {name!r}{_nearest(name, functions)}")
-    return getattr(module, name)
-
-
-def load_module(name: str) -> ModuleType:
-    """Import ``package.module``, or the file at ``path/file.py``; once, however often it is asked.
-
-    Raises ValueError with the lines at fault, where it cannot be imported.
-    """
-    if name.endswith(".py") and not Path(name).is_file():
-        raise ValueError(f"there is no file {name}")
-    try:
-        return _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        cause = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
-        raise ValueError(f"cannot import {name} ({cause}){_lines_at_fault(error)}") from error
-
-
-def _load_file(path: Path) -> ModuleType:
-    path = path.resolve()
-    if str(path) in sys.modules:
-        return sys.modules[str(path)]
-    # A file may import its neighbours, but hides nothing that is installed.
-    sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(str(path), path)
-    module = sys.modules[str(path)] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[str(path)]
-        raise
-    return module
-
-
-def _lines_at_fault(error: BaseException) -> str:
-    """The part of a traceback that an experiment's author wrote."""
-    ours = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<")
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = traceback.format_list([f for f in frames if not f.filename.startswith(ours)])
-    if isinstance(error, SyntaxError):
-        lines += traceback.format_exception_only(error)[:-1]
-    return "".join(["\n", *lines]).rstrip()
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {near[0]}?" if near else ""
-
-
-def callable_name(function: Callable | None) -> str:
-    return f"{function.__module__}:{function.__qualname__}" if function else "None"
 
 
 _FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
@@ -199,26 +129,6 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    clip_low: float = 0.2
-    """A token's ratio stops counting below 1 - clip_low."""
-    clip_high: float = 0.2
-    """A token's ratio stops counting above 1 + clip_high."""
-    importance_sampling_cap: float = 2.0
-    """Largest importance weight of the trainer's distribution over the sampler's."""
-
-    def __post_init__(self):
-        _check(0 < self.clip_low <= 1, "loss.clip_low", self.clip_low, "give above 0, at most 1")
-        _check(self.clip_high > 0, "loss.clip_high", self.clip_high, "give above 0")
-        _check(
-            self.importance_sampling_cap > 0,
-            "loss.importance_sampling_cap",
-            self.importance_sampling_cap,
-            "give above 0",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     every: int | None = 20
     """Evaluate at step 0, every so many steps, and at the end. None: never."""
@@ -299,8 +209,18 @@ class Config:
     """Reads the train and the held-out tasks."""
     make_model: Annotated[Callable[[Report], Path] | None, _FROM_COMMAND_LINE] = None
     """Makes, or finds in the cache, the model folder to start from where model.path is absent."""
-    advantages: Annotated[Callable[[Sequence[Group]], list[Sample]], _FROM_COMMAND_LINE] = samples
-    """Rewards -> the advantage of every call."""
+    algorithm: GRPO = field(default_factory=GRPO)
+    """Credit, weights and loss; ``--algorithm NAME | path.py | a+b`` picks another."""
+    collect: Annotated[Callable | None, _FROM_COMMAND_LINE] = None
+    """(tasks, config, serving, ranks, run, step) -> the step's groups, all ranks' on every rank.
+    Absent: ``rollout.collect``."""
+    batches: Annotated[Callable | None, _FROM_COMMAND_LINE] = None
+    """(tasks, config) -> a sequence of the tasks of every step, which may decide when it is asked.
+    Absent: ``agentrl.tasks.batches.task_batches``."""
+    after_step: Annotated[Callable | None, _FROM_COMMAND_LINE] = None
+    """(Moment) -> metrics of its own, or None; called when a step's weights have been pushed."""
+    load_policy: Annotated[Callable | None, _FROM_COMMAND_LINE] = None
+    """(folder, config, ranks) -> the Policy to train. Absent: ``agentrl.learning.loading``."""
     trained_agents: tuple[str, ...] | None = None
     """Agents whose calls are trained; the others' are recorded alone. Absent: all."""
 
@@ -322,7 +242,7 @@ class Config:
     """The reward of an episode that fails. Absent: it is left out of its group."""
     micro_batch_tokens: int = 16384
     """Tree tokens that go through the policy at once: memory against speed, never the gradient."""
-    kernels: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
+    attention: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
     """How the trainer attends. auto: segments on CPU; on GPU triton, or flash without Triton."""
     save_every: int | None = None
     """Save a checkpoint every so many steps, besides the ones at the end and when interrupted."""
@@ -343,10 +263,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    endpoint: ServerConfig = field(default_factory=ServerConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     auxiliary_models: dict[str, AuxiliaryModel] = field(default_factory=dict)
     """What workflows and judges get as ``auxiliary_models``, by name."""
 
@@ -393,73 +312,19 @@ class Config:
             self.model.path,
             "name a transformers folder or a hub model with --model.path",
         )
+        _check(
+            self.collect is None or self.algorithm.collect is None,
+            "collect",
+            callable_name(self.collect),
+            f"the algorithm {self.algorithm.name} collects in a way of its own: leave one out",
+        )
         check_signatures(self.workflow, self.judge)
 
 
-def experiment_names() -> list[str]:
-    found = [*EXPERIMENTS.glob("*.py"), *(p.parent for p in EXPERIMENTS.glob("*/__init__.py"))]
-    return sorted(path.stem for path in found if not path.stem.startswith("_"))
+def compute_dtype(config: Config) -> str:
+    """What both engines compute in: model.dtype, where auto is bfloat16 on a GPU."""
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    import torch
 
-
-def load_experiment(name: str) -> Config:
-    """Return ``config`` of experiments/NAME, or of the file at path/to/file.py."""
-    return experiment_module(name).config
-
-
-def experiment_module(name: str) -> ModuleType:
-    """Import experiments/NAME, or the file at path/to/file.py, which defines a ``config``."""
-    if not name.endswith(".py") and name not in experiment_names():
-        if Path(f"{name}.py").is_file():
-            raise ValueError(f"there is no experiment {name!r}: did you mean {name}.py?")
-        folder = " (it is a folder)" if Path(name).is_dir() else ""
-        raise ValueError(
-            f"there is no experiment {name!r}{folder}: "
-            f"choose one of {', '.join(experiment_names())}, or give the path of a .py file"
-        )
-    module = load_module(name if name.endswith(".py") else f"experiments.{name}")
-    if not isinstance(getattr(module, "config", None), Config):
-        raise ValueError(f"{name} defines no `config` of type agentrl.config.Config")
-    return module
-
-
-def parse(
-    argv: Sequence[str],
-    description: str,
-    add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-    default_experiment: Callable[[argparse.Namespace], str | None] = lambda flags: None,
-) -> tuple[str, Config, argparse.Namespace]:
-    """Return the experiment's name, its config with the flags in argv applied, and other flags.
-
-    ``add_flags`` declares flags of the command that are not of the config; given those, a command
-    may know the experiment without --exp. Prints help or one
-    sentence, and exits, where argv asks for help or cannot be used.
-    """
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    own.add_argument("--exp", metavar="NAME")
-    add_flags(own)
-    flags, rest = own.parse_known_args(argv)
-    flags.exp = flags.exp or default_experiment(flags)
-    description = (
-        f"{description}\n{own.format_help()}\n"
-        f"experiments: {', '.join(experiment_names())}, or a path to a .py file\n"
-        "--exp NAME --help shows that experiment's settings, which are flags, too"
-    )
-    if flags.exp is None:
-        asked = any(flag in argv for flag in ("-h", "--help"))
-        print(description, file=sys.stdout if asked else sys.stderr)
-        sys.exit(0 if asked else 2)
-    try:
-        experiment = load_experiment(flags.exp)
-        config = tyro.cli(Config, args=rest, default=experiment, description=description)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    return Path(flags.exp).stem, config, flags
-
-
-def to_json(config: Config) -> str:
-    """The resolved config as JSON; callables become their names."""
-
-    def plain(value: Any) -> Any:
-        return callable_name(value) if callable(value) else str(value)
-
-    return json.dumps(dataclasses.asdict(config), indent=2, default=plain)
+    return "bfloat16" if torch.cuda.is_available() else "float32"

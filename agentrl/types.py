@@ -8,7 +8,7 @@ Names end in an axis (``rewards_G``) only where they are ragged Python lists. ``
 log-probability OF token t, given everything before it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,6 +58,8 @@ class Call:
     """Not where a stop string, or an agent that takes one tool call at a time, cut the reply."""
     under_grammar: bool = False
     """Drawn from a masked distribution (a JSON schema, a forced tool): recorded, never trained."""
+    scores: "CallScores | None" = None
+    """What the trainer makes of it, where an algorithm wants to know before credit."""
 
     @property
     def ids(self) -> list[int]:
@@ -127,12 +129,58 @@ class Group:
         return tuple(episode for episode in self.episodes if episode.scored)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallScores:
+    """What the trainer makes of a call before the batch's first optimizer step; a number a token.
+
+    Only where an algorithm asks for it: see ``agentrl.algorithms.grpo``.
+    """
+
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
+    ref_logprobs: tuple[float, ...] | None = None
+    """Under the frozen reference, where there is one."""
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What a policy of one's own computes besides."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A call and the advantage of every token that was sampled in it."""
+    """A call to train on, and its credit."""
 
     call: Call
-    advantage: float
+    advantage: float | Sequence[float]
+    """Of every token that was sampled in the call, or one for each."""
+    group: int = 0
+    """Which of the batch's groups it is of."""
+    episode: int = 0
+    """Which of the group's episodes."""
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether an advantage is not 0."""
+        if isinstance(self.advantage, Sequence):
+            return any(advantage != 0 for advantage in self.advantage)
+        return self.advantage != 0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Groups of a step that are trained on together: all of them; or, where training begins before
+    the last episode ends, those that are complete."""
+
+    groups: Sequence[Group]
+    is_first: bool = True
+    is_last: bool = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all groups of the step."""
+        return self.is_first and self.is_last
+
+
+class TooManyFailed(RuntimeError):
+    """So many episodes of a batch failed that training on the others would be of no use."""
 
 
 class EngineStopped(RuntimeError):

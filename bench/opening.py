@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from agentrl.learning.advantages import samples
+from agentrl.algorithms.advantages import credit
 from agentrl.records.index import create, step_path
 from agentrl.records.writer import Batch, Scores, Writer
 from agentrl.types import Call, Episode, Group
@@ -57,11 +57,11 @@ said("ten episodes of other tasks")
 
 def a_batch(rng: np.random.Generator, step: int) -> tuple[list[Group], list[Scores]]:
     groups = [a_group(rng, f"task-{step}-{i}") for i in range(TASKS)]
-    drawn = [p for s in samples(groups) for p in s.call.logprobs]
+    drawn = [p for s in credit(groups) for p in s.call.logprobs]
     trainer = (np.array(drawn) + rng.normal(0, 0.01, len(drawn))).astype(np.float32)
     weights = np.minimum(np.exp(trainer - np.array(drawn, np.float32)), 2)
     values = np.stack([trainer, rng.exponential(size=len(drawn)), weights]).astype(np.float32)
-    return groups, [Scores(np.arange(len(samples(groups))), values)]
+    return groups, [Scores(np.arange(len(credit(groups))), values)]
 
 
 def a_group(rng: np.random.Generator, name: str) -> Group:
@@ -101,7 +101,7 @@ def make(folder: Path, size: float) -> None:
     for step in track(range(DIFFERENT_STEPS), "writing"):
         groups, scores = a_batch(rng, step)
         started = time.process_time()
-        writer.write(Batch(step, groups, samples(groups), scores, held_out=False))
+        writer.write(Batch(step, groups, credit(groups), scores, held_out=False))
         seconds += time.process_time() - started
         terms += scores[0].values.shape[1]
     writer.close()

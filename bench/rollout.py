@@ -178,7 +178,7 @@ def collect(serving, way: str, options: Options, recorded: dict[tuple, Recorded]
         {"id": str(i), "messages": [{"role": "user", "content": next(problems)["question"]}]}
         for i in range(options.episodes // options.group_size)
     ]
-    groups = rollout.collect(
+    groups = rollout.run_groups(
         tasks,
         config,
         serving,

@@ -8,24 +8,26 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from agentrl.learning.advantages import samples
+from agentrl.algorithms import GRPO
 from agentrl.types import Group, Sample
 from experiments import gsm8k_offline
 
 
-def shuffled(groups: Sequence[Group]) -> list[Sample]:
-    """GRPO's advantages of the batch's rewards, dealt out to its episodes at random."""
-    rewards = [episode.reward for group in groups for episode in group.scored]
-    random.Random(repr([group.task["id"] for group in groups])).shuffle(rewards)
-    deck = iter(rewards)
-    dealt = [
-        Group(
-            group.task,
-            tuple(dataclasses.replace(episode, reward=next(deck)) for episode in group.scored),
-        )
-        for group in groups
-    ]
-    return samples(dealt)
+class Shuffled(GRPO):
+    """GRPO on the batch's rewards, dealt out to its episodes at random."""
+
+    separable = False
+
+    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+        rewards = [episode.reward for group in groups for episode in group.scored]
+        random.Random(repr([group.task["id"] for group in groups])).shuffle(rewards)
+        deck = iter(rewards)
+
+        def dealt(group: Group) -> Group:
+            episodes = (dataclasses.replace(e, reward=next(deck)) for e in group.scored)
+            return Group(group.task, tuple(episodes))
+
+        return super().advantages([dealt(group) for group in groups])
 
 
-config = dataclasses.replace(gsm8k_offline.config, advantages=shuffled)
+config = dataclasses.replace(gsm8k_offline.config, algorithm=Shuffled())

@@ -4,7 +4,8 @@ import textwrap
 
 import pytest
 
-from agentrl.config import Config, ModelConfig, OptimConfig, SamplingConfig, parse, to_json
+from agentrl.cli import parse, to_json
+from agentrl.config import Config, ModelConfig, OptimConfig, SamplingConfig
 
 EXPERIMENT = """
     from agentrl.config import Config, ModelConfig

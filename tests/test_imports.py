@@ -49,8 +49,8 @@ def test_directions(folder, forbidden):
 
 
 def test_the_pure_modules_stay_light():
-    """Types, advantages, loss and packing run without any of the frameworks."""
-    pure = ["types", "learning.advantages", "learning.loss", "learning.packing"]
+    """Types, algorithms and packing run without any of the frameworks."""
+    pure = ["types", "algorithms", "algorithms.named", "learning.packing"]
     code = (
         "import sys, importlib\n"
         f"for name in {['agentrl.' + name for name in pure]}: importlib.import_module(name)\n"

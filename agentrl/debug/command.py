@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentrl.config import Config, experiment_names
+from agentrl.cli import experiment_names
+from agentrl.config import Config
 from agentrl.serving.recording import AgentKey
 
 DESCRIPTION = """Run an agent without training it.

@@ -3,20 +3,22 @@
     checkpoints/step-00012/
       config.json, model.safetensors, tokenizer.json, ...
       resume/            what going on from here needs besides: AdamW's moments, each rank's shard
-                         (torch.distributed.checkpoint), and the random state of each rank
+                         (torch.distributed.checkpoint), the random state of each rank, and what
+                         the algorithm and the seams remember
 
 A checkpoint appears under its name only when all of it is on the disk: it is written beside,
 synced, and renamed. Whatever happens meanwhile, the one before it stays as it was.
 """
 
 import errno
+import json
 import os
 import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,8 +33,18 @@ from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import RankLost, Ranks
 
 RESUME = "resume"
+SEAMS = "seams.json"
 FULL_BYTES = 2**16
 """Bytes: a disk that has fewer left was full."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What remembers something from step to step."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 class CheckpointError(RuntimeError):
@@ -46,11 +58,13 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     ranks: Ranks,
     random_state: dict[str, Any],
+    seams: Stateful | None = None,
 ) -> Path:
     """Write a checkpoint, all ranks together.
 
-    random_state: what ``get_random_state`` returned when the step ended. Raises CheckpointError, in
-    one sentence, where it cannot be written; nothing of it is left then.
+    random_state: what ``get_random_state`` returned when the step ended. seams: what else has a
+    state, the same on every rank. Raises CheckpointError, in one sentence, where it cannot be
+    written; nothing of it is left then.
     """
     unfinished = folder.with_name(f".{folder.name}")
     with _cleared_on_failure(unfinished, folder):
@@ -60,13 +74,14 @@ def save(
         ranks.wait("checkpoint folder")
         _save_weights(unfinished, policy, tokenizer, ranks)
         dcp.save(
-            {"optimizer": get_optimizer_state_dict(policy, optimizer)},
+            _state(policy, optimizer),
             checkpoint_id=unfinished / RESUME,
             no_dist=ranks.size == 1,
         )
         torch.save(random_state, unfinished / RESUME / f"rank-{ranks.rank}.pt")
         ranks.wait("checkpoint files")
         if ranks.is_first:
+            (unfinished / RESUME / SEAMS).write_text(json.dumps(seams.state() if seams else {}))
             _sync(unfinished)
             unfinished.rename(folder)
             _sync_entry(folder.parent)
@@ -75,16 +90,23 @@ def save(
 
 
 def load(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, ranks: Ranks
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
+    seams: Stateful | None = None,
 ) -> str | None:
     """Put back what ``save`` wrote besides the weights, which ``Policy.load`` reads.
 
     The number of ranks may be another one: the optimizer's shards are dealt anew. Returns a
     sentence about what cannot go on as it was then.
     """
-    state = {"optimizer": get_optimizer_state_dict(policy, optimizer)}
+    # What a policy has besides the language model is loaded into its own tensors.
+    state = _state(policy, optimizer)
     dcp.load(state, checkpoint_id=folder / RESUME, no_dist=ranks.size == 1)
     set_optimizer_state_dict(policy, optimizer, state["optimizer"])
+    if seams is not None:
+        seams.load_state(json.loads((folder / RESUME / SEAMS).read_text()))
     saved = len(list((folder / RESUME).glob("rank-*.pt")))
     if saved == ranks.size:
         own = folder / RESUME / f"rank-{ranks.rank}.pt"
@@ -95,6 +117,14 @@ def load(
         f"the checkpoint is of {saved} ranks and this run has {ranks.size}: random states start "
         "afresh, and sums are rounded in another order"
     )
+
+
+def _state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    own = policy.own_state()
+    return {
+        "optimizer": get_optimizer_state_dict(policy, optimizer),
+        **({"own": own} if own else {}),
+    }
 
 
 def get_random_state() -> dict[str, Any]:

@@ -7,6 +7,7 @@ clipping and weights stay exact however much is shared.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,24 +31,49 @@ class MicroBatch:
     """Tree positions of the tokens whose log-probability is needed, ascending."""
     term: Int[Tensor, " N"]
     """The entry of ``trained`` that each loss term points at."""
+    call: Int[Tensor, " N"]
+    """Which of the micro-batch's calls each loss term is of, counted from 0."""
     sampler_logprobs: Float[Tensor, " N"]
     advantages: Float[Tensor, " N"]
+    weights: Float[Tensor, " N"]
+    """How much each term counts."""
+    proximal_logprobs: Float[Tensor, " N"] | None = None
+    ref_logprobs: Float[Tensor, " N"] | None = None
     samples: Int[Tensor, " S"]
     """Which of the packed samples these are; their terms follow one another in this order."""
 
     def to(self, device: torch.device) -> "MicroBatch":
-        return MicroBatch(**{name: value.to(device) for name, value in vars(self).items()})
+        moved = {name: v if v is None else v.to(device) for name, v in vars(self).items()}
+        return MicroBatch(**moved)
 
 
-def pack(samples: Sequence[Sample], budget: int) -> list[MicroBatch]:
+OF_TERMS = ("term", "call", "sampler_logprobs", "advantages", "weights", "samples")
+OF_SCORED = ("proximal_logprobs", "ref_logprobs")
+
+
+def pack(
+    samples: Sequence[Sample],
+    budget: int,
+    weights: Sequence[float] | None = None,
+    *,
+    proximal: bool = False,
+) -> list[MicroBatch]:
     """Pack calls into micro-batches whose trees hold at most ``budget`` tokens.
 
-    A call that is longer by itself gets a micro-batch of its own.
+    A call that is longer by itself gets a micro-batch of its own. weights: what each call's tokens
+    count; absent: 1. proximal: ratios are to what the calls were scored with (``call.scores``).
     """
+    weights = [1.0] * len(samples) if weights is None else weights
     sequences = [np.asarray(sample.call.ids, np.int32) for sample in samples]
     return [
-        _micro_batch(piece, [samples[s] for s in piece], [sequences[s] for s in piece])
-        for piece in cut(sequences, budget)
+        _micro_batch(
+            numbers,
+            [samples[s] for s in numbers],
+            [sequences[s] for s in numbers],
+            [weights[s] for s in numbers],
+            proximal,
+        )
+        for numbers in cut(sequences, budget)
     ]
 
 
@@ -59,18 +85,38 @@ def deal(micro_batches: Sequence[MicroBatch], rank: int, size: int) -> list[Micr
     """
     mine = list(micro_batches[rank::size])
     most = -(-len(micro_batches) // size)
-    return [*mine, *[_idle()] * (most - len(mine))]
+    if len(mine) < most:
+        mine.append(_idle(like=micro_batches[0]))
+    return mine
 
 
-def _idle() -> MicroBatch:
+def split(samples: Sequence[Sample], updates: int) -> list[list[Sample]]:
+    """Cut a batch's samples by their groups into as many parts as it has optimizer steps.
+
+    A group stays whole, so that the trees keep what it shares; parts may be empty.
+    """
+    groups = sorted({sample.group for sample in samples})
+    part_of = {group: i for i, part in enumerate(np.array_split(groups, updates)) for group in part}
+    parts: list[list[Sample]] = [[] for _ in range(updates)]
+    for sample in samples:
+        parts[part_of[sample.group]].append(sample)
+    return parts
+
+
+def _idle(like: MicroBatch) -> MicroBatch:
     call = Call(prompt_ids=[0], completion_ids=[0], logprobs=[0.0])
-    micro = _micro_batch([0], [Sample(call, 0.0)], [np.asarray(call.ids, np.int32)])
-    of_terms = ("term", "sampler_logprobs", "advantages", "samples")
-    return replace(micro, **{name: getattr(micro, name)[:0] for name in of_terms})
+    micro = _micro_batch([0], [Sample(call, 0.0)], [np.asarray(call.ids, np.int32)], [1.0], False)
+    empty = {name: getattr(micro, name)[:0] for name in OF_TERMS}
+    scored = {name: None if getattr(like, name) is None else empty["weights"] for name in OF_SCORED}
+    return replace(micro, **empty, **scored)
 
 
 def _micro_batch(
-    numbers: list[int], samples: list[Sample], sequences: list[np.ndarray]
+    numbers: list[int],
+    samples: list[Sample],
+    sequences: list[np.ndarray],
+    weights: list[float],
+    proximal: bool,
 ) -> MicroBatch:
     tree = build_tree(sequences)
     counts = [len(sample.call.completion_ids) for sample in samples]
@@ -78,8 +124,8 @@ def _micro_batch(
     positions = [path[len(path) - n :] for path, n in zip(tree.index, counts, strict=True)]
     assert all(len(sample.call.prompt_ids) > 0 for sample in samples), "a call without a prompt"
     trained, term = np.unique(np.concatenate(positions), return_inverse=True)
-    logprobs = [sample.call.logprobs for sample in samples]
-    advantages = np.repeat([sample.advantage for sample in samples], counts)
+    scores = [sample.call.scores for sample in samples]
+    has_reference = all(s is not None and s.ref_logprobs is not None for s in scores)
     return MicroBatch(
         ids=torch.from_numpy(tree.ids).long(),
         depth=torch.from_numpy(tree.depth).long(),
@@ -87,7 +133,22 @@ def _micro_batch(
         plan=plan(tree),
         trained=torch.from_numpy(trained).long(),
         term=torch.from_numpy(term),
-        sampler_logprobs=torch.from_numpy(np.concatenate(logprobs).astype(np.float32)),
-        advantages=torch.from_numpy(advantages.astype(np.float32)),
+        call=torch.from_numpy(np.repeat(np.arange(len(samples)), counts)),
+        sampler_logprobs=_float32([sample.call.logprobs for sample in samples]),
+        advantages=_float32([_per_token(s.advantage, n) for s, n in zip(samples, counts)]),
+        weights=_float32([_per_token(w, n) for w, n in zip(weights, counts, strict=True)]),
+        proximal_logprobs=_float32([s.logprobs for s in scores]) if proximal else None,
+        ref_logprobs=_float32([s.ref_logprobs for s in scores]) if has_reference else None,
         samples=torch.tensor(numbers),
     )
+
+
+def _float32(values_of_calls: Sequence[Any]) -> Float[Tensor, " N"]:
+    return torch.from_numpy(np.concatenate(values_of_calls).astype(np.float32))
+
+
+def _per_token(value: float | Sequence[float], count: int) -> np.ndarray:
+    """A call's number for each of its tokens. Raises ValueError where it brings too few or many."""
+    if np.ndim(value) and len(value) != count:
+        raise ValueError(f"an advantage a token: {len(value)} were given for {count} tokens")
+    return np.broadcast_to(np.asarray(value, np.float64), count)

@@ -1,4 +1,4 @@
-"""The policy as one module: token tree in, log-probabilities and entropies out.
+"""Policy: one module, token tree in, log-probabilities and entropies out.
 
 It is a transformers causal LM whose attention is ``kernels.tree_attention`` and whose head is
 ``kernels.logprob``. It does not generate: vLLM does. It is one module with one forward, so that
@@ -17,7 +17,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
+from agentrl.algorithms import Terms
 from agentrl.learning.packing import MicroBatch
+from agentrl.learning.probe import probe_gap
 from kernels.logprob import linear_logprob
 from kernels.tree_attention import tree_attention
 
@@ -30,11 +32,11 @@ ATTENTION = {
 """What selective checkpointing keeps: the output of whichever operator attends."""
 
 
-def _attend(module, query, key, value, attention_mask, *, scaling, plan, kernels, **_):
+def _attend(module, query, key, value, attention_mask, *, scaling, plan, attention, **_):
     """What transformers calls in every layer; heads come first there, tokens first here."""
     # Under autocast rotary embeddings leave fp32 behind.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (T, H or K, D)
-    return tree_attention(q, k, v, plan, scaling, kernels)[None], None
+    return tree_attention(q, k, v, plan, scaling, attention)[None], None
 
 
 AttentionInterface.register("agentrl_tree", _attend)
@@ -43,12 +45,12 @@ AttentionInterface.register("agentrl_tree", _attend)
 class Policy(nn.Module):
     """A causal LM that scores token trees."""
 
-    def __init__(self, lm: PreTrainedModel, *, kernels: str = "auto", recompute: str = "off"):
-        """kernels: see ``kernels.tree_attention``. checkpointing: off, full, or selective, which
+    def __init__(self, lm: PreTrainedModel, *, attention: str = "auto", recompute: str = "off"):
+        """attention: see ``kernels.tree_attention``. recompute: off, full, or selective, which
         computes all but attention again."""
         super().__init__()
         lm.set_attn_implementation("agentrl_tree")
-        self.lm, self.kernels = lm.train(), kernels
+        self.lm, self.attention = lm.train(), attention
         if recompute != "off":
             keep = partial(create_selective_checkpoint_contexts, _keep_attention)
             how = {"context_fn": keep} if recompute == "selective" else {}
@@ -61,19 +63,60 @@ class Policy(nn.Module):
 
     def forward(
         self, batch: MicroBatch, temperature: float = 1.0
-    ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-        """Return the log-probability of each trained token, and the entropy where it was drawn."""
+    ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"], dict[str, Float[Tensor, " M"]]]:
+        """Return the log-probability of each trained token, the entropy where it was drawn, and
+        what ``others`` has of it."""
         hidden = self.lm.base_model(
             input_ids=batch.ids[None],
             position_ids=batch.depth[None],
             use_cache=False,
             plan=batch.plan,
-            kernels=self.kernels,
+            attention=self.attention,
         ).last_hidden_state[0]  # (T, C)
         # A token was drawn from the state of the token before it.
         drawn_from = hidden[batch.parent[batch.trained]]  # (M, C)
         weight = self.lm.get_output_embeddings().weight
-        return linear_logprob(drawn_from, weight, batch.ids[batch.trained], temperature)
+        logprobs, entropies = linear_logprob(
+            drawn_from, weight, batch.ids[batch.trained], temperature
+        )
+        return logprobs, entropies, self.others(drawn_from)
+
+    def others(self, drawn_from: Float[Tensor, "M C"]) -> dict[str, Float[Tensor, " M"]]:
+        """What a policy of one's own computes besides, such as values, from the hidden state that
+        each trained token was drawn from."""
+        return {}
+
+    def terms(self, micro: MicroBatch, temperature: float = 1.0) -> Terms:
+        """The loss terms of a micro-batch: from its tree tokens to a row a sampled token."""
+        logprobs, entropies, others = self(micro, temperature)
+        logprobs = logprobs[micro.term]  # (N,)
+        proximal = micro.proximal_logprobs
+        return Terms(
+            logprobs=logprobs,
+            entropies=entropies[micro.term],
+            sampler_logprobs=micro.sampler_logprobs,
+            proximal_logprobs=logprobs.detach() if proximal is None else proximal,
+            ref_logprobs=micro.ref_logprobs,
+            advantages=micro.advantages,
+            call=micro.call,
+            others={name: values[micro.term] for name, values in others.items()},
+        )
+
+    def probe_gap(self, ids: list[int], sampler_logprobs: list[float]) -> float:
+        """How far the sampler's log-probabilities of a probe are from this policy's; see there."""
+        return probe_gap(self, ids, sampler_logprobs)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that an optimizer gets."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def own_state(self) -> dict[str, Tensor]:
+        """What a policy of one's own has besides the language model; every checkpoint holds it."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if not name.startswith("lm.")
+        }
 
     def tie_weights(self) -> None:
         """Accelerate looks for this when it shards; without it tied embeddings come apart."""

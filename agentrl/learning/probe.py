@@ -16,5 +16,4 @@ def probe_gap(policy: torch.nn.Module, ids: list[int], sampler_logprobs: list[fl
     call = Call(prompt_ids=ids[:1], completion_ids=ids[1:], logprobs=sampler_logprobs)
     (micro,) = pack([Sample(call, advantage=0.0)], budget=len(ids))
     micro = micro.to(next(policy.parameters()).device)
-    logprobs = policy(micro)[0][micro.term]
-    return (logprobs - micro.sampler_logprobs).abs().max().item()
+    return (policy.terms(micro).logprobs - micro.sampler_logprobs).abs().max().item()

@@ -20,9 +20,11 @@ import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
+from agentrl.learning.packing import MicroBatch, deal
 from agentrl.learning.policy import Policy
 from agentrl.signals import Interrupted, Signals
 
@@ -115,6 +117,19 @@ class Ranks:
             # which the next optimizer step would make stale.
             policy.set_reshard_after_forward(True, recurse=False)
         return policy, optimizer.optimizer
+
+    def freeze(self, policy: Policy) -> Policy:
+        """A policy that is never trained, on its device, or sharded over all."""
+        policy.requires_grad_(False)
+        if self.size == 1:
+            return self.accelerator.prepare_model(policy, evaluation_mode=True)
+        policy = fsdp2_prepare_model(self.accelerator, policy)
+        policy.set_reshard_after_forward(True, recurse=False)
+        return policy
+
+    def deal(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """This rank's micro-batches; every rank has as many."""
+        return deal(micro_batches, self.rank, self.size)
 
     def _shard_with(self, plugin: FullyShardedDataParallelPlugin) -> None:
         """Accelerate takes DDP for several processes on CPUs, whatever is asked for."""

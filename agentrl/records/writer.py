@@ -36,9 +36,9 @@ class Scores:
     """float32 [3, N]: the trainer's log-probabilities, entropies, the loss's weights."""
 
     @classmethod
-    def of(cls, samples: Tensor, logprobs: Tensor, entropies: Tensor, weights: Tensor) -> "Scores":
-        values = torch.stack([logprobs.detach(), entropies.detach(), weights]).float()
-        return cls(samples.cpu().numpy(), values.cpu().numpy())
+    def of(cls, samples, logprobs: Tensor, entropies: Tensor, **measures: Tensor) -> "Scores":
+        values = torch.stack([logprobs.detach(), entropies.detach(), logprobs.detach() * 0]).float()
+        return cls(np.asarray(samples), values.cpu().numpy())
 
 
 @dataclass(frozen=True, eq=False)

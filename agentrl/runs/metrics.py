@@ -1,4 +1,4 @@
-"""What a step is measured by. Episodes and token counts here; ``Tally`` for the trained tokens."""
+"""Metrics of episodes and of tokens, and the clock of a step; ``tally`` has those of the loss."""
 
 import time
 from collections import Counter
@@ -6,10 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from agentrl.learning.loss import LossTerms
 from agentrl.types import Group, Sample
 from kernels.tree import count_distinct_prefixes
 
@@ -64,44 +60,6 @@ def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: 
             if call.under_grammar
         ),
     }
-
-
-class Tally:
-    """Sums over the loss terms of a step, micro-batch by micro-batch."""
-
-    def __init__(self) -> None:
-        self._sums: Counter[str] = Counter()
-        self._max_gap = 0.0
-
-    def add(
-        self, terms: LossTerms, trainer_logprobs: Tensor, sampler_logprobs: Tensor, entropy: Tensor
-    ) -> None:
-        """All of shape [N]; the gap is between what drew a token and what trains it."""
-        with torch.no_grad():
-            gap = (trainer_logprobs - sampler_logprobs).abs()
-            prob_gap = (trainer_logprobs.exp() - sampler_logprobs.exp()).abs()
-            self._max_gap = max(self._max_gap, gap.max().item() if len(gap) else 0.0)
-            self._sums.update(
-                {
-                    "terms": len(gap),
-                    "loss": terms.loss.sum().item(),
-                    "clipped": terms.clipped.sum().item(),
-                    "entropy": entropy.sum().item(),
-                    "gap/mean_abs_prob": prob_gap.sum().item(),
-                }
-            )
-
-    @staticmethod
-    def metrics(tallies: Sequence["Tally"]) -> dict[str, float]:
-        """Means over the terms that all ranks have tallied; nothing where there were none."""
-        sums: Counter[str] = Counter()
-        for tally in tallies:
-            sums.update(tally._sums)
-        num_terms = sums.pop("terms", 0)
-        if not num_terms:
-            return {}
-        means = {name: total / num_terms for name, total in sums.items()}
-        return {**means, "gap/max_abs_logprob": max(tally._max_gap for tally in tallies)}
 
 
 class Clock:

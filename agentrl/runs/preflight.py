@@ -2,15 +2,14 @@
 
 ``check_surroundings`` needs no model; ``check_model`` prints what training one will take beside
 what there is. Each raises ValueError with a sentence that says what to change, or prints a warning
-where it cannot be sure. Nothing is loaded but configs and tokenizers. ``check_prompts_fit`` is for
-the first batch: how long a prompt is, only the agent knows.
+where it cannot be sure. Nothing is loaded but configs and tokenizers. What only a batch can show is
+checked in the first: ``check_first_batch``.
 """
 
 import errno
 import importlib.util
 import shutil
 import socket
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from agentrl.runs import memory
 from agentrl.config import Config, ServerConfig, EngineConfig
 from agentrl.runs.memory import Shape
 from agentrl.serving.remote import key_of
-from agentrl.types import Group, Task
+from agentrl.types import Group, Task, TooManyFailed
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 
@@ -36,6 +35,10 @@ does not fit into. From 1.3 times to 2.7 was seen."""
 GIB = 2**30
 WORKING_BYTES = GIB
 """What vLLM takes on a CPU besides its weights and its cache."""
+
+
+class CannotStart(Exception):
+    """Something that was typed, or that it names, cannot be used; in a sentence."""
 
 
 def check_surroundings(
@@ -78,7 +81,7 @@ def _check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display
 
 def check_serving_addresses(config: Config, ranks: int = 1) -> None:
     """What agents reach models by: the port to serve at, auxiliary models and their keys."""
-    _check_port(config.endpoint, ranks)
+    _check_port(config.server, ranks)
     for name, model in config.auxiliary_models.items():
         if model.url:
             key_of(name, model)
@@ -86,7 +89,7 @@ def check_serving_addresses(config: Config, ranks: int = 1) -> None:
             hub.check_model(model.model)
 
 
-def _check_port(endpoint: ServerConfig, ranks: int) -> None:
+def _check_port(server: ServerConfig, ranks: int) -> None:
     if server.port and ranks > 1:
         raise ValueError(
             f"server.port is {server.port}, but each of {ranks} ranks needs one: leave it 0"
@@ -195,7 +198,7 @@ def check_model(
     ranks: int,
     ranks_here: int,
     dtype: str,
-    kernels: str,
+    attention: str,
     device: torch.device,
     display: Display,
 ) -> None:
@@ -205,7 +208,7 @@ def check_model(
     """
     shape, tokenizer = check_serving(config, folder, display)
     state = memory.state_bytes(shape, ranks)
-    activations = _activations(config, shape, dtype, kernels, device)
+    activations = _activations(config, shape, dtype, attention, device)
     engine = _engine(config.engine, shape, dtype, config.model.max_model_len, device)
     needed, free, remedies = _in_all(config, state, activations, engine, ranks_here, device)
     checkpoint, disk = memory.checkpoint_bytes(shape), shutil.disk_usage(config.runs).free
@@ -230,7 +233,7 @@ def check_model(
 
 
 def _activations(
-    config: Config, shape: Shape, dtype: str, kernels: str, device: torch.device
+    config: Config, shape: Shape, dtype: str, attention: str, device: torch.device
 ) -> int:
     held = memory.activation_bytes(
         shape,
@@ -239,7 +242,7 @@ def _activations(
         longest=config.model.max_model_len,
         dtype=dtype,
         recompute=config.model.recompute,
-        kernels=kernels,
+        kernels=attention,
     )
     return KEPT_BY_MALLOC * held if device.type == "cpu" else held
 
@@ -336,13 +339,47 @@ def _judge_question(longest: int, max_model_len: int, display: Display) -> None:
         )
 
 
-def check_prompts_fit(groups: Sequence[Group], max_model_len: int) -> None:
-    """Exit with a sentence where no episode of a batch got its first prompt into the context."""
+def check_failures(groups: Sequence[Group], max_failed: float) -> None:
+    """Raise TooManyFailed, with the commonest cause, where a larger share of episodes failed."""
+    episodes = [episode for group in groups for episode in group.episodes]
+    causes = Counter(episode.error for episode in episodes if episode.failed)
+    if causes.total() > max_failed * len(episodes):
+        ((cause, count),) = causes.most_common(1)
+        raise TooManyFailed(
+            f"{causes.total()} of {len(episodes)} episodes failed, which is more than "
+            f"--max-failed {max_failed:g}. The commonest cause, {count} times: {cause}"
+        )
+
+
+def check_first_batch(groups: Sequence[Group], config: Config, display: Display) -> None:
+    """Raise CannotStart where nothing of a run's first batch can be trained on."""
+    _check_trained_agents(groups, config.trained_agents, display)
+    _check_prompts_fit(groups, config.model.max_model_len)
+
+
+def _check_trained_agents(
+    groups: Sequence[Group], trained_agents: Sequence[str] | None, display: Display
+) -> None:
+    callers = {agent for group in groups for e in group.episodes for agent in e.agents}
+    silent = set(trained_agents or ()) - callers
+    # Where nobody called, the episodes failed, and their cause is on the screen.
+    if not silent or not callers:
+        return
+    sentence = (
+        f"trained_agents names {', '.join(sorted(silent))}, but the first batch has no such call: "
+        f"its agents are {', '.join(sorted(callers))}"
+    )
+    if silent == set(trained_agents):
+        raise CannotStart(f"{sentence}. Choose of them with --trained-agents")
+    display.line(f"warning: {sentence}")
+
+
+def _check_prompts_fit(groups: Sequence[Group], max_model_len: int) -> None:
     episodes = [episode for group in groups for episode in group.episodes]
     if all(episode.status == "truncated" and not episode.calls for episode in episodes):
-        sys.exit(
-            f"error: every first prompt is longer than model.max_model_len {max_model_len}, so that nothing "
-            "can be sampled: raise --model.max-model-len, or shorten the agent's prompt"
+        raise CannotStart(
+            f"every first prompt is longer than model.max_model_len {max_model_len}, so that "
+            "nothing can be sampled: raise --model.max-model-len, or shorten the agent's prompt"
         )
 
 

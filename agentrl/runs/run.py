@@ -32,8 +32,8 @@ class Run:
         """Called with every row that is logged from then on."""
 
     @classmethod
-    def create(cls, runs: Path, exp: str, config_json: str) -> "Run":
-        """exp: the experiment's name, or its file."""
+    def create(cls, runs: Path, exp: str, config_json: str, model: str | Path) -> "Run":
+        """exp: the experiment's name, or its file. model: what the run begins with."""
         name = datetime.now().strftime("%Y%m%d-%H%M%S")
         for suffix in ["", *map("-{}".format, range(2, 99))]:
             folder = runs / Path(exp).stem / f"{name}{suffix}"
@@ -43,7 +43,7 @@ class Run:
                 break
         run = cls(folder)
         file = str(Path(exp).resolve()) if exp.endswith(".py") else None
-        experiment = {"experiment": Path(exp).stem, "file": file}
+        experiment = {"experiment": Path(exp).stem, "file": file, "model": str(model)}
         run._describe({**experiment, **_provenance(config_json), "resumed": []})
         source.save(folder / "source.zip")
         return run
@@ -119,15 +119,18 @@ class Run:
     def _metrics(self) -> Path:
         return self.folder / METRICS
 
-    def log(self, row: dict[str, Any]) -> None:
-        """Append one step's metrics; what was logged of that step before is replaced."""
+    def log(self, row: dict[str, Any], *, is_whole: bool = True) -> None:
+        """Append one step's metrics; what was logged of that step before is replaced.
+
+        Followers get rows that are whole.
+        """
         if self.rows and self.rows[-1]["step"] == row["step"]:
             self._keep(self.rows[:-1])
         self.rows.append(row)
         if self._writes:
             with self._metrics.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        for follow in self.followers:
+        for follow in self.followers if is_whole else ():
             follow(row)
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:

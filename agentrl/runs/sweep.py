@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from agentrl.config import parse
+from agentrl.cli import parse
 from agentrl.signals import PR_SET_PDEATHSIG, Interrupted, Signals
 from agentrl.runs import curve
 from agentrl.runs.curve import Row

@@ -1,7 +1,8 @@
 """What a workflow holds: the door to a model."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -109,6 +110,20 @@ class Serving:
     def decode(self, ids: list[int]) -> str:
         """The text of token ids of the trained model's."""
         return self.policy.chat.decode(ids)
+
+    def push(self, policy: Any, version: int) -> float:
+        """Wake the engine, sample from these weights from here on, and forget what was cached.
+
+        Returns the largest gap between both engines' log-probabilities on a fixed probe.
+        """
+        self.engine.wake()
+        return policy.probe_gap(self.engine.probe, self.engine.sync(policy.weights()))
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """While the trainer has the GPU's memory; ``push`` wakes the engine."""
+        self.engine.sleep()
+        yield
 
     def open(
         self, *, step: int, task_id: str, episode: int, own_sampling: bool = False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from agentrl.learning.loss import policy_loss
+from agentrl.algorithms import GRPO, Terms
 from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.types import Sample
@@ -81,7 +81,7 @@ def make_model(options: Options) -> tuple[nn.Module, Policy, torch.device]:
     model_type, config_type, sizes = SHAPES[options.shape]
     config = config_type(**sizes, tie_word_embeddings=True, max_position_embeddings=32_768)
     lm = model_type(config).to(device)
-    policy = Policy(lm, kernels=options.kernels, recompute=options.recompute)
+    policy = Policy(lm, attention=options.attention, recompute=options.recompute)
     return lm, policy, device
 
 
@@ -105,25 +105,30 @@ def make_step(
             lm.set_attn_implementation("sdpa")
             return rows.score_padded(lm, batch)
         lm.set_attn_implementation("agentrl_tree")
-        return policy(batch)[0][batch.term]
+        return policy.terms(batch).logprobs
 
     def step() -> int:
         for batch in batches:
             batch = batch.to(device)
             with torch.autocast(device.type, torch.bfloat16, options.dtype == "bfloat16"):
                 logprobs = score(batch)
-            terms = policy_loss(
-                logprobs,
-                batch.sampler_logprobs,
-                batch.advantages,
-                clip_low=0.2,
-                clip_high=0.2,
-                importance_sampling_cap=2.0,
-            )
-            (terms.loss.sum() / num_terms).backward()
+            values = GRPO().loss(_terms(logprobs, batch)).values
+            (values.sum() / num_terms).backward()
         return sum(batch.ids.numel() for batch in batches)
 
     return step
+
+
+def _terms(logprobs: Tensor, batch: Any) -> Terms:
+    nothing = torch.zeros_like(batch.sampler_logprobs)
+    return Terms(
+        logprobs=logprobs,
+        entropies=nothing,
+        sampler_logprobs=batch.sampler_logprobs,
+        proximal_logprobs=logprobs.detach(),
+        advantages=batch.advantages,
+        call=nothing.long(),
+    )
 
 
 def gradients(step: Callable[[], int], lm: nn.Module) -> list[Tensor]:

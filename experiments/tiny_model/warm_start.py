@@ -2,8 +2,8 @@
 
 Its tokenizer is a byte-level BPE trained on the transcripts, lossless on any text, with every digit
 a token. Its chat template is ChatML with tools. It is warm-started on the transcripts through the
-same packing, policy and loss as reinforcement learning, with advantage 1: then the policy gradient
-is that of the likelihood.
+same packing and policy as reinforcement learning: an advantage is how much a token counts in the
+likelihood.
 """
 
 import random
@@ -17,7 +17,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from agentrl.learning.loss import policy_loss
 from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.types import Call, Message, Report, Sample
@@ -173,19 +172,10 @@ def _warm_start(
         total = sum(sample.advantage * len(sample.call.completion_ids) for sample in batch)
         loss = 0.0
         for micro in pack(batch, recipe.micro_batch_tokens):
-            logprobs = policy(micro)[0][micro.term]
-            # The transcripts' tokens count as the policy's own: ratio and weight are 1, and the
-            # gradient is that of the negative log-likelihood.
-            terms = policy_loss(
-                logprobs,
-                logprobs.detach(),
-                micro.advantages,
-                clip_low=0.2,
-                clip_high=0.2,
-                importance_sampling_cap=1.0,
-            )
-            (terms.loss.sum() / total).backward()
-            loss -= (logprobs.detach() * micro.advantages).sum().item() / total
+            terms = policy.terms(micro)
+            # The gradient of the negative log-likelihood.
+            (-(terms.logprobs * terms.advantages).sum() / total).backward()
+            loss -= (terms.logprobs.detach() * terms.advantages).sum().item() / total
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()

@@ -44,11 +44,13 @@ def choose(impl: str, device: torch.device) -> Implementation:
     Raises ValueError for what is none of them, or cannot run there.
     """
     if impl not in ("auto", *get_args(Implementation)):
-        raise ValueError(f"kernels {impl!r} is none of auto, {', '.join(get_args(Implementation))}")
+        raise ValueError(
+            f"attention {impl!r} is none of auto, {', '.join(get_args(Implementation))}"
+        )
     # Its interpreter runs on a CPU, at a speed for tests.
     is_interpreted = impl == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if impl in ("triton", "flash") and device.type == "cpu" and not is_interpreted:
-        raise ValueError(f"kernels {impl!r} needs a GPU: use segments on a CPU, or auto")
+        raise ValueError(f"attention {impl!r} needs a GPU: use segments on a CPU, or auto")
     if impl != "auto":
         return impl
     if device.type == "cpu":

@@ -9,9 +9,10 @@ import pytest
 import rollout
 from agentrl.config import Config, ModelConfig
 from agentrl.debug.transcript import print_transcript, print_verdict
+from agentrl.runs import preflight
 from agentrl.runs.metrics import episode_metrics
 from agentrl.runs.progress import Display
-from agentrl.types import Call, Episode
+from agentrl.types import Call, Episode, TooManyFailed
 from tests.agents.test_contract import ScriptedModel
 
 
@@ -39,7 +40,7 @@ def collect(workflow, num_tasks, group_size, **overrides):
         workflow=workflow, tasks=lambda data: ([], []), model=ModelConfig(path="m"), **overrides
     )
     serving, reports = ScriptedServing(), []
-    groups = rollout.collect(
+    groups = rollout.run_groups(
         tasks(num_tasks),
         config,
         serving,
@@ -143,10 +144,10 @@ async def fails_by_number(task, model):
 
 def test_a_run_stops_above_the_share_of_failures():
     groups = collect(fails_by_number, 4, 2)
-    rollout.check_failures(groups, 0.75)
-    rollout.check_failures(groups, 1.0)
-    with pytest.raises(rollout.TooManyFailed) as stopped:
-        rollout.check_failures(groups, 0.7)
+    preflight.check_failures(groups, 0.75)
+    preflight.check_failures(groups, 1.0)
+    with pytest.raises(TooManyFailed) as stopped:
+        preflight.check_failures(groups, 0.7)
     assert str(stopped.value) == (
         "6 of 8 episodes failed, which is more than --max-failed 0.7. "
         "The commonest cause, 4 times: RuntimeError: broken"
@@ -160,8 +161,8 @@ def test_failures_may_be_punished():
         *[("error", -1.0, False)] * 6,
         *[("ok", 1.0, True)] * 2,
     ]
-    with pytest.raises(rollout.TooManyFailed, match="6 of 8 episodes failed"):
-        rollout.check_failures(groups, 0.7)
+    with pytest.raises(TooManyFailed, match="6 of 8 episodes failed"):
+        preflight.check_failures(groups, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_failures_may_be_punished():
     [(None, None, 3), (1, None, 3), (2, None, 6), (2, 4, 4), (1, 9, 3), (None, 9, 9)],
 )
 def test_batches(epochs, steps, expected):
-    from train import task_batches
+    from agentrl.tasks.batches import task_batches
 
     async def solve(task, model):
         return 1.0

@@ -53,7 +53,7 @@ def collect(serving, chosen, num_tasks, group_size, **fields) -> list[Group]:
         sampling=SamplingConfig(max_tokens=16),
     )
     tasks = [{"id": str(i)} for i in range(num_tasks)]
-    return rollout.collect(
+    return rollout.run_groups(
         tasks, config, serving, step=1, group_size=group_size, report=lambda share, note: None
     )
 

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from agentrl.learning.advantages import group_advantages, samples, trainable
+from agentrl.algorithms.advantages import credit, group_normalised, trainable
 from agentrl.types import Call, Episode, Group
-from experiments.gsm8k_offline_shuffled import shuffled
+from experiments.gsm8k_offline_shuffled import Shuffled
 
 
 def episode(index: int, reward: float | None, num_calls: int = 1) -> Episode:
@@ -17,19 +17,19 @@ def episode(index: int, reward: float | None, num_calls: int = 1) -> Episode:
 
 def test_by_hand():
     # mean 0.5, sample std sqrt(4 * 0.25 / 3) = 0.57735
-    assert group_advantages([1.0, 0.0, 0.0, 1.0]) == pytest.approx(
+    assert group_normalised([1.0, 0.0, 0.0, 1.0]) == pytest.approx(
         [0.866024, -0.866024, -0.866024, 0.866024], abs=1e-6
     )
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1e9 + 0.1])
 def test_equal_rewards_are_exactly_zero(reward):
-    assert group_advantages([reward] * 7) == [0.0] * 7
+    assert group_normalised([reward] * 7) == [0.0] * 7
 
 
 def test_alone():
-    assert group_advantages([1.0]) == [0.0]
-    assert group_advantages([]) == []
+    assert group_normalised([1.0]) == [0.0]
+    assert group_normalised([]) == []
 
 
 def test_the_control_deals_the_same_rewards_to_others():
@@ -37,17 +37,17 @@ def test_the_control_deals_the_same_rewards_to_others():
         Group({"id": str(task)}, tuple(episode(i, float(task % 2)) for i in range(8)))
         for task in range(16)
     ]
-    assert {sample.advantage for sample in samples(groups)} == {0.0}
-    dealt = shuffled(groups)
-    assert [s.call for s in dealt] == [s.call for s in samples(groups)]
+    assert {sample.advantage for sample in credit(groups)} == {0.0}
+    dealt = Shuffled().advantages(groups)
+    assert [s.call for s in dealt] == [s.call for s in credit(groups)]
     # Half of 128 rewards are 1: by chance no group keeps eight equal ones.
     assert 0 not in {sample.advantage for sample in dealt}
-    assert dealt == shuffled(groups)
+    assert dealt == Shuffled().advantages(groups)
 
 
 def test_failed_episodes_are_left_out_of_their_group():
     group = Group({"id": "t"}, (episode(0, 1.0), episode(1, None), episode(2, 0.0, num_calls=2)))
-    found = [(s.call.prompt_ids[0], round(s.advantage, 4)) for s in samples([group])]
+    found = [(s.call.prompt_ids[0], round(s.advantage, 4)) for s in credit([group])]
     # Of the two that count: mean 0.5, sample std 0.7071.
     assert found == [(0, 0.7071), (2, -0.7071), (2, -0.7071)]
 
@@ -62,7 +62,7 @@ def conversation(index: int, reward, *agents: str) -> Episode:
 
 
 def found(group: Group) -> list[tuple[int, str, float]]:
-    return [(s.call.prompt_ids[0], s.call.agent, round(s.advantage, 4)) for s in samples([group])]
+    return [(s.call.prompt_ids[0], s.call.agent, round(s.advantage, 4)) for s in credit([group])]
 
 
 def test_an_agent_is_compared_with_itself():
@@ -82,7 +82,7 @@ def test_an_agent_is_compared_with_itself():
         (2, "checker", 1.0),
     ]
     # What one advantage an episode would have been.
-    assert [round(a, 2) for a in group_advantages([e.mean_reward for e in episodes])] == [
+    assert [round(a, 2) for a in group_normalised([e.mean_reward for e in episodes])] == [
         0.58,
         -1.15,
         0.58,
@@ -125,7 +125,7 @@ def test_a_number_is_every_agents_reward():
 
 def test_only_the_trained_agents_samples_are_kept():
     group = Group({"id": "t"}, (conversation(0, 1.0, "solver", "checker", "solver"),))
-    every = samples([group])
+    every = credit([group])
     assert trainable(every, None) == every
     assert trainable(every, ("solver",)) == [every[0], every[2]]
     assert trainable(every, ("solver", "checker")) == every
@@ -136,6 +136,6 @@ def test_calls_under_a_grammar_are_compared_and_not_trained():
     free, forced = (conversation(i, float(i), "solver", "solver") for i in (0, 1))
     masked = dataclasses.replace(forced.calls[1], under_grammar=True)
     forced = dataclasses.replace(forced, calls=(forced.calls[0], masked))
-    trained = trainable(samples([Group({"id": "t"}, (free, forced))]), None)
+    trained = trainable(credit([Group({"id": "t"}, (free, forced))]), None)
     assert [sample.call for sample in trained] == [*free.calls, forced.calls[0]]
     assert [round(sample.advantage, 4) for sample in trained] == [-0.7071, -0.7071, 0.7071]

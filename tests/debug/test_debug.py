@@ -10,7 +10,8 @@ import pytest
 
 import rollout
 from agentrl.agents.contract import WorkflowOutput, run_episode
-from agentrl.config import AuxiliaryModel, load_experiment
+from agentrl.cli import load_experiment
+from agentrl.config import AuxiliaryModel
 from agentrl.debug import command
 from agentrl.debug.episodes import debug
 from agentrl.runs.progress import Display

@@ -120,13 +120,14 @@ def test_interrupted_twice_it_leaves_at_once(tmp_path, tiny_folder, launch):
             import dataclasses, time
             from tests.support import drawn_rewards
 
-            def busy(groups):
-                print("at work", flush=True)
-                deadline = time.monotonic() + 60
-                while time.monotonic() < deadline:
-                    time.sleep(0.1)
+            class Busy(drawn_rewards.Noisy):
+                def advantages(self, groups):
+                    print("at work", flush=True)
+                    deadline = time.monotonic() + 60
+                    while time.monotonic() < deadline:
+                        time.sleep(0.1)
 
-            config = dataclasses.replace(drawn_rewards.config, advantages=busy)
+            config = dataclasses.replace(drawn_rewards.config, algorithm=Busy())
         """)
     )
     run = start(tmp_path, tiny_folder, experiment=str(experiment), launch=launch)
@@ -210,16 +211,17 @@ def test_an_engine_that_dies_is_a_sentence(tmp_path, tiny_folder):
 
             steps = 0
 
-            def deadly(groups):
-                global steps
-                steps += 1
-                if steps == 3:
-                    (engine,) = [t for t in threading.enumerate() if t.name == "engine"]
-                    kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
-                    kill(ctypes.c_ulong(engine.ident), ctypes.py_object(MemoryError))
-                return drawn_rewards.noisy(groups)
+            class Deadly(drawn_rewards.Noisy):
+                def advantages(self, groups):
+                    global steps
+                    steps += 1
+                    if steps == 3:
+                        (engine,) = [t for t in threading.enumerate() if t.name == "engine"]
+                        kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                        kill(ctypes.c_ulong(engine.ident), ctypes.py_object(MemoryError))
+                    return super().advantages(groups)
 
-            config = dataclasses.replace(drawn_rewards.config, advantages=deadly)
+            config = dataclasses.replace(drawn_rewards.config, algorithm=Deadly())
         """)
     )
     run = start(tmp_path, tiny_folder, "--save-every", "1", experiment=str(experiment))

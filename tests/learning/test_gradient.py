@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from agentrl.learning.loss import policy_loss
+from agentrl.algorithms import GRPO, Terms
 from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.types import Call, Sample
@@ -71,15 +71,15 @@ def loss_sum(logprobs, sampler_logprobs, advantages):
     # A proximal policy unlike the current one, so that some terms are clipped and some are not:
     # then no single weight per tree token could stand for its terms.
     proximal = logprobs.detach() + 0.3 * torch.sin(1e3 * sampler_logprobs)
-    return policy_loss(
-        logprobs,
-        sampler_logprobs,
-        advantages,
-        clip_low=0.2,
-        clip_high=0.2,
-        importance_sampling_cap=2.0,
+    terms = Terms(
+        logprobs=logprobs,
+        entropies=torch.zeros_like(logprobs),
+        sampler_logprobs=sampler_logprobs,
         proximal_logprobs=proximal,
-    ).loss.sum()
+        advantages=advantages,
+        call=torch.zeros(len(logprobs), dtype=torch.long),
+    )
+    return GRPO().loss(terms).values.sum()
 
 
 def gradients(module) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentrl.learning.advantages import samples, trainable
+from agentrl.algorithms.advantages import credit, trainable
 from agentrl.learning.packing import deal, pack
 from agentrl.records import columns, index, load, open_run, piece, reader
 from agentrl.records.recorder import Recorder, RecordsFailed
@@ -148,7 +148,7 @@ def test_predicted_weights_are_those_of_the_loss_nearly():
 def test_every_value_of_every_token_comes_back(tmp_path):
     rng = np.random.default_rng(1)
     groups = [random_group(rng, f"task {i}", size=4) for i in range(6)]
-    trained = trainable(samples(groups), ("solver",))
+    trained = trainable(credit(groups), ("solver",))
     scores = random_scores(rng, trained)
     run = open_run(record(tmp_path, 3, groups, trained, scores))
     expected = {}
@@ -230,7 +230,7 @@ def scores_of_ranks(trained: list[Sample], size: int) -> list[Scores]:
 def test_what_the_ranks_measured_finds_its_token(tmp_path, size):
     rng = np.random.default_rng(2)
     groups = [random_group(rng, f"task {i}", size=3) for i in range(4)]
-    trained = samples(groups)
+    trained = credit(groups)
     scores = scores_of_ranks(trained, size)
     right = record(tmp_path / "right", 1, groups, trained, scores)
     assert num_misplaced(right) == 0
@@ -252,7 +252,7 @@ def num_misplaced(run: Path) -> int:
 
 
 def test_what_the_index_says(tmp_path):
-    trained = samples(GROUPS)
+    trained = credit(GROUPS)
     zeros = np.zeros((3, sum(len(s.call.completion_ids) for s in trained)), np.float32)
     record(tmp_path, 7, GROUPS, trained, [Scores(np.arange(len(trained)), zeros)])
     run = open_run(record(tmp_path, 7, GROUPS[:1], held_out=True))

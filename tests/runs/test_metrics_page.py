@@ -7,9 +7,14 @@ from pathlib import Path
 import torch
 
 from agentrl.agents.contract import RESERVED
-from agentrl.learning.loss import policy_loss
 from agentrl.types import Call, Episode, Group, Sample
-from agentrl.runs.metrics import Clock, Tally, episode_metrics, token_metrics
+from agentrl.algorithms import GRPO
+from agentrl.learning.packing import pack
+from agentrl.learning.ranks import Ranks
+from agentrl.runs.metrics import Clock, episode_metrics, token_metrics
+from agentrl.runs.tally import Tally
+from agentrl.signals import Signals
+from tests.support.terms import make_terms
 
 ROOT = Path(__file__).parents[2]
 LINE = re.compile(r"\| `(\S+)` \| (.+) \| (.+) \|")
@@ -27,23 +32,16 @@ def described() -> set[str]:
 
 
 def named_in_training() -> set[str]:
-    """What train.py itself names: keys of its dicts, entries of ``metrics``, parts of a clock."""
-    functions = {
-        f.name: f for f in ast.parse((ROOT / "train.py").read_text()).body if is_function(f)
-    }
+    """What train.py and rollout.py name: keys of dicts, entries of ``metrics``, phases."""
     names = set()
-    for node in [node for name in ("train", "update") for node in ast.walk(functions[name])]:
+    for node in ast.walk(ast.parse((ROOT / "train.py").read_text())):
         if isinstance(node, ast.Dict):
             names |= {key.value for key in node.keys if isinstance(key, ast.Constant)}
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
             names.add(node.slice.value)
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "clock":
-            names.add(f"time/{node.args[0].value}_seconds")
-    return names
-
-
-def is_function(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef)
+    source = (ROOT / "train.py").read_text() + (ROOT / "rollout.py").read_text()
+    phases = set(re.findall(r'run\.phase\("(\w+)"\)', source)) - {"load"}
+    return names | {f"time/{phase}_seconds" for phase in phases} | {"step"}
 
 
 def test_the_page_and_the_code_agree():
@@ -60,13 +58,21 @@ def test_the_page_and_the_code_agree():
     of_episodes = set(episode_metrics(groups)) - {"habit/own"}
     assert {name.replace("solver", "AGENT") for name in of_episodes} == page()["Episodes"]
     assert set(token_metrics(groups, [Sample(call, 0.0)], 2)) == page()["Tokens"]
-    tally, one = Tally(), torch.zeros(1)
-    bounds = {"clip_low": 0.2, "clip_high": 0.2, "importance_sampling_cap": 2.0}
-    tally.add(policy_loss(one, one, one, **bounds), one, one, one)
-    of_update = set(Tally.metrics([tally])) | named_in_training()
-    assert (
-        of_update | set(Clock().metrics()) == page()["The row"] | page()["Update"] | page()["Time"]
-    )
+    of_update = set(of_one_update(groups, call)) - of_episodes - page()["Tokens"]
+    named = of_update | named_in_training() | set(Clock().metrics())
+    assert named == page()["The row"] | page()["Update"] | page()["Time"] | {"habit/own"}
+
+
+def of_one_update(groups: list[Group], call: Call) -> dict:
+    sample = Sample(call, 1.0)
+    (micro,) = pack([sample], budget=8)
+    tally, terms = Tally(GRPO()), make_terms(torch.zeros(1), [0.0], [1.0])
+    tally.begin(groups, [sample])
+    tally.weigh([sample], 1.0, [micro])
+    losses = GRPO().loss(terms)
+    tally.add([sample], micro, terms, losses, losses.values.sum())
+    tally.stepped(0.5)
+    return tally.gather(Ranks("float32", Signals()))
 
 
 def test_nothing_is_described_twice():

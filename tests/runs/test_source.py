@@ -6,7 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from agentrl.config import load_callable, load_experiment
+from agentrl.cli import load_experiment
+from agentrl.callables import load_callable
 from agentrl.runs import source
 from agentrl.runs.run import Run
 

@@ -229,7 +229,7 @@ def isolations():
         best = process.isolation()
         tools = {}
         for kind in dict.fromkeys([best, "none"]):
-            patch.setattr(process, "ground", lambda kind=kind: kind)
+            patch.setattr(process, "isolation", lambda kind=kind: kind)
             tools[kind] = make_tool()
             tools[kind].run("")
         yield tools

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 import rollout
-from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, SamplingConfig, parse
+from agentrl.cli import parse
+from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, SamplingConfig
 from agentrl.serving.sampling import Sampling
 from tests.support.families import QWEN25
 from tests.support.spy import Scripted
@@ -39,7 +40,7 @@ def make_config(**fields) -> Config:
 
 def collect(config, serving):
     tasks = [{"id": str(i)} for i in range(2)]
-    return rollout.collect(
+    return rollout.run_groups(
         tasks, config, serving, step=1, group_size=2, report=lambda share, note: None
     )
 

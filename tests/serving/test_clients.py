@@ -17,7 +17,7 @@ from langchain_openai import ChatOpenAI
 from openai.types.responses import ResponseCompletedEvent, ResponseIncompleteEvent
 from pydantic import BaseModel
 
-from agentrl.learning.advantages import samples, trainable
+from agentrl.algorithms.advantages import credit, trainable
 from agentrl.types import Episode, Group
 from tests.support.families import QWEN3
 from tests.support.spy import Scripted
@@ -345,7 +345,7 @@ def test_agentscopes_structured_output(episode):
     assert recorded.under_grammar
     free = dataclasses.replace(recorded, under_grammar=False)
     episode = Episode(task={}, index=0, calls=(recorded, free), reward=1.0)
-    trained = trainable(samples([Group({}, (episode,))]), None)
+    trained = trainable(credit([Group({}, (episode,))]), None)
     assert [sample.call for sample in trained] == [free]
 
 

@@ -40,7 +40,7 @@ def draw(engine, prompts, temperature=1.0, max_tokens=12) -> list[Sample]:
 @torch.no_grad()
 def gap(policy, samples, temperature=1.0) -> float:
     (micro,) = pack(samples, budget=10_000)
-    logprobs = policy(micro, temperature)[0][micro.term]
+    logprobs = policy.terms(micro, temperature).logprobs
     return (logprobs - micro.sampler_logprobs).abs().max().item()
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from agentrl.agents.judges import boxed_equals
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
-from agentrl.config import load_callable, load_experiment
+from agentrl.callables import load_callable
+from agentrl.cli import load_experiment
 from experiments import gsm8k_subprocess
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM
 from tests.end_to_end.test_train import RANDOM_REWARDS, SHORT, read_metrics, run

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import torch
 
-from agentrl.learning.advantages import samples
+from agentrl.algorithms import GRPO
 from experiments import gsm8k, gsm8k_offline
 
 
@@ -17,16 +17,19 @@ async def judge(task, response, episode):
     return dataclasses.replace(verdict, reward=zlib.crc32(said) % 5 / 4)
 
 
-def noisy(groups):
+class Noisy(GRPO):
     """In the main thread, from every generator: what a resumed run must draw again."""
-    noise = random.random() + np.random.rand() + torch.rand(1).item()
-    return [dataclasses.replace(s, advantage=s.advantage + 0.1 * noise) for s in samples(groups)]
+
+    def advantages(self, groups):
+        noise = random.random() + np.random.rand() + torch.rand(1).item()
+        samples = super().advantages(groups)
+        return [dataclasses.replace(s, advantage=s.advantage + 0.1 * noise) for s in samples]
 
 
 config = dataclasses.replace(
     gsm8k_offline.config,
     judge=judge,
-    advantages=noisy,
+    algorithm=Noisy(),
     steps=30,
     tasks_per_step=2,
     group_size=4,

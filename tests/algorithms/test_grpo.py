@@ -1,24 +1,21 @@
+"""GRPO's loss, by hand; its weights; and what its numbers may be."""
+
 import math
 
 import pytest
 import torch
 
-from agentrl.learning.loss import policy_loss
+from agentrl.algorithms import GRPO
+from agentrl.types import Call, Sample
+from tests.support.terms import make_terms
 
 
 def loss_of(logprob, sampler, advantage, proximal=None, low=0.2, high=0.3, cap=2.0):
     logprobs = torch.tensor([logprob], requires_grad=True)
-    terms = policy_loss(
-        logprobs,
-        torch.tensor([sampler]),
-        torch.tensor([advantage]),
-        clip_low=low,
-        clip_high=high,
-        importance_sampling_cap=cap,
-        proximal_logprobs=None if proximal is None else torch.tensor([proximal]),
-    )
-    (gradient,) = torch.autograd.grad(terms.loss.sum(), logprobs)
-    return terms.loss.item(), gradient.item(), terms.clipped.item()
+    terms = make_terms(logprobs, [sampler], [advantage], None if proximal is None else [proximal])
+    losses = GRPO(clip_low=low, clip_high=high, importance_sampling_cap=cap).loss(terms)
+    (gradient,) = torch.autograd.grad(losses.values.sum(), logprobs)
+    return losses.values.item(), gradient.item(), losses.measures["clipped"].item()
 
 
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
@@ -29,15 +26,7 @@ def test_on_policy_the_gradient_is_minus_the_advantage(advantage):
 
 def test_a_good_token_becomes_likelier():
     logprobs = torch.tensor([-1.0], requires_grad=True)
-    terms = policy_loss(
-        logprobs,
-        torch.tensor([-1.0]),
-        torch.tensor([1.0]),
-        clip_low=0.2,
-        clip_high=0.2,
-        importance_sampling_cap=2.0,
-    )
-    terms.loss.sum().backward()
+    GRPO().loss(make_terms(logprobs, [-1.0], [1.0])).values.sum().backward()
     assert (logprobs - 0.1 * logprobs.grad).item() > -1.0
 
 
@@ -60,3 +49,26 @@ def test_the_sampler_is_corrected_for_up_to_the_cap():
     # exp(-1 - -1.5) = 1.6487
     assert loss_of(-1.0, -1.5, 1.0)[:2] == pytest.approx((-1.64872, -1.64872), abs=1e-5)
     assert loss_of(-1.0, -3.0, 1.0)[:2] == pytest.approx((-2.0, -2.0), abs=1e-6)
+
+
+def test_every_token_counts_the_same_and_all_of_them_divide():
+    samples = [
+        Sample(Call(prompt_ids=[1], completion_ids=[2] * n, logprobs=[0.0] * n), 1.0)
+        for n in (3, 1, 4)
+    ]
+    assert GRPO().weigh(samples) == ([1.0, 1.0, 1.0], 8.0)
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        ({"clip_low": 0.0}, "algorithm.clip_low is 0.0: give above 0, at most 1"),
+        ({"clip_high": -1.0}, "algorithm.clip_high is -1.0: give above 0"),
+        ({"updates": 0}, "algorithm.updates is 0: give at least 1"),
+        ({"passes": 0}, "algorithm.passes is 0: give at least 1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_a_sentence(number, sentence):
+    with pytest.raises(ValueError, match="algorithm") as refused:
+        GRPO(**number)
+    assert str(refused.value) == sentence

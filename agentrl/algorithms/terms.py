@@ -1,0 +1,52 @@
+"""Terms and Losses: what a loss is made of, and what it returns; a row a sampled token.
+
+A tree token that was sampled in several calls has a row for each: terms never merge. The terms of a
+call follow one another, and no call is split over micro-batches: a sum over a call is local.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """The loss terms of one micro-batch."""
+
+    logprobs: Float[Tensor, " N"]
+    """Of each token under the policy; what the gradient flows through."""
+    entropies: Float[Tensor, " N"]
+    """Of the policy's distribution where the token was sampled; it has a gradient, too."""
+    sampler_logprobs: Float[Tensor, " N"]
+    """Under the distribution that the token was sampled from."""
+    proximal_logprobs: Float[Tensor, " N"]
+    """Under the policy before the batch's first optimizer step, without a gradient: what ratios are
+    taken to. Where there is one step, ``logprobs``, detached."""
+    ref_logprobs: Float[Tensor, " N"] | None = None
+    """Under the frozen reference, where the algorithm has one."""
+    advantages: Float[Tensor, " N"]
+    call: Int[Tensor, " N"]
+    """Which of the micro-batch's calls each term is of, counted from 0."""
+    others: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    """What a policy of one's own computes besides, such as values."""
+
+    def sum_of_call(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """For each term, the sum of the values of its call."""
+        calls = int(self.call[-1]) + 1 if len(self.call) else 0
+        return values.new_zeros(calls).index_add(0, self.call, values)[self.call]
+
+    def mean_of_call(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """For each term, the mean of the values of its call."""
+        return self.sum_of_call(values) / self.sum_of_call(torch.ones_like(values))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss of each term, not weighted or divided yet, so that any split of a batch adds up."""
+
+    values: Float[Tensor, " N"]
+    measures: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    """What is logged besides, by name, as the mean over terms; no gradient flows through it."""

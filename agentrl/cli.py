@@ -1,0 +1,126 @@
+"""The command line: ``--exp``, ``--algorithm`` and flags become one Config.
+
+``parse(argv)`` takes ``--exp`` first, uses that experiment's ``config`` as the defaults, puts the
+algorithm that ``--algorithm`` names in its place, and lets the other flags override both.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tyro
+
+from agentrl.algorithms.named import algorithm_names, load_algorithm
+from agentrl.callables import callable_name, load_module
+from agentrl.config import Config
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+RENAMED = {
+    "--advantages": "--algorithm path.py, a file that defines an `algorithm`",
+    "--kernels": "--attention",
+    "--wait-seconds": "--rank-timeout-seconds",
+    "--model.max-len": "--model.max-model-len",
+    "--model.checkpointing": "--model.recompute",
+    "--optim.final-share": "--optim.final-lr-share",
+    "--engine.memory-share": "--engine.gpu-memory-utilization",
+    "--engine.tensor-parallel": "--engine.tensor-parallel-size",
+    "--endpoint.host": "--server.host",
+    "--endpoint.port": "--server.port",
+    "--loss.clip-low": "--algorithm.clip-low",
+    "--loss.clip-high": "--algorithm.clip-high",
+    "--loss.correction-cap": "--algorithm.importance-sampling-cap",
+}
+"""Flags of before, and what takes their place."""
+
+
+def experiment_names() -> list[str]:
+    found = [*EXPERIMENTS.glob("*.py"), *(p.parent for p in EXPERIMENTS.glob("*/__init__.py"))]
+    return sorted(path.stem for path in found if not path.stem.startswith("_"))
+
+
+def load_experiment(name: str) -> Config:
+    """Return ``config`` of experiments/NAME, or of the file at path/to/file.py."""
+    return experiment_module(name).config
+
+
+def experiment_module(name: str) -> ModuleType:
+    """Import experiments/NAME, or the file at path/to/file.py, which defines a ``config``."""
+    if not name.endswith(".py") and name not in experiment_names():
+        if Path(f"{name}.py").is_file():
+            raise ValueError(f"there is no experiment {name!r}: did you mean {name}.py?")
+        folder = " (it is a folder)" if Path(name).is_dir() else ""
+        raise ValueError(
+            f"there is no experiment {name!r}{folder}: "
+            f"choose one of {', '.join(experiment_names())}, or give the path of a .py file"
+        )
+    module = load_module(name if name.endswith(".py") else f"experiments.{name}")
+    if not isinstance(getattr(module, "config", None), Config):
+        raise ValueError(f"{name} defines no `config` of type agentrl.config.Config")
+    return module
+
+
+def parse(
+    argv: Sequence[str],
+    description: str,
+    add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    default_experiment: Callable[[argparse.Namespace], str | None] = lambda flags: None,
+) -> tuple[str, Config, argparse.Namespace]:
+    """Return the experiment's name, its config with the flags in argv applied, and other flags.
+
+    ``add_flags`` declares flags of the command that are not of the config; given those, a command
+    may know the experiment without --exp. Prints help or one
+    sentence, and exits, where argv asks for help or cannot be used.
+    """
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    own.add_argument("--exp", metavar="NAME")
+    own.add_argument("--algorithm", metavar="NAME")
+    add_flags(own)
+    flags, rest = own.parse_known_args(argv)
+    flags.exp = flags.exp or default_experiment(flags)
+    description = _describe(description, own)
+    if flags.exp is None:
+        asked = any(flag in argv for flag in ("-h", "--help"))
+        print(description, file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
+    try:
+        _refuse_renamed(rest)
+        config = load_experiment(flags.exp)
+        if flags.algorithm is not None:
+            config = replace(config, algorithm=load_algorithm(flags.algorithm))
+        config = tyro.cli(Config, args=rest, default=config, description=description)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    return Path(flags.exp).stem, config, flags
+
+
+def to_json(config: Config) -> str:
+    """The resolved config as JSON; callables become their names."""
+
+    def plain(value: Any) -> Any:
+        return callable_name(value) if callable(value) else str(value)
+
+    settings = dataclasses.asdict(config)
+    settings["algorithm"] = {"name": config.algorithm.name, **settings["algorithm"]}
+    return json.dumps(settings, indent=2, default=plain)
+
+
+def _describe(description: str, own: argparse.ArgumentParser) -> str:
+    return (
+        f"{description}\n{own.format_help()}\n"
+        f"experiments: {', '.join(experiment_names())}, or a path to a .py file\n"
+        f"algorithms: {', '.join(algorithm_names())}, a path to a .py file, or several with a +\n"
+        "--exp NAME --help shows that experiment's settings, which are flags, too"
+    )
+
+
+def _refuse_renamed(argv: Sequence[str]) -> None:
+    for flag in argv:
+        name = flag.partition("=")[0].replace("_", "-")
+        if name in RENAMED:
+            raise ValueError(f"{name} has another name now: give {RENAMED[name]}")
