@@ -26,19 +26,25 @@ class Launch(NamedTuple):
     num_stages: int = 1
 
 
-# By the bytes of one head's row, up to and including; to be tuned on hardware. Chosen so far for
-# fitting into an H100's shared memory and, at 2 bytes a number, for few registers spilled.
-FORWARD = {
-    128: Launch(128, 64, 4, 3),
-    256: Launch(128, 64, 8, 3),
-    512: Launch(64, 64, 8, 2),
-    1024: Launch(32, 32, 8, 1),
-}
-BACKWARD = {
-    128: Launch(64, 128, 8, 2),
-    256: Launch(64, 64, 8, 2),
-    512: Launch(32, 64, 8, 2),
-    1024: Launch(32, 32, 8, 1),
+Launches = tuple[Launch, Launch, Launch]
+"""Of the forward pass, of the gradient of q, and of those of k and v."""
+
+
+# By the bytes of a number, and by the dimensions of a head, up to and including. At 2 bytes the
+# fastest of five to eleven on an H200 with Triton 3.6 at 16k tokens, and up to 128 dimensions at
+# 64k. At 4 bytes, where all is fp32 arithmetic, of two; 32 and 256 dimensions are not timed.
+LAUNCHES: dict[int, dict[int, Launches]] = {
+    2: {
+        64: (Launch(128, 64, 4, 3), Launch(64, 64, 4, 2), Launch(64, 64, 4, 1)),
+        128: (Launch(128, 128, 8, 2), Launch(128, 64, 8, 3), Launch(64, 64, 4, 2)),
+        256: (Launch(128, 64, 8, 2), Launch(64, 64, 8, 2), Launch(64, 64, 8, 1)),
+    },
+    4: {
+        32: (Launch(128, 64, 4, 3), Launch(64, 128, 8, 2), Launch(64, 128, 8, 2)),
+        64: (Launch(128, 64, 8, 3), Launch(32, 32, 4, 2), Launch(32, 32, 4, 2)),
+        128: (Launch(32, 32, 4, 2), Launch(32, 32, 4, 2), Launch(32, 32, 4, 2)),
+        256: (Launch(32, 32, 8, 1), Launch(32, 32, 8, 1), Launch(32, 32, 8, 1)),
+    },
 }
 
 
@@ -48,22 +54,23 @@ def triton_attention(
     v: Tensor,
     plan: TreePlan,
     scale: float,
-    launches: tuple[Launch, Launch] | None = None,
+    launches: Launches | None = None,
 ) -> Tensor:
     """Return what ``reference`` returns for the plan's tree. Shapes as in ``tree_attention``.
 
-    ``launches`` replaces the configurations of the forward and the backward pass. In a compiled
-    graph the plan must have been through ``prepare``. Raises ValueError for a dtype other than
-    fp16, bf16 and fp32, and for more than 256 head dimensions.
+    ``launches`` replaces those of the table. In a compiled graph the plan must have been through
+    ``prepare``. Raises ValueError for a dtype other than fp16, bf16 and fp32, and for more than 256
+    head dimensions.
     """
     dim = q.shape[2]
     if q.dtype not in (torch.float16, torch.bfloat16, torch.float32) or dim > 256:
         raise ValueError(f"{q.dtype} x {dim}: use fp16, bf16 or fp32, and up to 256 dimensions")
-    forward, backward = launches or _launches(dim, q.dtype)
+    forward, by_query, by_key = launches or _launches(dim, q.dtype)
     forward_tiles = _query_lists(plan, forward)
-    backward_tiles = _query_lists(plan, backward) + _key_ranges(plan, backward)
+    backward_tiles = _query_lists(plan, by_query) + _key_ranges(plan, by_key)
+    backward = [*by_query, *by_key]
     out, _ = tree_attention(
-        q, k, v, plan.end, forward_tiles, backward_tiles, list(forward), list(backward), scale
+        q, k, v, plan.end, forward_tiles, backward_tiles, list(forward), backward, scale
     )
     return out
 
@@ -74,10 +81,9 @@ def prepare(plan: TreePlan, dim: int, dtype: torch.dtype) -> None:
         plan.blocks(launch.size_q, launch.size_k)
 
 
-def _launches(dim: int, dtype: torch.dtype) -> tuple[Launch, Launch]:
-    row_bytes = dim * dtype.itemsize
-    limit = next(limit for limit in FORWARD if row_bytes <= limit)
-    return FORWARD[limit], BACKWARD[limit]
+def _launches(dim: int, dtype: torch.dtype) -> Launches:
+    of_dims = LAUNCHES[dtype.itemsize]
+    return next(launches for limit, launches in of_dims.items() if dim <= limit)
 
 
 def _query_lists(plan: TreePlan, launch: Launch) -> list[Tensor]:
@@ -134,24 +140,32 @@ def tree_attention_backward(
     launch: list[int],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v."""
+    """The gradients of q, k and v; ``launch`` holds that of dQ, then that of dK and dV."""
     q, k, v = (_with_whole_rows(x) for x in (q, k, v))
     grad_out, out = grad_out.contiguous(), out.contiguous()
-    grad_q, grad_k, grad_v = (x.new_empty(x.shape) for x in (q, k, v))
+    (tokens, heads, _), kv_heads = q.shape, k.shape[1]
+    # One program to a query head: a prompt's blocks, which all later queries see, are too few to
+    # keep a GPU busy otherwise. What the heads of a group give is then summed, in a fixed order.
+    is_grouped = heads > kv_heads
+    grad_q = q.new_empty(q.shape)
+    of_head = torch.float32 if is_grouped else k.dtype
+    grad_k, grad_v = (q.new_empty(q.shape, dtype=of_head) for _ in range(2))
     # out * grad_out summed over D, what the softmax's gradient takes off each row; found with dQ.
     delta = torch.empty_like(lse)
-    launch = Launch(*launch)
-    (tokens, heads, _), kv_heads = q.shape, k.shape[1]
+    by_query, by_key = Launch(*launch[:4]), Launch(*launch[4:])
     query_lists, key_ranges = tiles[:4], tiles[4:]
-    constants = _constants(q, k, launch)
-    _grad_query_kernel[triton.cdiv(tokens, launch.size_q), heads](
+    _grad_query_kernel[triton.cdiv(tokens, by_query.size_q), heads](
         q, k, v, end, out, grad_out, lse, delta, grad_q, *query_lists,
-        *_strides(q, k, v), tokens, scale, scale * LOG2E, **constants,
+        *_strides(q, k, v), tokens, scale, scale * LOG2E, **_constants(q, k, by_query),
     )  # fmt: skip
-    _grad_key_kernel[triton.cdiv(tokens, launch.size_k), kv_heads](
+    _grad_key_kernel[triton.cdiv(tokens, by_key.size_k), heads](
         q, k, v, end, grad_out, lse, delta, grad_k, grad_v, *key_ranges,
-        *_strides(q, k, v), tokens, scale, scale * LOG2E, **constants,
+        *_strides(q, k, v), tokens, scale, scale * LOG2E, **_constants(q, k, by_key),
     )  # fmt: skip
+    if is_grouped:
+        grad_k, grad_v = (
+            x.unflatten(1, (kv_heads, -1)).sum(2).to(k.dtype) for x in (grad_k, grad_v)
+        )
     return grad_q, grad_k, grad_v
 
 
@@ -386,35 +400,31 @@ def _grad_key_kernel(
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, T, scale, scale_2,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of one block of keys and values of one kv head, over all G query heads."""
+    """What one query head gives to the gradients of one block of keys and values."""
     i_n = tl.load(key_order + tl.program_id(0))
-    i_k = tl.program_id(1).to(tl.int64)
-    stride_ot = tl.num_programs(1) * G * D
+    i_h = tl.program_id(1).to(tl.int64)
+    stride_ot = tl.num_programs(1) * D
     o_n = i_n * BN + tl.arange(0, BN)
     b_end = tl.load(end + o_n, mask=o_n < T, other=0)
     # [BN, BD]
-    b_k = _load_rows(k + i_k * stride_kh, o_n, stride_kt, T, D, BD, True)
-    b_v = _load_rows(v + i_k * stride_vh, o_n, stride_vt, T, D, BD, True)
+    b_k = _load_rows(k + i_h // G * stride_kh, o_n, stride_kt, T, D, BD, True)
+    b_v = _load_rows(v + i_h // G * stride_vh, o_n, stride_vt, T, D, BD, True)
     b_dk = tl.zeros([BN, BD], tl.float32)
     b_dv = tl.zeros([BN, BD], tl.float32)
-    i_first, i_stop = tl.load(first + i_n), tl.load(stop + i_n)
     i_full_first, i_full_stop = tl.load(full_first + i_n), tl.load(full_stop + i_n)
-    for i_g in range(G):
-        i_h = i_k * G + i_g
-        p_q, p_do = q + i_h * stride_qh, do + i_h * D
-        p_lse, p_delta = lse + i_h * T, delta + i_h * T
-        b_dk, b_dv = _add_grad_key(
-            b_dk, b_dv, b_k, b_v, b_end, o_n, p_q, p_do, p_lse, p_delta,
-            i_first, i_full_first, stride_qt, stride_ot, T, scale_2, D, BD, BM, True,
-        )  # fmt: skip
-        b_dk, b_dv = _add_grad_key(
-            b_dk, b_dv, b_k, b_v, b_end, o_n, p_q, p_do, p_lse, p_delta,
-            i_full_first, i_full_stop, stride_qt, stride_ot, T, scale_2, D, BD, BM, False,
-        )  # fmt: skip
-        b_dk, b_dv = _add_grad_key(
-            b_dk, b_dv, b_k, b_v, b_end, o_n, p_q, p_do, p_lse, p_delta,
-            i_full_stop, i_stop, stride_qt, stride_ot, T, scale_2, D, BD, BM, True,
-        )  # fmt: skip
-    stride_t = tl.num_programs(1) * D
-    _store_rows(dk + i_k * D, b_dk * scale, o_n, stride_t, T, D, BD)
-    _store_rows(dv + i_k * D, b_dv, o_n, stride_t, T, D, BD)
+    p_q, p_do = q + i_h * stride_qh, do + i_h * D
+    p_lse, p_delta = lse + i_h * T, delta + i_h * T
+    b_dk, b_dv = _add_grad_key(
+        b_dk, b_dv, b_k, b_v, b_end, o_n, p_q, p_do, p_lse, p_delta,
+        tl.load(first + i_n), i_full_first, stride_qt, stride_ot, T, scale_2, D, BD, BM, True,
+    )  # fmt: skip
+    b_dk, b_dv = _add_grad_key(
+        b_dk, b_dv, b_k, b_v, b_end, o_n, p_q, p_do, p_lse, p_delta,
+        i_full_first, i_full_stop, stride_qt, stride_ot, T, scale_2, D, BD, BM, False,
+    )  # fmt: skip
+    b_dk, b_dv = _add_grad_key(
+        b_dk, b_dv, b_k, b_v, b_end, o_n, p_q, p_do, p_lse, p_delta,
+        i_full_stop, tl.load(stop + i_n), stride_qt, stride_ot, T, scale_2, D, BD, BM, True,
+    )  # fmt: skip
+    _store_rows(dk + i_h * D, b_dk * scale, o_n, stride_ot, T, D, BD)
+    _store_rows(dv + i_h * D, b_dv, o_n, stride_ot, T, D, BD)

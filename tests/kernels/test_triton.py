@@ -17,14 +17,15 @@ from torch.utils.checkpoint import (
 from kernels.tree import TokenTree, build_tree
 from kernels.tree.plan import TreePlan, plan
 from kernels.tree_attention import kernel, reference
-from kernels.tree_attention.kernel import Launch, triton_attention
+from kernels.tree_attention.kernel import Launch, Launches, triton_attention
+from kernels.tree_attention.reference import spelled_out
 from tests.kernels.test_plan import random_tree
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter's products of bf16 are wrong.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
-SMALL = (Launch(16, 16), Launch(16, 16))
-MEDIUM = (Launch(32, 32), Launch(32, 32))
+SMALL: Launches = (Launch(16, 16),) * 3
+MEDIUM: Launches = (Launch(32, 32),) * 3
 
 
 @pytest.fixture(autouse=True)
@@ -81,52 +82,67 @@ def with_gradients(attend: Callable[..., Tensor], tensors: list[Tensor]) -> list
 def are_close(
     tree: TokenTree,
     tensors: list[Tensor],
-    launches: tuple[Launch, Launch] | None = SMALL,
+    launches: Launches | None = SMALL,
     walked: TreePlan | None = None,
 ) -> list[bool]:
-    """Whether output and gradients err at most twice as much as the reference in their dtype."""
+    """Whether output and gradients err at most twice as much as plain code in their dtype."""
     right, scale = plan(tree, DEVICE), tensors[0].shape[2] ** -0.5
     fast = partial(triton_attention, plan=walked or right, scale=scale, launches=launches)
     dense = partial(reference, plan=right, scale=scale)
-    mine, naive = with_gradients(fast, tensors), with_gradients(dense, tensors)
+    is_half = tensors[0].dtype.itemsize == 2
+    # Where a token sees itself alone, plain code gives gradients of exactly zero; tensor cores,
+    # which sum in an order of their own, do not. And a GPU's exp2 errs by two units of fp32.
+    floor = 1e-6 if DEVICE == "cpu" else 2e-5 if is_half else 4e-6
+    plain = partial(spelled_out if is_half else reference, plan=right, scale=scale)
+    mine, naive = with_gradients(fast, tensors), with_gradients(plain, tensors)
     exact = with_gradients(dense, [x.double() for x in tensors])
     return [
-        ((a - c).abs().max() <= 2 * (b - c).abs().max() + 1e-6).item()
+        ((a - c).abs().max() <= 2 * (b - c).abs().max() + floor).item()
         for a, b, c in zip(mine, naive, exact, strict=True)
     ]
 
 
-def tiles(*sizes: int) -> tuple[Launch, Launch]:
-    """Queries and keys of the forward pass, then of the backward pass."""
-    return Launch(*sizes[:2]), Launch(*sizes[2:])
+def tiles(*sizes: int) -> Launches:
+    """Queries and keys of a tile in the forward pass, for dQ, and for dK and dV."""
+    return Launch(*sizes[:2]), Launch(*sizes[2:4]), Launch(*sizes[4:])
 
 
 CASES = {
-    "one token": (chain(1), 1, 1, 16, tiles(16, 16, 16, 16)),
-    "seven tokens": (star(7), 2, 1, 32, tiles(16, 32, 32, 16)),
-    "a star": (star(33), 4, 2, 64, tiles(16, 16, 16, 16)),
-    "single tokens": (single_tokens(33), 2, 2, 16, tiles(16, 16, 16, 16)),
-    "a short chain": (chain(33), 7, 1, 16, tiles(32, 16, 32, 32)),
-    "a chain": (chain(100), 1, 1, 128, tiles(16, 32, 32, 16)),
-    "a forest": (random_tree(3), 4, 1, 80, tiles(32, 64, 64, 32)),
-    "wide heads": (random_tree(7, 6, 20), 2, 1, 256, tiles(16, 32, 16, 32)),
-    "episodes": (episodes(), 1, 1, 16, tiles(128, 64, 64, 128)),
-    "launches of the tables": (random_tree(7), 2, 2, 64, None),
+    "one token": (chain(1), 1, 1, 16, tiles(16, 16, 16, 16, 16, 16)),
+    "seven tokens": (star(7), 2, 1, 32, tiles(16, 32, 32, 16, 16, 32)),
+    "a star": (star(33), 4, 2, 64, tiles(16, 16, 16, 16, 16, 16)),
+    "single tokens": (single_tokens(33), 2, 2, 16, tiles(16, 16, 16, 16, 16, 16)),
+    "a short chain": (chain(33), 7, 1, 16, tiles(32, 16, 32, 32, 16, 32)),
+    "a chain": (chain(100), 1, 1, 128, tiles(16, 32, 32, 16, 32, 32)),
+    "a forest": (random_tree(3), 4, 1, 80, tiles(32, 64, 64, 32, 16, 64)),
+    "wide heads": (random_tree(7, 6, 20), 2, 1, 256, tiles(16, 32, 16, 32, 32, 16)),
+    "episodes": (episodes(), 1, 1, 16, tiles(128, 64, 128, 64, 64, 128)),
+    "launches of the table": (random_tree(7), 2, 2, 64, None),
 }
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_errs_no_more_than_twice_the_reference(case, dtype):
+def test_errs_no_more_than_twice_plain_code(case, dtype):
     tree, heads, kv_heads, dim, launches = CASES[case]
     tensors = inputs(len(tree), heads, kv_heads, dim, dtype)
     assert are_close(tree, tensors, launches) == [True] * 4
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="interpreted, tiles of the table take minutes")
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 2), (7, 1)])
+@pytest.mark.parametrize("dim", [32, 64, 80, 128, 256])
+def test_launches_of_the_table(heads, kv_heads, dim):
+    trees = chain(1000), star(700), single_tokens(300), random_tree(7), episodes()
+    for tree in trees:
+        tensors = inputs(len(tree), heads, kv_heads, dim, torch.bfloat16)
+        assert are_close(tree, tensors, launches=None) == [True] * 4
+
+
 @pytest.mark.parametrize("sizes", [(16, 16), (32, 16), (16, 32), (64, 16), (16, 64)])
 def test_any_tiles(sizes):
     tree = random_tree(7, sequences=6, length=20)
-    assert are_close(tree, inputs(len(tree), 2, 1, 16), tiles(*sizes, *sizes)) == [True] * 4
+    assert are_close(tree, inputs(len(tree), 2, 1, 16), tiles(*sizes, *sizes, *sizes)) == [True] * 4
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -203,14 +219,14 @@ def test_what_it_does_not_take():
 def test_torch_knows_the_operators():
     tree = plan(random_tree(1), DEVICE)
     q, k, v, grad = (x.requires_grad_() for x in inputs(len(tree), 2, 1, 16))
-    launch = list(MEDIUM[0])
+    launch, launches = list(MEDIUM[0]), [*MEDIUM[1], *MEDIUM[2]]
     lists = kernel._query_lists(tree, MEDIUM[0])
-    both = lists + kernel._key_ranges(tree, MEDIUM[0])
-    forward = (q, k, v, tree.end, lists, both, launch, launch, 0.25)
+    both = lists + kernel._key_ranges(tree, MEDIUM[2])
+    forward = (q, k, v, tree.end, lists, both, launch, launches, 0.25)
     torch.library.opcheck(kernel.tree_attention, forward)
     out, lse = kernel.tree_attention(*(x.detach() for x in (q, k, v)), *forward[3:])
     saved = [x.detach() for x in (grad, q, k, v, out, lse)]
-    torch.library.opcheck(kernel.tree_attention_backward, (*saved, tree.end, both, launch, 0.25))
+    torch.library.opcheck(kernel.tree_attention_backward, (*saved, tree.end, both, launches, 0.25))
 
 
 def layer(x: Tensor, weights: list[Tensor], tree: TreePlan) -> Tensor:
