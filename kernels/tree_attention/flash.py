@@ -43,8 +43,26 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: floa
     if q.dtype not in DTYPES:
         raise ValueError(f"{q.dtype}: flash attention takes torch.float16 or torch.bfloat16")
     g = plan.once("flash", lambda: _gather(plan))
-    k, v = k.index_select(0, g.index), v.index_select(0, g.index)
+    k, v = _GatherRows.apply(k, g.index), _GatherRows.apply(v, g.index)
     return _varlen(q, k, v, g.cu_seqlens_q, g.cu_seqlens_k, g.max_q, g.max_k, scale)
+
+
+class _GatherRows(torch.autograd.Function):
+    """``index_select`` along the first axis, whose gradient is summed in fp32: in bf16 a prompt's
+    keys, which are in many runs' paths, would lose a bit with each of them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = x.shape
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        total = grad.new_zeros(ctx.shape, dtype=wide)
+        return total.index_add_(0, index, grad.to(wide)).to(grad.dtype), None
 
 
 def _varlen(

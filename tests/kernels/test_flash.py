@@ -1,16 +1,21 @@
 """One call of flash attention over a tree's runs, with exact attention in its place."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from kernels.tree import build_tree
 from kernels.tree.plan import plan
 from kernels.tree_attention import flash, reference
 from kernels.tree_attention.flash import flash_attention
+from kernels.tree_attention.reference import spelled_out
 from tests.kernels.test_plan import random_tree
-from tests.kernels.test_tree_attention import inputs
+from tests.kernels.test_tree import random_sequences
+from tests.kernels.test_tree_attention import inputs, largest_error, with_gradients
 
 
 def one_by_one(
@@ -85,6 +90,20 @@ def test_flash_attn_is_preferred(monkeypatch):
     q, k, v = inputs(len(tree), heads=2, kv_heads=1, dim=8, dtype=torch.float16)
     flash_attention(q, k, v, tree, 0.3)
     assert seen == {"softmax_scale": 0.3, "causal": True}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(1, 1, 64), (4, 2, 128), (7, 1, 64)])
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_gpu_errs_no_more_than_twice_plain_code(seed, heads, kv_heads, dim):
+    """Queries fewer than keys, and grouped heads, which torch 2.11 and 2.13 are told of apart."""
+    tree = build_tree([*random_sequences(seed), *([0] * 200 + [i] * 50 for i in range(1, 17))])
+    right, on_gpu = plan(tree, "cuda"), partial(inputs, len(tree), heads, kv_heads, dim)
+    rounded = [x.detach().cuda().requires_grad_() for x in on_gpu(torch.bfloat16)]
+    wide = [x.detach().double().requires_grad_() for x in rounded]
+    mine, naive = (with_gradients(f, *rounded, right) for f in (flash_attention, spelled_out))
+    for a, b, c in zip(mine, naive, with_gradients(reference, *wide, right), strict=True):
+        assert largest_error([a], [c]) <= 2 * largest_error([b], [c]) + 1e-6
 
 
 def test_fp32_is_not_for_flash_attention():
