@@ -1,9 +1,10 @@
 """Tree attention, forward and backward, against everything else that could compute it.
 
-    make bench      or      python -m bench.tree_attention
+    make bench      or      python -m bench.tree_attention [--tokens 16384 --dims 128]
 
 16 episodes of one prompt, each of 10 turns that only grow; bf16, on a GPU. All ways run in turn,
-and medians are compared: milliseconds, and TFLOP/s on pairs of tokens that see each other.
+and medians are compared: milliseconds, and TFLOP/s on pairs of tokens that see each other, of the
+forward and of the backward pass.
 
     triton, flash, segments, reference      as in ``kernels.tree_attention``
     flex                                    torch's FlexAttention over the same blocks
@@ -11,13 +12,14 @@ and medians are compared: milliseconds, and TFLOP/s on pairs of tokens that see 
                                             call: more tokens than the tree has, no sharing
 
 A way is timed only where it agrees with the reference: its error against fp64 on a small tree is at
-most twice the reference's in the same precision.
+most twice that of plain code in the same precision.
 """
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor
 from kernels.tree import TokenTree, build_tree
 from kernels.tree.plan import TreePlan, plan
 from kernels.tree_attention import reference, segments, tree_attention
+from kernels.tree_attention.reference import spelled_out
 
 ON_GPU = torch.cuda.is_available()
 SIZES = (16_384, 32_768, 65_536, 131_072) if ON_GPU else (1024, 2048, 4096)
@@ -68,6 +71,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, tree: TreePlan, scale: float) -> Tenso
     )
 
 
+@cache
 def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -114,10 +118,10 @@ def ways() -> dict[str, Attend]:
 
 
 def make_inputs(tokens: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    device = "cuda" if ON_GPU else "cpu"
+    generator = torch.Generator(_device()).manual_seed(0)
+    options = {"generator": generator, "device": generator.device, "dtype": dtype}
     return [
-        torch.randn(tokens, heads, dim, generator=generator).to(device, dtype).requires_grad_()
+        torch.randn(tokens, heads, dim, **options).requires_grad_()
         for heads in (HEADS, KV_HEADS, KV_HEADS)
     ]
 
@@ -125,7 +129,29 @@ def make_inputs(tokens: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
 def step(attend: Attend, inputs: list[Tensor], tree: TreePlan) -> list[Tensor]:
     q, k, v = inputs
     out = attend(q, k, v, tree, q.shape[-1] ** -0.5)
-    return [out, *torch.autograd.grad(out, inputs, torch.ones_like(out))]
+    return [out, *torch.autograd.grad(out, inputs, _some_gradient(out))]
+
+
+def timed_step(attend: Attend, inputs: list[Tensor], tree: TreePlan) -> tuple[float, float]:
+    """Seconds of the forward pass, and of the backward pass."""
+    q, k, v = inputs
+    started = _now()
+    out = attend(q, k, v, tree, q.shape[-1] ** -0.5)
+    forward, grad = _now(), _some_gradient(out)
+    halfway = _now()
+    torch.autograd.grad(out, inputs, grad)
+    return forward - started, _now() - halfway
+
+
+def _some_gradient(out: Tensor) -> Tensor:
+    """The same in every dtype."""
+    return (torch.arange(out.numel(), device=out.device) % 7 - 3).to(out.dtype).view(out.shape)
+
+
+def _now() -> float:
+    if ON_GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def agrees(attend: Attend, dim: int) -> bool:
@@ -135,7 +161,7 @@ def agrees(attend: Attend, dim: int) -> bool:
     exact = [x.detach().double().requires_grad_() for x in rounded]
     truth = step(reference, exact, tree)
     for mine, naive, true in zip(
-        step(attend, rounded, tree), step(reference, rounded, tree), truth, strict=True
+        step(attend, rounded, tree), step(spelled_out, rounded, tree), truth, strict=True
     ):
         error, allowed = ((x.double() - true).abs().max().item() for x in (mine, naive))
         if not error <= 2 * allowed + 1e-6:
@@ -147,7 +173,7 @@ def _device() -> str:
     return "cuda" if ON_GPU else "cpu"
 
 
-def measure(tokens: int, dim: int, able: dict[str, Attend]) -> None:
+def measure(tokens: int, dim: int, able: dict[str, Attend], repeats: int) -> None:
     calls = make_calls(tokens)
     trees = {
         "tree": build_tree([c for episode in calls for c in episode]),
@@ -160,39 +186,48 @@ def measure(tokens: int, dim: int, able: dict[str, Attend]) -> None:
         tree = trees.get(name, trees["tree"])
         if len(tree) > 1_000_000 or ("reference" in name and len(tree) > 20_000):
             continue
-        steps[name] = partial(
-            step, attend, make_inputs(len(tree), dim, DTYPE), plan(tree, _device())
-        )
+        inputs = make_inputs(len(tree), dim, DTYPE)
+        steps[name] = partial(timed_step, attend, inputs, plan(tree, _device()))
         pairs[name] = int((tree.depth.astype(np.int64) + 1).sum())
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(REPEATS + 1):
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for repeat in range(repeats + 1):
         for name, run in steps.items():
-            started = time.perf_counter()
-            run()
-            if ON_GPU:
-                torch.cuda.synchronize()
+            taken = run()
             # The first one compiles.
             if repeat:
-                seconds[name].append(time.perf_counter() - started)
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        rate = 14 * dim * HEADS * pairs[name] / median / 1e12
+                seconds[name].append(taken)
+    for name, rounds in seconds.items():
+        forward, backward = (statistics.median(times) for times in zip(*rounds, strict=True))
+        taken = {7: forward + backward, 2: forward, 5: backward}
+        of_product = 2 * dim * HEADS * pairs[name] / 1e12
+        numbers = [1e3 * s for s in taken.values()] + [n * of_product / s for n, s in taken.items()]
+        row = "".join(f"{number:>10.3f}" for number in numbers)
         count, size = len(trees["tree"]), len(trees.get(name, trees["tree"]))
-        print(f"{count:>8} {dim:>4} {name:24} {size:>9} {1e3 * median:>9.2f} {rate:>9.3f}")
+        print(f"{count:>8} {dim:>4} {name:24} {size:>9}{row}", flush=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.tree_attention")
+    parser.add_argument("--tokens", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--dims", type=int, nargs="+", default=HEAD_DIMS)
+    parser.add_argument("--ways", nargs="+", default=list(ways()), choices=list(ways()))
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(2)
-    print(f"{'tree':>8} {'D':>4} {'way':24} {'tokens':>9} {'ms':>9} {'TFLOP/s':>9}   {DTYPE}")
-    for dim in HEAD_DIMS:
+    columns = "".join(
+        f"{c:>10}" for c in ("ms", "forward", "backward", "TFLOP/s", "forward", "backward")
+    )
+    print(f"{'tree':>8} {'D':>4} {'way':24} {'tokens':>9}{columns}   {DTYPE}")
+    for dim in options.dims:
         able = {}
-        for name, attend in ways().items():
+        for name in options.ways:
+            attend = ways()[name]
             if name.startswith("rows") or agrees(attend, dim):
                 able[name] = attend
             else:
                 print(f"{'':8} {dim:>4} {name:24} no parity")
-        for tokens in SIZES:
-            measure(tokens, dim, able)
+        for tokens in options.tokens:
+            measure(tokens, dim, able, options.repeats)
 
 
 if __name__ == "__main__":
