@@ -3,14 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: demo sweep test slow check bench chromium
+.PHONY: demo test slow check bench chromium
 
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
-
-SEEDS ?= 3
-sweep: .venv/installed  ## an experiment over seeds, into the ledger: EXP=gsm8k_offline SEEDS=3 FLAGS="--steps 20"
-	$(BIN)/python -m agentrl.runs.sweep --exp $(EXP) --seeds $(SEEDS) $(FLAGS)
 
 test: .venv/installed-agents tests/node/node_modules  ## the quick tests
 	$(BIN)/pytest

@@ -27,7 +27,7 @@ from agentrl.agents.contract import blocked, run_episode
 from agentrl.agents.interrupt import EndableThread, num_left_behind
 from agentrl.agents.tools import ChatSetting
 from agentrl.callables import load_callable
-from agentrl.cli import experiment_module, parse
+from agentrl.cli import experiment_module
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, compute_dtype
 from agentrl.debug import command
 from agentrl.debug.transcript import print_transcript, print_verdict
@@ -365,28 +365,24 @@ def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
 
 def main() -> None:
     """Show some episodes, or do what the flags say; see ``agentrl.debug.command``."""
-    _, config, flags = parse(
-        sys.argv[1:], command.DESCRIPTION, command.add_flags, command.default_experiment
-    )
-    command.check(flags)
-    config = command.only_needed(config, flags)
+    config, flags = command.read(sys.argv[1:])
     display = Display()
     try:
         tasks = _choose_tasks(flags, config)
-        folder, serving = None, command.borrow(config, flags)
+        serving = command.find_upstream(config, flags)
         if serving is None:
-            folder, serving = _start(config, flags.chat or flags.checkpoint, display)
+            serving = _start(config, flags.chat or flags.checkpoint, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
-        _do(flags, config, serving, folder, tasks, display)
+        _do(flags, config, serving, tasks, display)
     except EngineStopped as error:
         sys.exit(f"error: {error}")
 
 
 def _choose_tasks(flags: Namespace, config: Config) -> list[Task]:
     """Those that evaluation runs, or the first few to look at."""
-    if flags.serve or flags.chat:
+    if flags.chat:
         return []
     if flags.evaluate:
         return find_tasks(replace(config, eval=replace(config.eval, every=1)))[1]
@@ -394,36 +390,25 @@ def _choose_tasks(flags: Namespace, config: Config) -> list[Task]:
     return [with_id(task) for task in (held_out or train)[: flags.num_tasks or 1]]
 
 
-def _start(config: Config, path: str | None, display: Display) -> tuple[str, Any]:
+def _start(config: Config, path: str | None, display: Display) -> Any:
     """Serve a model in this process. Raises ValueError, in a sentence, where it cannot be."""
     with display.phase("importing"):
-        # Slow, and not needed where another process has the model.
+        # Slow, and not needed where somebody else has the model.
         from agentrl.runs import preflight
         from agentrl.runs.model import find_model
 
     preflight.check_serving_addresses(config)
     folder = find_model(config, path, display)
+    config = preflight.with_max_model_len(config, folder, display)
     preflight.check_serving(config, folder, display)
     with display.phase("loading"), quiet():
-        return str(folder), serve(config, folder)
+        return serve(config, folder)
 
 
 def _do(
-    flags: Namespace,
-    config: Config,
-    serving: Any,
-    folder: str | None,
-    tasks: list[Task],
-    display: Display,
+    flags: Namespace, config: Config, serving: Any, tasks: list[Task], display: Display
 ) -> None:
-    if flags.serve:
-        from agentrl.debug.serve import serve_until_interrupted
-
-        key = command.key_to_lend(flags)
-        serve_until_interrupted(
-            serving, config, folder=folder, experiment=flags.exp, key=key, display=display
-        )
-    elif flags.chat:
+    if flags.chat:
         from agentrl.debug.chat import talk
 
         door, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
@@ -432,7 +417,8 @@ def _do(
     elif flags.debug:
         from agentrl.debug.episodes import debug
 
-        debug(tasks, config, serving, step=EVALUATION, display=display)
+        again = partial(command.read_again, sys.argv[1:], flags)
+        debug(tasks, config, serving, step=EVALUATION, display=display, read_again=again)
     elif flags.evaluate:
         with display.phase("episodes") as report:
             metrics = evaluation_metrics(run_evaluation(tasks, config, serving, report=report))

@@ -48,7 +48,7 @@ def train(config: Config, run: Session, ranks: Ranks) -> None:
     """Every step from where the run is to its last."""
     tasks, held_out = find_tasks(config)
     batches = find_batches(tasks, config)  # the tasks of every step, the same on every rank
-    run.check(tasks, held_out, batches)  # what can be known to fail, before minutes are spent
+    config = run.check(tasks, held_out, batches)  # what can be known to fail is said here
     with run.phase("load"):
         policy = load_policy(run.model, config, ranks)
         policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))

@@ -4,14 +4,19 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import os
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parent.parent
 """The checkout."""
+OURS = {"agentrl", "kernels", "train", "rollout", "__main__", "__mp_main__"}
+"""Modules and packages that are no experiment's, wherever its file lies."""
 
 
 def load_callable(spec: str) -> Callable:
@@ -70,6 +75,52 @@ def _lines_at_fault(error: BaseException) -> str:
 def _nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f": did you mean {near[0]}?" if near else ""
+
+
+def experiment_modules(names: Iterable[str]) -> dict[str, ModuleType]:
+    """The imported modules that belong to an experiment, by name.
+
+    names: its own module's and its callables', ``module`` or ``module:function``. To a file belong
+    those that lie beside it, to a module those of its package; none of ours, nothing installed.
+    """
+    given = {name.rpartition(":")[0] or name for name in names}
+    folders = {os.path.dirname(name) for name in given if name.endswith(".py")}
+    tops = {name.partition(".")[0] for name in given if not name.endswith(".py")}
+    tops |= {n for n, m in list(sys.modules.items()) if "." not in n and _home(m) in folders}
+    tops = {name for name in tops - OURS if not _is_installed(sys.modules.get(name))}
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if (_home(module) in folders if name.endswith(".py") else name.partition(".")[0] in tops)
+    }
+
+
+def forget_modules(names: Iterable[str]) -> None:
+    """Let the next import read the files of an experiment's modules anew; names: as above."""
+    for name, module in experiment_modules(names).items():
+        del sys.modules[name]
+        # An edit within the second that does not change the length would leave it in use.
+        with suppress(OSError):
+            os.unlink(getattr(module, "__cached__", None) or "")
+    importlib.invalidate_caches()
+
+
+def _home(module: ModuleType | None) -> str | None:
+    """The folder in which an import finds a module or a package that is no other's part."""
+    if file := getattr(module, "__file__", None):
+        is_package = os.path.basename(file) == "__init__.py"
+        return os.path.dirname(os.path.dirname(file) if is_package else file)
+    return next((os.path.dirname(path) for path in getattr(module, "__path__", ())), None)
+
+
+def _is_installed(module: ModuleType | None) -> bool:
+    home, standard = _home(module), sysconfig.get_path("stdlib")
+    # What is built in has no file.
+    if home is None:
+        return True
+    return home.startswith(standard) or not {"site-packages", "dist-packages"}.isdisjoint(
+        Path(home).parts
+    )
 
 
 def callable_name(function: Callable | None) -> str:

@@ -5,6 +5,7 @@ algorithm that ``--algorithm`` names in its place, and lets the other flags over
 """
 
 import argparse
+import ast
 import dataclasses
 import json
 import sys
@@ -17,10 +18,10 @@ from typing import Any
 import tyro
 
 from agentrl.algorithms.named import algorithm_names, load_algorithm
-from agentrl.callables import callable_name, load_module
+from agentrl.callables import ROOT, callable_name, load_module
 from agentrl.config import Config
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = ROOT / "experiments"
 RENAMED = {
     "--advantages": "--algorithm path.py, a file that defines an `algorithm`",
     "--kernels": "--attention",
@@ -40,8 +41,20 @@ RENAMED = {
 
 
 def experiment_names() -> list[str]:
-    found = [*EXPERIMENTS.glob("*.py"), *(p.parent for p in EXPERIMENTS.glob("*/__init__.py"))]
-    return sorted(path.stem for path in found if not path.stem.startswith("_"))
+    files, packages = EXPERIMENTS.glob("[!_]*.py"), EXPERIMENTS.glob("*/__init__.py")
+    found = {**{file.stem: file for file in files}, **{p.parent.name: p for p in packages}}
+    return sorted(name for name, file in found.items() if _names_a_config(file))
+
+
+def _names_a_config(file: Path) -> bool:
+    """Whether a module has a ``config``, as far as its text tells; not so the ledger's."""
+    try:
+        nodes = [node for top in ast.parse(file.read_text()).body for node in ast.walk(top)]
+    except (SyntaxError, ValueError):
+        # Importing it will say what is wrong.
+        return True
+    assigned = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return "config" in assigned | {n.asname or n.name for n in nodes if isinstance(n, ast.alias)}
 
 
 def load_experiment(name: str) -> Config:
@@ -59,10 +72,17 @@ def experiment_module(name: str) -> ModuleType:
             f"there is no experiment {name!r}{folder}: "
             f"choose one of {', '.join(experiment_names())}, or give the path of a .py file"
         )
-    module = load_module(name if name.endswith(".py") else f"experiments.{name}")
+    module = load_module(module_name(name))
     if not isinstance(getattr(module, "config", None), Config):
         raise ValueError(f"{name} defines no `config` of type agentrl.config.Config")
     return module
+
+
+def module_name(experiment: str) -> str:
+    """The name in ``sys.modules`` of experiments/NAME, or of the file at path/to/file.py."""
+    if experiment.endswith(".py"):
+        return str(Path(experiment).resolve())
+    return f"experiments.{experiment}"
 
 
 def parse(

@@ -39,8 +39,8 @@ def _check(condition: bool, field_name: str, value: Any, remedy: str) -> None:
 class ModelConfig:
     path: str | None = None
     """A transformers folder or hub name. Absent: what the experiment's make_model makes."""
-    max_model_len: int = 4096
-    """Longest prompt + completion in tokens."""
+    max_model_len: int | None = None
+    """Longest prompt + completion in tokens. Absent: 4096, or the model's, where that is less."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What both engines compute in; weights stay fp32 in the trainer. auto: bfloat16 on GPU."""
     recompute: Literal["off", "full", "selective"] = "off"
@@ -52,12 +52,8 @@ class ModelConfig:
     """The vLLM reasoning parser that fits the model's way of thinking, where it thinks."""
 
     def __post_init__(self):
-        _check(
-            self.max_model_len >= 16,
-            "model.max_model_len",
-            self.max_model_len,
-            "give at least 16 tokens",
-        )
+        is_enough = self.max_model_len is None or self.max_model_len >= 16
+        _check(is_enough, "model.max_model_len", self.max_model_len, "give at least 16 tokens")
         _check(self.path != "", "model.path", "empty", "name a transformers folder or a hub model")
 
 

@@ -10,7 +10,7 @@ log-probability OF token t, given everything before it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Task = dict[str, Any]
 """One row of the dataset. Always has a stable ``"id"``."""
@@ -26,6 +26,7 @@ Reward = float | dict[str, float]
 
 Status = Literal["ok", "truncated", "error", "timeout"]
 """``ok`` and ``truncated`` episodes are judged and trained; the others are counted by cause."""
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True, kw_only=True)

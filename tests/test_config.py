@@ -1,5 +1,7 @@
 import dataclasses
+import functools
 import json
+import sys
 import textwrap
 
 import pytest
@@ -112,7 +114,9 @@ def test_help_lists_the_experiments(capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(["--help"], "")
     assert stopped.value.code == 0
-    assert "gsm8k, gsm8k_offline" in capsys.readouterr().out
+    # What else lies among them is none.
+    listed = "experiments: gsm8k, gsm8k_offline, gsm8k_offline_shuffled, gsm8k_subprocess, solver_"
+    assert listed in capsys.readouterr().out
 
 
 def test_config_is_recorded_with_callables_by_name(experiment):
@@ -139,3 +143,14 @@ def test_everything_is_frozen():
         OptimConfig().lr = 3
     with pytest.raises(dataclasses.FrozenInstanceError):
         SamplingConfig().temperature = 3
+
+
+def test_a_partial_is_recorded_by_its_function(experiment, capsys):
+    config = parse(["--exp", experiment], "")[1]
+    config = dataclasses.replace(config, advantages=functools.partial(max, default=0))
+    assert json.loads(to_json(config))["advantages"] == "builtins:max"
+    (module,) = [m for name, m in sys.modules.items() if name == experiment]
+    module.config = config
+    with pytest.raises(SystemExit):
+        parse(["--exp", experiment, "--help"], "")
+    assert "builtins:max" in capsys.readouterr().out

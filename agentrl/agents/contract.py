@@ -21,10 +21,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 from agentrl.agents.event_loop import PATIENCE, EpisodeEventLoop, OutOfTime
 from agentrl.agents.interrupt import ThreadInterrupt
+from agentrl.callables import callable_name, underlying
 from agentrl.printable import printable
 from agentrl.types import Call, Episode, Reward, Task
 
@@ -182,10 +184,11 @@ def blocked(task: Task, index: int, calls: tuple[Call, ...], seconds: float) -> 
 
 
 def _check_signature(kind: str, function: Callable, names: list[str]) -> None:
-    where = f"the {kind} {getattr(function, '__qualname__', function)}"
-    if not inspect.iscoroutinefunction(function):
+    where = f"the {kind} {callable_name(function).rpartition(':')[2]}"
+    inner = underlying(function)
+    if not any(map(inspect.iscoroutinefunction, (inner, type(inner).__call__))):
         raise ValueError(f"{where} is not async: define it with `async def`")
-    parameters = list(inspect.signature(function).parameters)
+    parameters = _parameters(function)
     if len(parameters) < 2:
         raise ValueError(
             f"{where} takes ({', '.join(parameters)}): it needs {', '.join(names[:2])}"
@@ -199,8 +202,17 @@ def _check_signature(kind: str, function: Callable, names: list[str]) -> None:
 
 
 async def _call(function: Callable, *required: Any, **offered: Any) -> Any:
-    declared = inspect.signature(function).parameters
+    declared = _parameters(function)
     return await function(*required, **{k: v for k, v in offered.items() if k in declared})
+
+
+def _parameters(function: Callable) -> list[str]:
+    """The names of a function's parameters, but for those that a partial has given already."""
+    given, inner = set(), inspect.unwrap(function)
+    while isinstance(inner, partial):
+        given |= inner.keywords.keys()
+        inner = inner.func
+    return [name for name in inspect.signature(function).parameters if name not in given]
 
 
 def _as_output(value: Any) -> WorkflowOutput:

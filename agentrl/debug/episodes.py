@@ -1,10 +1,12 @@
 """Episodes one at a time in the main thread, where breakpoints work, and all there is to see.
 
 A workflow may take as long as its author does in the debugger. What it or the judge raises is shown
-with its traceback, and is the episode's cause as ever.
+with its traceback, and is the episode's cause as ever. Then Enter runs the same tasks again, with
+the experiment imported anew: the engine stays, and so do breakpoints.
 """
 
 import asyncio
+import linecache
 import math
 from bdb import BdbQuit
 from collections.abc import Callable, Sequence
@@ -26,30 +28,84 @@ from agentrl.types import EngineStopped, Episode, Task
 
 NOT_THE_AUTHORS = (agentrl, asyncio, openai)
 """Whose frames are named in a traceback, and not shown."""
+STARTED_WITH = ("model", "sampling", "engine", "endpoint", "auxiliary_models", "seed")
+"""Settings that what is served has been started with."""
 Raised = tuple[BaseException, TracebackType | None]
 
 
-def debug(tasks: Sequence[Task], config: Config, serving: Any, *, step: int, display: Display):
-    """Run an episode of each task and print it. Ctrl-C, or a debugger's quit, ends it all.
+def debug(
+    tasks: Sequence[Task],
+    config: Config,
+    serving: Any,
+    *,
+    step: int,
+    display: Display,
+    read_again: Callable[[Config], Config] | None = None,
+) -> None:
+    """Run an episode of each task and print it, and again whenever a person asks for it.
 
+    serving: a ``Serving``, or an ``Upstream``. read_again: the config anew, from the last
+    that was good; raises ValueError. Ctrl-C ends it all; a debugger's quit, this round.
     Raises EngineStopped where the engine has.
     """
-    signals = Signals()
+    signals, started_with = Signals(), config
     signals.listen()
     try:
-        for task in tasks:
-            raised: list[Raised] = []
-            episode = _run(task, config, serving, step, raised)
-            # In a workflow it is an error like any other.
-            if signals.signal or any(isinstance(error, BdbQuit) for error, _ in raised):
-                break
-            _show(display, serving, episode, raised)
-            serving.engine.raise_if_stopped()
-        else:
-            return
+        while config is not None:
+            _run_all(tasks, config, serving, step, display, signals)
+            config = read_again and _ask(config, started_with, read_again, display)
     except Interrupted:
-        pass
-    display.line("stopped")
+        display.line("stopped")
+
+
+def _run_all(
+    tasks: Sequence[Task],
+    config: Config,
+    serving: Any,
+    step: int,
+    display: Display,
+    signals: Signals,
+) -> None:
+    for task in tasks:
+        raised: list[Raised] = []
+        episode = _run(task, config, serving, step, raised)
+        # In a workflow it is an error like any other.
+        if signals.signal:
+            raise Interrupted(signals.signal)
+        if any(isinstance(error, BdbQuit) for error, _ in raised):
+            return
+        _show(display, serving, episode, raised)
+        serving.engine.raise_if_stopped()
+
+
+def _ask(
+    config: Config,
+    started_with: Config,
+    read_again: Callable[[Config], Config],
+    display: Display,
+) -> Config | None:
+    """The experiment as it is on disk when a person wants to see it; None at the end."""
+    while _is_wanted(display):
+        try:
+            anew = read_again(config)
+        except ValueError as error:
+            display.line(f"error: {error}")
+            continue
+        # A traceback quotes lines, and those of before are kept.
+        linecache.checkcache()
+        for name in STARTED_WITH:
+            if getattr(anew, name) != getattr(started_with, name):
+                display.line(f"warning: {name} has changed, which takes a new start to be heeded")
+        return anew
+    return None
+
+
+def _is_wanted(display: Display) -> bool:
+    display.line("Enter runs it again, as the files are by then; q ends")
+    try:
+        return input().strip() != "q"
+    except EOFError:
+        return False
 
 
 def _run(task: Task, config: Config, serving: Any, step: int, raised: list[Raised]) -> Episode:
@@ -94,7 +150,7 @@ def _show(display: Display, serving: Any, episode: Episode, raised: list[Raised]
         console.print(_traceback(error, trace))
     print_scores(console, episode)
     if not episode.calls:
-        console.print("no calls were made", style="bold")
+        console.print("no calls were recorded", style="bold")
     elif not any(call.prompt_ids for call in episode.calls):
         console.print(
             f"{len(episode.calls)} calls; how they merge is not known without token ids",

@@ -23,7 +23,7 @@ import numpy as np
 
 from agentrl.serving.history import identity
 from agentrl.types import Call, Message
-from kernels.tree import build_tree
+from kernels.tree import build_tree, common_prefix_length
 
 Kind = Literal[
     "another agent",
@@ -133,17 +133,11 @@ def _explain_beside(
     """Why a call leaves another agent's tokens: its own conversation, ``own``, tells."""
     if not own:
         return "another agent", f"the first call of {calls[i].agent}"
-    shared = {j: _num_shared(paths[i], paths[j]) for j in own}
+    shared = {j: common_prefix_length(paths[i], paths[j]) for j in own}
     nearest = max(own, key=lambda j: (shared[j], j))
     if shared[nearest] == len(paths[nearest]):
         return "another agent", f"{beside} has gone on from there, too"
     return _explain(calls[i], calls[nearest], [calls[nearest]], decode)
-
-
-def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
-    length = min(len(a), len(b))
-    differs = a[:length] != b[:length]
-    return int(differs.argmax()) if differs.any() else length
 
 
 def _likeliest(calls: Sequence[Call], i: int, others: Sequence[int]) -> int:

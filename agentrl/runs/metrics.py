@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from agentrl.types import Group, Sample
+from agentrl.types import STATUSES, Group, Sample
 from kernels.tree import count_distinct_prefixes
-
-STATUSES = ("ok", "truncated", "error", "timeout")
 
 
 def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:

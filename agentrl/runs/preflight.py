@@ -13,6 +13,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ from agentrl.types import Group, Task, TooManyFailed
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 
+MAX_LEN = 4096
+"""Of a context, where ``model.max_model_len`` is absent and the model allows it."""
 TOLERANCE = 1.3
 """How far off the estimate of memory may be."""
 KEPT_BY_MALLOC = 2
@@ -177,12 +180,28 @@ def check_serving(
     return shape, tokenizer
 
 
-def _check_positions(folder: str | Path, max_model_len: int) -> None:
+def with_max_model_len(config: Config, folder: str | Path, display: Display) -> Config:
+    """The config with a ``model.max_model_len``; what the model alone decides is said."""
+    if config.model.max_model_len is not None:
+        return config
+    positions = _num_positions(folder)
+    if positions and positions < MAX_LEN:
+        display.line(f"model.max_model_len: {positions}, as many positions as the model has")
+    max_model_len = min(MAX_LEN, positions or MAX_LEN)
+    return replace(config, model=replace(config.model, max_model_len=max_model_len))
+
+
+def _num_positions(folder: str | Path) -> int | None:
+    """How long a model's contexts may be; None where nothing says so."""
     text = AutoConfig.from_pretrained(folder).get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
     scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    stretched = scaling.get("rope_type", "default") != "default"
-    if positions and max_model_len > positions and not stretched:
+    is_stretched = scaling.get("rope_type", "default") != "default"
+    return None if is_stretched else getattr(text, "max_position_embeddings", None)
+
+
+def _check_positions(folder: str | Path, max_model_len: int) -> None:
+    positions = _num_positions(folder)
+    if positions and max_model_len > positions:
         raise ValueError(
             f"model.max_model_len is {max_model_len}, but the model has {positions} positions: "
             f"give --model.max-model-len {positions} or less"

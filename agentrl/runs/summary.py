@@ -1,5 +1,6 @@
 """What a run says of itself: a line after every step, and a summary at the end."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,10 @@ def own_measures(row: dict[str, Any]) -> list[str]:
 
 
 def summary(display: Display, experiment: str, run: Run, startup: Clock) -> None:
-    """Held-out measures before and after, where the time went, and what to do next."""
+    """Held-out measures before and after, where the time went, and what to do next.
+
+    experiment: its name, or its file as it was given.
+    """
     evaluated = [row for row in run.rows if "eval/success" in row]
     if evaluated:
         before, after = evaluated[0], evaluated[-1]
@@ -74,6 +78,6 @@ def summary(display: Display, experiment: str, run: Run, startup: Clock) -> None
     display.line(f"run         {run.folder}")
     display.line(f"curve       {run.folder / 'curve.png'}")
     display.line(
-        f"talk to it  python rollout.py --exp {experiment} --num-tasks 3 "
-        f"--checkpoint {checkpoints[-1]}"
+        f"talk to it  python rollout.py --exp {shlex.quote(experiment)} --num-tasks 3 "
+        f"--checkpoint {shlex.quote(str(checkpoints[-1]))}"
     )

@@ -99,7 +99,7 @@ class Serving:
 
     @property
     def engine(self) -> Any:
-        """What draws for the trained model: an ``Engine``, or what stands in its place."""
+        """The ``Engine`` that draws for the trained model."""
         return self.policy.engine
 
     @property

@@ -146,7 +146,7 @@ class Session:
 
 @runtime_checkable
 class Backend(Protocol):
-    """A model behind the endpoint: ``Handler``, or ``Forwarded``."""
+    """A model behind the endpoint: ``Handler``."""
 
     name: str
     engine: Any

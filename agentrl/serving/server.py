@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
@@ -77,8 +77,6 @@ class Server:
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0):
         self.seats: dict[str, AgentKey] = {}
-        self.routers: list[APIRouter] = []
-        """What the server has besides the agents' APIs, if it is there when it starts."""
         self._numbers = count()
         self._host, self._port = host, port
         self._server: uvicorn.Server | None = None
@@ -183,11 +181,8 @@ class Server:
     def _start(self) -> None:
         listener = socket.create_server((self._host, self._port), backlog=4096)
         self._port = listener.getsockname()[1]
-        app = make_app(self)
-        for router in self.routers:
-            app.include_router(router)
         config = uvicorn.Config(
-            _under_any_episode(app),
+            _under_any_episode(make_app(self)),
             log_config=None,
             access_log=False,
             lifespan="off",

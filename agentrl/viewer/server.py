@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Query, Request
@@ -20,12 +20,12 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from agentrl.records import RunRecords
+from agentrl.types import Status
 from agentrl.viewer import answers, page
 
 HOSTS = ["127.0.0.1", "localhost"]
 STARTED = secrets.token_hex(8)
 """Another server's answers may look otherwise."""
-Status = Literal["ok", "truncated", "error", "timeout"]
 # What SQLite and JavaScript can count, too.
 Number = Annotated[int, Query(ge=0, lt=2**53)]
 

@@ -62,7 +62,7 @@ config = Config(
     tasks=tasks,
     tasks_per_step=32,
     group_size=8,
-    model=ModelConfig(path="Qwen/Qwen2.5-1.5B-Instruct", max_model_len=4096, recompute="selective"),
+    model=ModelConfig(path="Qwen/Qwen2.5-1.5B-Instruct", recompute="selective"),
     sampling=SamplingConfig(max_tokens=1024),
     optim=OptimConfig(lr=1e-6, warmup_steps=5),
 )

@@ -102,7 +102,7 @@ def _depth_first(arrays: list[np.ndarray]) -> Iterator[tuple[int, int]]:
     """Yield sequences by index, depth-first, each with the prefix it shares with the one before."""
     previous = np.empty(0, np.int32)
     for s in _heaviest_first(arrays):
-        yield s, _common_prefix(previous, arrays[s])
+        yield s, common_prefix_length(previous, arrays[s])
         previous = arrays[s]
 
 
@@ -122,7 +122,7 @@ def _heaviest_first(arrays: list[np.ndarray]) -> list[int]:
     keys = [array.astype(">u4").tobytes() for array in arrays]
     open_forks, previous = [_Fork(0)], np.empty(0, np.int32)
     for s in sorted(range(len(arrays)), key=keys.__getitem__):
-        _close(open_forks, _common_prefix(previous, arrays[s]))
+        _close(open_forks, common_prefix_length(previous, arrays[s]))
         if open_forks[-1].depth < len(arrays[s]):
             open_forks.append(_Fork(len(arrays[s])))
         open_forks[-1].ending.append(s)
@@ -146,7 +146,8 @@ def _in_order(fork: _Fork) -> list[int]:
     return fork.ending + [s for _, sequences in heaviest_first for s in sequences]
 
 
-def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+def common_prefix_length(a: np.ndarray, b: np.ndarray) -> int:
+    """How many tokens two sequences begin with alike."""
     length = min(len(a), len(b))
     different = a[:length] != b[:length]
     return int(different.argmax()) if different.any() else length

@@ -3,6 +3,7 @@ import dataclasses
 import math
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -96,6 +97,58 @@ def test_auxiliary_models_go_to_those_who_declare_them():
     # Its connections end with the episode; the other's client was never made.
     assert auxiliary["a"].openai.is_closed()
     assert "openai" not in vars(auxiliary["b"])
+
+
+class Solver:
+    async def __call__(self, task, model):
+        return 0.25
+
+    async def solve(self, task, model, auxiliary_models):
+        return 0.5 + len(auxiliary_models)
+
+
+class Heir(Solver):
+    def started(self, task, model): ...
+
+
+async def styled(task, model, style):
+    return style
+
+
+async def led(lead, task, model, *, auxiliary_models):
+    return lead + len(auxiliary_models)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "reward"),
+    [
+        (Solver(), 0.25),
+        (Heir(), 0.25),
+        (Solver().solve, 0.5),
+        (partial(styled, style=0.75), 0.75),
+        (partial(led, 2.0), 2.0),
+        (partial(partial(styled), style=3.0), 3.0),
+        (partial(Solver()), 0.25),
+    ],
+)
+def test_anything_that_can_be_awaited_is_a_workflow(workflow, reward):
+    check_signatures(workflow, None)
+    assert run(workflow).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("workflow", "sentence"),
+    [
+        (Solver, "the workflow Solver is not async: define it with `async def`"),
+        (Heir().started, "the workflow Heir.started is not async"),
+        (partial(Heir().started), "the workflow Heir.started is not async"),
+        (partial(styled, 1), r"the workflow styled takes \(model, style\): its parameters must be"),
+        (styled, r"the workflow styled takes \(task, model, style\): its parameters must be"),
+    ],
+)
+def test_what_cannot_be_awaited_with_a_task_and_a_model(workflow, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_signatures(workflow, None)
 
 
 async def raises(task, model):

@@ -1,29 +1,25 @@
-"""Episodes one at a time, over an engine of this process, of another one, or somebody's server."""
+"""Episodes one at a time, over an engine of this process or somebody's server."""
 
 import os
 import re
 import signal
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 import rollout
 from agentrl.agents.contract import WorkflowOutput, run_episode
 from agentrl.cli import load_experiment
-from agentrl.config import AuxiliaryModel
+from agentrl.config import AuxiliaryModel, Config, ModelConfig
 from agentrl.debug import command
 from agentrl.debug.episodes import debug
+from agentrl.debug.upstream import Upstream
 from agentrl.runs.progress import Display
-from agentrl.serving.client import Serving
-from agentrl.serving.dialects import chat_completions
-from agentrl.serving.dialects.chat_completions import ChatBody
-from agentrl.serving.forwarded import Forwarded, _body
-from agentrl.serving.lent import LentServing, settings_of
-from agentrl.serving.server import Server
-from agentrl.types import EngineStopped
+from agentrl.serving.remote import RemoteModel
+from tests.support.debugging import debug_command, run, write_agent
 from tests.support.families import QWEN25, write
-from tests.support.lending import KEY, borrow, config_of, debug_command, lend, run, write_agent
 from tests.support.spy import Scripted
 
 TASKS = [{"id": "0"}, {"id": "1"}]
@@ -32,10 +28,11 @@ ADD = {
     "type": "function",
     "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
 }
+ASKS = "answer = await model.openai.chat.completions.create(model=model.name, messages=messages)"
 
 
 async def solve(task, model):
-    """Two agents, two turns, tools: what a record has to keep."""
+    """Two agents, two turns, tools: what a transcript has to show."""
     for one in (model, model.agent("checker")):
         messages = [*ASK]
         for _ in range(2):
@@ -47,84 +44,27 @@ async def solve(task, model):
     return WorkflowOutput(reward=1.0)
 
 
-def episode_over(serving, workflow=solve):
-    model, auxiliary = serving.open(step=3, task_id="t", episode=0)
+def episode_over(upstream, workflow=solve):
+    model, auxiliary = upstream.open(step=3, task_id="t", episode=0)
     episode = run_episode(
         {"id": "t"}, 0, workflow=workflow, judge=None, model=model, seconds=60.0,
         auxiliary_models=auxiliary,
     )  # fmt: skip
-    serving.release(model)
+    upstream.release(model)
     return episode
 
 
-def test_a_lent_engine_leaves_the_same_record(serving):
-    """Token for token, and number for number, what the door in this process records."""
-    lent = borrow(lend(serving))
-    here, there = episode_over(serving), episode_over(lent)
-    assert (here.status, len(here.calls)) == ("truncated", 4)
-    assert [call.agent for call in here.calls] == ["agent", "agent", "checker", "checker"]
-    assert there.calls == here.calls
-    assert there.status == here.status
-    assert there.calls[0].tools == (ADD,)
-    ids = here.calls[-1].ids
-    assert lent.decode(ids) == serving.decode(ids)
-    # The lender's own seat alone is left.
-    assert set(serving.endpoint.seats) == {KEY}
-
-
-def test_a_workflow_that_uses_the_address(serving):
-    """A program with the episode's environment ends with it, on the borrower's side."""
-    import subprocess
-    import sys
-
-    started = []
-
-    async def leaves_a_program(task, model):
-        program = [sys.executable, "-c", "import time; time.sleep(60)"]
-        started.append(subprocess.Popen(program, env=model.environment))
-        return 1.0
-
-    episode = episode_over(borrow(lend(serving)), leaves_a_program)
-    assert episode.reward == 1.0
-    assert started[0].wait(timeout=10) == -9
-
-
-def test_two_borrowers_of_one_task(serving):
-    """One that stands at a breakpoint is not ended by another that comes to its end."""
-    one, two = borrow(url := lend(serving)), borrow(url)
-    paused, _ = one.open(step=-1, task_id="t", episode=0)
-    seats = len(serving.endpoint.seats)
-    assert episode_over(two).status == "truncated"
-    assert one.ask("record", key=paused.api_key)["calls"] == []
-    assert len(serving.endpoint.seats) == seats
-    paused.close()
-    one.raise_if_stopped()
-    with pytest.raises(EngineStopped, match="401"):
-        one.ask("record", key=paused.api_key)
-
-
-def test_a_lender_by_another_address(serving):
-    """Through a tunnel, the agents' calls go where the borrower's go."""
-    url = lend(serving)
-    lent = LentServing(url.replace("127.0.0.1", "localhost"), KEY, settings_of(config_of()), {})
-    model, _ = lent.open(step=0, task_id="t", episode=0)
-    assert re.fullmatch(rf"{lent.url}/episode/\d+/v1", model.base_url)
-    assert episode_over(lent).status == "truncated"
-
-
-def test_a_request_keeps_its_names_for_somebodys_server():
-    body = ChatBody(messages=ASK, max_completion_tokens=5, reasoning_effort="low")
-    assert _body(chat_completions.turn(body, {}), "theirs") == {
-        **{"model": "theirs", "messages": ASK},
-        **{"max_completion_tokens": 5, "reasoning_effort": "low"},
-    }
+def upstream_of(serving) -> Upstream:
+    """The API that one episode's key opens, as if it were somebody's server."""
+    model, _ = serving.open(step=0, task_id="theirs", episode=0)
+    return Upstream(model.base_url, model.api_key, None, {})
 
 
 def test_somebodys_server(serving):
-    """The lender's plain API as one: everything is recorded but the token ids."""
-    url = lend(serving)
-    forwarded = Serving(Server(), Forwarded(f"{url}/v1", KEY), seed=0)
-    episode = episode_over(forwarded)
+    """Its messages are noted, and nothing of it has token ids."""
+    upstream = upstream_of(serving)
+    episode = episode_over(upstream)
+    assert (episode.status, episode.reward) == ("truncated", 1.0)
     assert [call.agent for call in episode.calls] == ["agent", "agent", "checker", "checker"]
     for call in episode.calls:
         assert call.prompt_ids == call.completion_ids == call.logprobs == []
@@ -132,8 +72,6 @@ def test_somebodys_server(serving):
         assert call.reply["content"]
     first, second = episode.calls[:2]
     assert second.messages[:2] == (*first.messages, first.reply)
-    # Nothing of it was kept where it was drawn.
-    assert serving.endpoint.seats[KEY].session.calls == []
 
     async def asks_too_much(task, model):
         content = "a" * 9000
@@ -141,13 +79,36 @@ def test_somebodys_server(serving):
             model="any", messages=[{"role": "user", "content": content}]
         )
 
-    assert episode_over(forwarded, asks_too_much).status == "truncated"
+    episode = episode_over(upstream, asks_too_much)
+    assert (episode.status, episode.calls) == ("truncated", ())
+    assert "maximum context length" in episode.error
+
+
+def test_what_is_asked_of_somebodys_server_in_other_ways(serving):
+    """Parts, a plain prompt and a stream."""
+
+    async def asks(task, model):
+        parts = [{"role": "user", "content": [{"type": "text", "text": "in parts"}]}]
+        chat = partial(model.openai.chat.completions.create, model="any", messages=parts)
+        await chat(max_tokens=2)
+        await model.openai.completions.create(model="any", prompt="PLAIN", max_tokens=2)
+        async for _ in await chat(stream=True, max_tokens=2):
+            pass
+        # No completion.
+        return float(len((await model.openai.models.list()).data))
+
+    episode = episode_over(upstream_of(serving), asks)
+    assert (episode.error, episode.reward) == (None, 1.0)
+    assert [call.messages[0] for call in episode.calls] == [
+        {"role": "user", "content": "in parts"},
+        {"role": "prompt", "content": "PLAIN"},
+        {"role": "user", "content": "in parts"},
+    ]
+    assert episode.calls[2].reply["content"] == "[streamed, and not noted]"
 
 
 def test_tool_calls_of_somebodys_server():
     script = Scripted(QWEN25)
-    url = lend(script.serving)
-    forwarded = Serving(Server(), Forwarded(f"{url}/v1", KEY), seed=0)
     script.says(write(QWEN25, None, "", [{"name": "add", "arguments": {"a": 1}}]))
     script.says("done")
 
@@ -160,7 +121,7 @@ def test_tool_calls_of_somebodys_server():
         done = await client.create(model="any", messages=messages, tools=[ADD])
         return float(done.choices[0].message.content == "done")
 
-    episode = episode_over(forwarded, calls_a_tool)
+    episode = episode_over(upstream_of(script.serving), calls_a_tool)
     assert (episode.error, episode.reward) == (None, 1.0)
     (call,) = episode.calls[0].reply["tool_calls"]
     assert call["function"] == {"name": "add", "arguments": '{"a": 1}'}
@@ -169,7 +130,7 @@ def test_tool_calls_of_somebodys_server():
 
 def test_a_debugged_episode_is_shown(serving, tmp_path, capsys):
     config = load_experiment(str(write_agent(tmp_path)))
-    debug(TASKS, config, borrow(lend(serving)), step=-1, display=Display())
+    debug(TASKS, config, serving, step=-1, display=Display())
     said = capsys.readouterr().out
     assert re.search(r"user: QUESTION 0\nassistant: .+", said)
     assert "user: QUESTION 1" in said
@@ -182,10 +143,7 @@ def test_a_debugged_episode_is_shown(serving, tmp_path, capsys):
 
 
 def test_forks_are_shown(serving, tmp_path, capsys):
-    asks = (
-        "answer = await model.openai.chat.completions.create(model=model.name, messages=messages)"
-    )
-    path = write_agent(tmp_path, (asks, f"{asks}\n    {asks}"))
+    path = write_agent(tmp_path, (ASKS, f"{ASKS}\n    {ASKS}"))
     debug(TASKS[:1], load_experiment(str(path)), serving, step=-1, display=Display())
     said = capsys.readouterr().out
     assert re.search(r"fork at token \d+: call 1 leaves call 0 \(sampled again\): the same", said)
@@ -194,15 +152,12 @@ def test_forks_are_shown(serving, tmp_path, capsys):
 
 def test_all_that_was_said_is_shown(serving, tmp_path, capsys):
     """A history that was edited, and a plain prompt."""
-    asks = (
-        "answer = await model.openai.chat.completions.create(model=model.name, messages=messages)"
-    )
-    edited = f"messages = [*messages, {{'role': 'user', 'content': 'EDIT'}}]\n    {asks}"
+    edited = f"messages = [*messages, {{'role': 'user', 'content': 'EDIT'}}]\n    {ASKS}"
     edited += "\n    messages[0] = {'role': 'user', 'content': 'HIDDEN'}"
     plain = "answer = await model.openai.completions.create(model=model.name, prompt='PLAIN')"
     path = write_agent(
         tmp_path,
-        (asks, f"{edited}\n    {asks}\n    {plain}"),
+        (ASKS, f"{edited}\n    {ASKS}\n    {plain}"),
         ("answer.choices[0].message.content", "answer.choices[0].text"),
     )
     debug(TASKS[:1], load_experiment(str(path)), serving, step=-1, display=Display())
@@ -256,9 +211,83 @@ def test_ctrl_c_between_episodes(serving, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "stopped\n"
 
 
+def rounds(serving, monkeypatch, agent, *edits, tasks=TASKS[:1]):
+    """Debug an experiment, each edit typed before an Enter of its own, then q."""
+    todo = list(edits)
+
+    def read():
+        if not todo:
+            return "q"
+        todo.pop(0)()
+        return ""
+
+    monkeypatch.setattr("builtins.input", read)
+    argv, config = ["--exp", str(agent), "--debug"], load_experiment(str(agent))
+    again = partial(command.read_again, argv, Namespace(exp=str(agent)))
+    debug(tasks, config, serving, step=-1, display=Display(), read_again=again)
+
+
+def test_enter_runs_an_edited_experiment(serving, tmp_path, capsys, monkeypatch):
+    """Its workflow, its judge, what it imports, and what its modules remember: all anew."""
+    agent = write_agent(
+        tmp_path,
+        ("import threading", "import threading\n\nfrom neighbour import SEEN, WORD"),
+        ('f"QUESTION {task', 'f"{WORD} {SEEN.append(1) or len(SEEN)} of {task'),
+    )
+    neighbour = tmp_path / "neighbour.py"
+    neighbour.write_text("WORD, SEEN = 'ONE', []\n")
+
+    def edit():
+        # As long as before, within the second.
+        neighbour.write_text("WORD, SEEN = 'TWO', []\n")
+        agent.write_text(agent.read_text().replace("reward=0.25", "reward=0.75"))
+
+    rounds(serving, monkeypatch, agent, lambda: None, edit)
+    said = capsys.readouterr().out
+    assert re.findall(r"^user: (.*)", said, re.M) == ["ONE 1 of 0", "ONE 1 of 0", "TWO 1 of 0"]
+    assert re.findall(r"^reward +(\S+)", said, re.M) == ["0.25", "0.25", "0.75"]
+    assert said.count("Enter runs it again, as the files are by then; q ends\n") == 3
+
+
+def test_a_broken_edit_can_be_mended(serving, tmp_path, capsys, monkeypatch):
+    agent = write_agent(tmp_path)
+    good = agent.read_text()
+
+    def write_text(text):
+        return lambda: agent.write_text(text)
+
+    rounds(
+        *(serving, monkeypatch, agent),
+        write_text(good.replace("async def judge", "async deff judge")),
+        write_text(good.replace("async def judge", "def judge")),
+        write_text(
+            good.replace("reward=0.25", "reward=0.5").replace(
+                "max_model_len=512", "max_model_len=99"
+            )
+        ),
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    broken = (
+        r"error: cannot import .*agent.py \(SyntaxError: .*\) File .*, line \d+ async deff judge"
+    )
+    assert re.search(broken, said)
+    assert "(ValueError: the judge judge is not async: define it with `async def`)" in said
+    assert re.findall(r"reward (\S+)", said) == ["0.25", "0.5"]
+    assert "warning: model has changed, which takes a new start to be heeded" in said
+    assert said.count("warning") == 1
+
+
+def test_a_debuggers_quit_ends_the_round(serving, tmp_path, capsys, monkeypatch):
+    quits = ("said = answer", "import bdb\n    raise bdb.BdbQuit\n    said = answer")
+    fixed = write_agent(tmp_path).read_text()
+    agent = write_agent(tmp_path, quits)
+    rounds(serving, monkeypatch, agent, lambda: agent.write_text(fixed), tasks=TASKS)
+    assert re.findall(r"user: (.*)", capsys.readouterr().out) == ["QUESTION 0", "QUESTION 1"]
+
+
 def test_which_tasks_are_looked_at():
     def tasks_of(held_out, **flags):
-        flags = {"serve": False, "chat": None, "evaluate": False, "num_tasks": None, **flags}
+        flags = {"chat": None, "evaluate": False, "num_tasks": None, **flags}
         config = replace(config_of(), tasks=lambda data: ([{"id": "train"}] * 3, held_out))
         return [task["id"] for task in rollout._choose_tasks(Namespace(**flags), config)]
 
@@ -272,73 +301,52 @@ def test_which_tasks_are_looked_at():
         tasks_of([], evaluate=True)
 
 
-def test_only_what_is_needed_is_served():
-    url = AuxiliaryModel(model="m", url="http://127.0.0.1:9/v1")
-    config = replace(config_of(), auxiliary_models={"far": url, "here": AuxiliaryModel(model="m")})
-    needed = {
-        what: command.only_needed(config, Namespace(**{"chat": None, "serve": False} | what_flags))
-        for what, what_flags in {"chat": {"chat": "x"}, "serve": {"serve": True}, "": {}}.items()
-    }
-    assert [list(needed[what].auxiliary_models) for what in ("chat", "serve", "")] == [
-        *([], ["here"], ["far", "here"]),
-    ]
-    repeated = command.only_needed(
-        replace(config_of(), deterministic=True), Namespace(chat=None, serve=True)
+def test_a_talk_needs_no_auxiliary_models():
+    config = replace(config_of(), auxiliary_models={"far": AuxiliaryModel(model="m", url="u")})
+    needed = [command.only_needed(config, Namespace(chat=chat)) for chat in ("x", None)]
+    assert [list(one.auxiliary_models) for one in needed] == [[], ["far"]]
+
+
+def config_of(**fields) -> Config:
+    return Config(
+        workflow=solve, tasks=lambda data: ([], []), model=ModelConfig(path="unused"), **fields
     )
-    assert not repeated.deterministic
-
-
-def test_an_engine_that_goes_away(serving, tmp_path, capsys):
-    lent = borrow(lend(serving))
-    config = load_experiment(str(write_agent(tmp_path)))
-    debug(TASKS[:1], config, lent, step=-1, display=Display())
-    serving.endpoint.close()
-    with pytest.raises(EngineStopped, match=r"the engine at http://127.0.0.1:\d+ is gone"):
-        debug(TASKS[:1], config, lent, step=-1, display=Display())
-
-
-@pytest.mark.parametrize(
-    ("url", "key", "fields", "sentence"),
-    [
-        ("http://127.0.0.1:9", KEY, {}, "nothing answers at --engine http://127.0.0.1:9 .*--serve"),
-        ("no address", KEY, {}, "--engine no address is no address: give the one that --serve"),
-        ("URL", "sk-wrong", {}, "has another key: give --api-key the one that --serve printed"),
-        (
-            *("URL", KEY, {"seed": 3}),
-            "serves with seed 0, and here it is 3: give --seed 0, or serve it again with --seed 3",
-        ),
-    ],
-)
-def test_an_engine_that_will_not_do(serving, url, key, fields, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        borrow(url.replace("URL", lend(serving)), key, config_of(**fields))
 
 
 @pytest.mark.parametrize(
     ("url", "key", "sentence"),
     [
-        ("http://127.0.0.1:9/v1", KEY, "nothing answers at --base-url .* is the server running?"),
-        ("nonsense", KEY, "--base-url nonsense is no address: give one like http"),
-        ("URL/v1", "sk-wrong", "does not take this key: give its own, --api-key"),
-        ("URL/v2", KEY, "lists no models: does --base-url end in /v1.* name one with --model"),
+        ("http://127.0.0.1:9/v1", "", "nothing answers at --base-url .* is the server running?"),
+        ("nonsense", "", "--base-url nonsense is no address: give one like http"),
+        ("URL/v1", "wrong", "does not take this key: give its own, --api-key"),
+        ("URL/v2", "", "lists no models: does --base-url end in /v1.* name one with --model"),
     ],
 )
 def test_a_server_that_will_not_do(serving, url, key, sentence):
+    model, _ = serving.open(step=0, task_id="theirs", episode=0)
     with pytest.raises(ValueError, match=sentence):
-        Forwarded(url.replace("URL", lend(serving)), key)
+        Upstream(url.replace("URL", serving.endpoint.url), model.api_key + key, None, {})
+
+
+def test_a_server_of_several_models(monkeypatch):
+    monkeypatch.setattr(Upstream, "_list_models", lambda self: ["a", "b"])
+    with pytest.raises(ValueError, match="u/v1/models lists a, b: choose one with --model"):
+        Upstream("u/v1/", "k", None, {})
+    judge = RemoteModel("j", "v", "l")
+    model, auxiliary = Upstream("u/v1/", "k", "b", {"judge": lambda: judge}).open()
+    assert (model.name, model.base_url, auxiliary) == ("b", "u/v1", {"judge": judge})
 
 
 FLAGS = [
     ("--debug --evaluate", "argument --evaluate: not allowed with argument --debug"),
-    ("--serve --chat DIR", "argument --chat: not allowed with argument --serve"),
-    ("--engine U --base-url V", "argument --base-url: not allowed with argument --engine"),
-    ("--engine U --checkpoint D", "argument --(engine|checkpoint): not allowed with argument"),
-    ("--engine URL", "--engine goes with --debug alone"),
+    ("--base-url U --checkpoint D", "argument --(base-url|checkpoint): not allowed with argument"),
     ("--base-url URL --evaluate", "--base-url goes with --debug alone"),
     ("--chat DIR --checkpoint DIR", "--chat names the checkpoint itself: drop --checkpoint"),
     ("--debug --model NAME", "--model names one at --base-url: give that, too"),
-    ("--debug --api-key K", "--api-key goes with --serve, --engine or --base-url"),
+    ("--debug --api-key K", "--api-key is of --base-url: give that, too"),
     ("--evaluate --num-tasks 3", "--num-tasks goes with --debug, or with nothing else"),
+    ("--serve", "error: --serve rests: --debug holds the engine itself, and Enter runs an edit$"),
+    ("--debug --engine=URL", "error: --engine rests: --debug holds the engine itself"),
 ]
 
 
@@ -354,25 +362,22 @@ def test_flags_that_do_not_go_together(monkeypatch, capsys, flags, sentence):
 
 def test_no_key(monkeypatch, capsys):
     monkeypatch.delenv(command.KEY_VARIABLE, raising=False)
-    argv = ["rollout.py", "--exp", "gsm8k_offline", "--debug", "--engine", "http://127.0.0.1:9"]
+    argv = ["rollout.py", "--exp", "gsm8k_offline", "--debug", "--base-url", "http://127.0.0.1:9"]
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit, match="there is no key: give it with --api-key, or in AGENTRL"):
         rollout.main()
 
 
 @pytest.mark.slow
-def test_the_borrower_imports_nothing_heavy(tmp_path):
+def test_somebodys_server_needs_nothing_heavy(tmp_path):
     """With a torch, a transformers and a vLLM that cannot be imported, it gets as far as asking."""
     for name in ("torch", "transformers", "vllm"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('slow')")
-    for flags in ("--engine http://127.0.0.1:9", "--base-url http://127.0.0.1:9/v1"):
-        done = run(
-            debug_command("gsm8k_offline", *flags.split(), "--api-key", "x"),
-            PYTHONPATH=str(tmp_path),
-        )
-        assert done.returncode == 1
-        assert done.stdout.startswith("error: nothing answers at --"), done.stdout
-        assert done.stdout.count("\n") == 1
+    flags = ("--base-url", "http://127.0.0.1:9/v1", "--api-key", "x")
+    done = run(debug_command("gsm8k_offline", *flags), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stdout.startswith("error: nothing answers at --base-url"), done.stdout
+    assert done.stdout.count("\n") == 1
     # The control.
     done = run(debug_command("gsm8k_offline"), PYTHONPATH=str(tmp_path))
     assert "ImportError: slow" in done.stdout

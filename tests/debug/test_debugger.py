@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-from tests.support.lending import KEY, ROOT, debug_command, lend, run, write_agent
+from agentrl.callables import ROOT
+from tests.support.debugging import debug_command, run, write_agent
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 class Debugger:
     """The little of the Debug Adapter Protocol that an IDE would speak here."""
 
-    def __init__(self, port: int, seconds: float = 60):
+    def __init__(self, port: int, seconds: float = 240):
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -78,13 +79,19 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def test_a_breakpoint_in_a_workflow_and_one_in_the_judge(serving, tmp_path):
-    url, port = lend(serving), free_port()
-    agent = write_agent(tmp_path)
-    python, *arguments = debug_command(agent, "--engine", url, "--api-key", KEY)
+def test_breakpoints_hold_over_an_edit(tiny_folder, tmp_path):
+    """In the workflow and the judge, in the main thread; then the file is edited, and Enter."""
+    port, agent = free_port(), write_agent(tmp_path)
+    python, *arguments = debug_command(agent, "--checkpoint", str(tiny_folder))
     listen = ["-m", "debugpy", "--listen", f"127.0.0.1:{port}", "--wait-for-client"]
+    # What compiles for vLLM asks child processes, which a debugger would hold.
+    listen += ["--configure-subProcess", "false"]
     process = subprocess.Popen(
-        [python, *listen, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [python, *listen, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         lines = agent.read_text().splitlines()
@@ -93,7 +100,7 @@ def test_a_breakpoint_in_a_workflow_and_one_in_the_judge(serving, tmp_path):
         debugger = Debugger(port)
         debugger.ask("initialize", adapterID="tests", linesStartAt1=True, pathFormat="path")
         # Answered only after the configuration.
-        debugger.send("attach", justMyCode=True)
+        debugger.send("attach", justMyCode=True, subProcess=False)
         debugger.event("initialized")
         debugger.ask(
             "setBreakpoints",
@@ -101,72 +108,43 @@ def test_a_breakpoint_in_a_workflow_and_one_in_the_judge(serving, tmp_path):
             breakpoints=[{"line": number} for number in numbers],
         )
         debugger.ask("configurationDone")
-        hit = []
-        for expression in ("messages[0]['content']", "len(episode.calls)"):
-            thread = debugger.event("stopped")["threadId"]
-            frame = debugger.ask("stackTrace", threadId=thread)["stackFrames"][0]
-            value = debugger.ask("evaluate", expression=expression, frameId=frame["id"])["result"]
-            threads = {t["id"]: t["name"] for t in debugger.ask("threads")["threads"]}
-            hit.append((frame["name"], frame["line"], threads[thread], value))
-            debugger.ask("continue", threadId=thread)
+
+        def stops():
+            for expression in ("messages[0]['content']", "len(episode.calls)"):
+                thread = debugger.event("stopped")["threadId"]
+                frame = debugger.ask("stackTrace", threadId=thread)["stackFrames"][0]
+                value = debugger.ask("evaluate", expression=expression, frameId=frame["id"])
+                threads = {t["id"]: t["name"] for t in debugger.ask("threads")["threads"]}
+                yield frame["name"], frame["line"], threads[thread], value["result"]
+                debugger.ask("continue", threadId=thread)
+
+        before = list(stops())
+        write_agent(tmp_path, ("QUESTION", "ANOTHER"), ("reward=0.25", "reward=0.75"))
+        process.stdin.write("\n")
+        process.stdin.flush()
+        after = list(stops())
+        process.stdin.close()
         debugger.event("terminated")
         debugger.hang_up()
-        said = process.communicate(timeout=60)[0]
+        said = process.stdout.read()
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
-    assert hit == [
-        ("solve", numbers[0], "MainThread", "'QUESTION 0'"),
-        ("judge", numbers[1], "MainThread", "1"),
-    ]
-    assert re.search(r"reward +0\.25", said)
-    assert process.returncode == 0
+    judged = ("judge", numbers[1], "MainThread", "1")
+    assert before == [("solve", numbers[0], "MainThread", "'QUESTION 0'"), judged]
+    assert after == [("solve", numbers[0], "MainThread", "'ANOTHER 0'"), judged]
+    assert re.findall(r"reward +(\S+)", said) == ["0.25", "0.75"]
 
 
-def test_an_edited_workflow_runs_again(serving, tmp_path):
-    """With its full record, from another process; ``bench.debug`` says in what time."""
-    url = lend(serving)
-    for text in ("QUESTION", "ANOTHER"):
-        agent = write_agent(tmp_path, ("QUESTION", text))
-        done = run(debug_command(agent, "--engine", url, "--api-key", KEY))
-        assert done.returncode == 0, done.stdout
-        assert f"user: {text} 0" in done.stdout
-        assert re.search(r"1 calls, (\d+) raw tokens, \1 unique, 0 forks", done.stdout)
-    done = run(debug_command(agent, "--base-url", f"{url}/v1", "--api-key", KEY))
-    assert "user: ANOTHER 0" in done.stdout
+def test_somebodys_server_as_a_command(serving, tmp_path):
+    model, _ = serving.open(step=0, task_id="theirs", episode=0)
+    where = ("--base-url", model.base_url, "--api-key", model.api_key)
+    done = run(debug_command(write_agent(tmp_path), *where), typed="\n")
+    assert (done.returncode, done.stdout.count("user: QUESTION 0")) == (0, 2), done.stdout
     assert "1 calls; how they merge is not known without token ids" in done.stdout
-    for flags, sentence in (
-        (["--engine", url, "--api-key", "wrong"], "error: the engine at .* has another key: give"),
-        (
-            ["--engine", url, "--api-key", KEY, "--model.max-model-len", "256"],
-            "model.max_model_len 512, and here it is 256: give --model.max-model-len 512, or",
-        ),
-    ):
-        done = run(debug_command(agent, *flags))
-        assert (done.returncode, done.stdout.count("\n")) == (1, 1)
-        assert re.search(sentence, done.stdout), done.stdout
-
-
-def test_serve_as_a_command(tiny_folder, tmp_path):
-    agent = write_agent(tmp_path)
-    command = [sys.executable, "-u", "rollout.py", "--exp", str(agent), "--serve"]
-    server = subprocess.Popen(
-        [*command, "--checkpoint", str(tiny_folder), "--api-key", KEY],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        said = next(line for line in server.stdout if "--debug" in line)
-        command = said.split()
-        done = run([sys.executable, *command[1:]])
-        assert "user: QUESTION 0" in done.stdout, done.stdout
-        server.send_signal(signal.SIGINT)
-        assert "stopped" in server.communicate(timeout=60)[0]
-        assert server.returncode == 0
-        done = run([sys.executable, *command[1:]])
-        assert re.match("error: nothing answers at --engine .*", done.stdout)
-    finally:
-        server.kill()
+    done = run(debug_command(tmp_path / "agent.py", *where[:-1], "wrong"))
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert re.match("error: http.* does not take this key", done.stdout)
 
 
 class Terminal:
@@ -200,6 +178,28 @@ class Terminal:
             except OSError:
                 break
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_an_edit_in_a_terminal(tiny_folder, tmp_path):
+    """``bench.debug`` says in what time."""
+    agent = write_agent(tmp_path)
+    terminal = Terminal(*debug_command(agent, "--checkpoint", str(tiny_folder)))
+    try:
+        terminal.wait_for("user: QUESTION 0")
+        terminal.wait_for("Enter runs it again")
+        write_agent(tmp_path, ("import threading", "import threadin"))
+        terminal.type("\r")
+        terminal.wait_for("No module named 'threadin'")
+        terminal.wait_for("Enter runs it again")
+        write_agent(tmp_path, ("QUESTION", "ANOTHER"))
+        terminal.type("\r")
+        terminal.wait_for("user: ANOTHER 0")
+        terminal.wait_for("Enter runs it again")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    except BaseException:
+        os.kill(terminal.pid, signal.SIGKILL)
+        raise
 
 
 @pytest.mark.parametrize("exp", ["gsm8k_offline", None])

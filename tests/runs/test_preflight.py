@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from agentrl.runs import memory
-from agentrl.runs import preflight
-from agentrl.config import Config, ServerConfig, EngineConfig, ModelConfig
+from agentrl.config import Config, EngineConfig, ModelConfig, ServerConfig
+from agentrl.cli import load_experiment
+from agentrl.runs import memory, preflight
 from agentrl.runs.memory import Shape
 from agentrl.types import Call, Episode, Group
 from agentrl.runs.progress import Display
@@ -65,6 +65,32 @@ def measure(*flags: str) -> dict:
     )
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout)
+
+
+def test_a_length_that_is_not_given_is_the_models(tiny_folder, tmp_path, capsys):
+    """At most 4096; said where the model decides. One that is given stays."""
+
+    def resolved(folder, max_model_len=None):
+        config = make_config(folder, tmp_path)
+        config = dataclasses.replace(
+            config, model=ModelConfig(path=str(folder), max_model_len=max_model_len)
+        )
+        return preflight.with_max_model_len(config, folder, Display()).model.max_model_len
+
+    assert resolved(tiny_folder) == 2048
+    said = "model.max_model_len: 2048, as many positions as the model has\n"
+    assert capsys.readouterr().out == said
+    assert [resolved(tiny_folder, 99), resolved(tiny_folder, 5000)] == [99, 5000]
+    described = json.loads((tiny_folder / "config.json").read_text())
+    described["max_position_embeddings"] = 32768
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert resolved(tmp_path) == 4096
+    stretched = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}
+    described |= {"max_position_embeddings": 2048, "rope_parameters": stretched}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert resolved(tmp_path) == 4096
+    assert capsys.readouterr().out == ""
+    assert load_experiment("gsm8k").model.max_model_len is None
 
 
 def test_the_estimate_is_near_what_a_step_takes():

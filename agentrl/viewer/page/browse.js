@@ -7,7 +7,6 @@ import * as source from "viewer/source";
 
 // Rows that a search shows before it waits to be asked for more.
 const PAGE = 400;
-const STATUSES = ["ok", "truncated", "error", "timeout"];
 // A shape each, not a colour alone.
 const MARKS = { ok: "●", truncated: "◐", error: "✕", timeout: "◷" };
 
@@ -78,7 +77,7 @@ export function browse(store, say) {
     const habits = Object.keys(store.columns[run(now)] ?? {}).filter((name) => name.startsWith("habit/"));
     // An evaluation has habits of its own: those of the list are the episodes'.
     fill(steps, store.steps.map((step) => [step, `step ${step}`]), now.step);
-    fill(status, [["", "any status"], ...STATUSES.map((name) => [name, name])], now.status);
+    fill(status, [["", "any status"], ...Object.keys(MARKS).map((name) => [name, name])], now.status);
     fill(habit, [["", "any habit"], ...habits.map((name) => [name, name.slice(6)])], now.habit);
     for (const [input, value] of [[text, now.text], [min, now.min], [max, now.max]]) {
       if (document.activeElement !== input) input.value = value ?? "";

@@ -1,4 +1,4 @@
-"""An engine of this process lent to others, and an experiment that borrows it."""
+"""An experiment to debug, and rollout.py as a command."""
 
 import os
 import subprocess
@@ -6,13 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from agentrl.config import Config, ModelConfig, SamplingConfig
-from agentrl.serving.client import Serving
-from agentrl.serving.lending import Lender
-from agentrl.serving.lent import LentServing, settings_of
-
-ROOT = Path(__file__).parents[2]
-KEY = "sk-lent"
+from agentrl.callables import ROOT
 
 AGENT = """
     import threading
@@ -50,40 +44,17 @@ def write_agent(folder: Path, *edits: tuple[str, str]) -> Path:
     return folder / "agent.py"
 
 
-def config_of(**fields) -> Config:
-    """What the ``serving`` of the tests serves with."""
-
-    async def solve(task, model):
-        return 1.0
-
-    return Config(
-        workflow=solve,
-        tasks=lambda data: ([], []),
-        model=ModelConfig(path="unused", max_model_len=512),
-        sampling=SamplingConfig(max_tokens=16),
-        **fields,
-    )
-
-
-def lend(serving: Serving) -> str:
-    """The URL where it is lent from now on."""
-    Lender(serving, config_of(), "unused", KEY)
-    return serving.endpoint.url
-
-
-def borrow(url: str, key: str = KEY, config: Config | None = None) -> LentServing:
-    return LentServing(url, key, settings_of(config or config_of()), {})
-
-
 def debug_command(agent: Path, *flags: str) -> list[str]:
     return [sys.executable, "rollout.py", "--exp", str(agent), "--debug", *flags]
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+def run(command: list[str], typed: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """typed: what comes from standard input."""
     return subprocess.run(
         command,
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "200", **environment},
+        input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,0 +1,149 @@
+"""Finished runs, their row in the ledger and their picture."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from agentrl.runs import curve
+from experiments import ledger
+
+BEGINNING = ["# Ledger", "", ledger.HEADER, "|---" * 9 + "|", "| before |", "", "## More"]
+
+
+def rows_of(seed: int, before: float, after: float, seconds: float) -> list[dict]:
+    return [
+        {"step": 0, "eval/success": before, "time/step_seconds": 2.0},
+        {"step": 1, "reward/mean": 0.5, "habit/x": 0.1 * seed, "time/step_seconds": seconds},
+        {"step": 2, "reward/mean": 0.75, "eval/success": after, "eval/failure": None},
+    ]
+
+
+def make_run(folder: Path, number: int, rows: list[dict], **settings) -> Path:
+    folder = folder / f"2026112{number}-120000"
+    folder.mkdir()
+    config = {"seed": number, "steps": 2, "epochs": None, "eval": {"every": 2}, "runs": "r"}
+    described = {
+        **{"experiment": "mine", "commit": "0123456789abcdef-dirty", "hardware": "an abacus"},
+        **{"command": f"train.py --exp mine --seed {number} --model.path 'a b'", "resumed": []},
+        **{"config": config | settings},
+    }
+    (folder / "config.json").write_text(json.dumps(described))
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """The command, over a ledger and pictures of the test's own."""
+    monkeypatch.setattr(ledger, "README", tmp_path / "README.md")
+    monkeypatch.setattr(ledger, "CURVES", tmp_path / "curves")
+    (tmp_path / "README.md").write_text("\n".join(BEGINNING) + "\n")
+
+    def call(*argv):
+        monkeypatch.setattr(sys, "argv", ["ledger", *map(str, argv)])
+        ledger.main()
+
+    return call
+
+
+def test_a_row_a_picture_and_where_they_go(call, tmp_path, capsys):
+    measured = [(0, 0.44, 0.975, 100.0), (1, 0.4, 0.975, 110.0), (2, 0.525, 0.96, 120.0)]
+    runs = [make_run(tmp_path, one[0], rows_of(*one), runs=f"r{one[0]}") for one in measured]
+    row = (
+        "| [mine](curves/mine-20261122-120000.png) | 0, 1, 2 | `eval/success` | 0.455 ± 0.064 | "
+        "0.970 ± 0.009 | 112 ± 10 s | an abacus | 0123456789 with changes | "
+        "`train.py --exp mine --seed N --model.path 'a b'` |"
+    )
+    call(*runs)
+    assert capsys.readouterr().out == f"{row}\n"
+    assert (tmp_path / "README.md").read_text().splitlines() == BEGINNING
+    assert Image.open(tmp_path / "curves/mine-20261122-120000.png").size == (1050, 600)
+    # As many columns as names.
+    assert row.count(" | ") == ledger.HEADER.count(" | ")
+    call(*runs, "--enter")
+    assert (tmp_path / "README.md").read_text().splitlines() == [
+        *(*BEGINNING[:5], row, *BEGINNING[5:]),
+    ]
+    assert ledger.HEADER in Path(ledger.__file__).with_name("README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "sentence"),
+    [
+        (
+            rows_of(1, 0, 1, 1)[:2],
+            {},
+            "has come to step 1 and is not finished: give --resume .*121",
+        ),
+        (rows_of(1, 0, 1, 1)[:2], {"steps": None}, "has come to step 1 and is not finished"),
+        ([], {}, "has come to step 0 and is not finished"),
+        ([{"step": 2, "loss": 1.0}], {}, "has measured neither eval/success nor reward/mean"),
+        (rows_of(1, 0, 1, 1), {"optim": {"lr": 1}}, "the runs differ in optim.lr: give those of"),
+        (rows_of(1, 0, 1, 1), {"seed": 0}, "two of the runs have one seed: give one run of each"),
+    ],
+)
+def test_runs_that_do_not_count(call, tmp_path, rows, settings, sentence):
+    first = make_run(tmp_path, 0, rows_of(0, 0, 1, 1))
+    with pytest.raises(SystemExit, match=f"error: .*{sentence}"):
+        call(first, make_run(tmp_path, 1, rows, **settings))
+
+
+def test_what_is_no_run(call, tmp_path):
+    with pytest.raises(SystemExit, match="curves is not the folder of a run .*config.json"):
+        call(tmp_path / "curves")
+    # By epochs, or without an evaluation, what ended is a run.
+    for seed, settings in enumerate(({"steps": None}, {"epochs": 1}, {"eval": {"every": None}})):
+        rows = rows_of(seed, 0, 1, 1)
+        assert ledger.finished(make_run(tmp_path, seed, rows, **settings)).rows == rows
+
+
+def test_a_picture_over_seeds(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    drawn, bands = {}, []
+    plot, fill = Axes.plot, Axes.fill_between
+
+    def noted_plot(self, x, y, **style):
+        drawn.setdefault(style.get("label"), []).append((list(x), list(y)))
+        return plot(self, x, y, **style)
+
+    def noted_fill(self, x, low, high, **style):
+        bands.append((list(x), list(low), list(high)))
+        return fill(self, x, low, high, **style)
+
+    monkeypatch.setattr(Axes, "plot", noted_plot)
+    monkeypatch.setattr(Axes, "fill_between", noted_fill)
+    rows = [rows_of(0, 0.25, 0.75, 1.0), rows_of(1, 0.75, 1.0, 1.0)]
+    curve.draw(tmp_path / "two.png", "two", rows)
+    assert drawn["held-out success"] == [([0, 2], [0.5, 0.875])]
+    assert drawn["habit/x"] == [([1], [0.05])]
+    # Each seed, thin.
+    assert ([0, 2], [0.25, 0.75]) in drawn[None]
+    assert ([0, 2], [0.75, 1.0]) in drawn[None]
+    of_success = next(band for band in bands if band[0] == [0, 2])
+    assert of_success[1] == pytest.approx([0.5 - 0.125**0.5, 0.875 - 0.03125**0.5])
+    assert of_success[2] == pytest.approx([0.5 + 0.125**0.5, 0.875 + 0.03125**0.5])
+    # One run is its own mean, with neither.
+    drawn.clear()
+    bands.clear()
+    curve.draw(tmp_path / "one.png", "one", rows[:1])
+    assert (drawn["held-out success"], None in drawn, bands) == (
+        [([0, 2], [0.25, 0.75])],
+        False,
+        [],
+    )
+    # Rewards may be anything, and are all in the picture.
+    limits = []
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: limits.append(f.axes[0].get_ylim()))
+    wide = [{"step": 0, "reward/mean": -2.0}, {"step": 1, "reward/mean": 5.0}]
+    curve.draw(tmp_path / "wide.png", "wide", [wide])
+    curve.draw(tmp_path / "shares.png", "shares", rows[:1])
+    (low, high), of_shares = limits
+    assert low < -2 < 5 < high
+    assert of_shares == (0, 1)
+    monkeypatch.undo()
+    assert Image.open(tmp_path / "two.png").size == Image.open(tmp_path / "one.png").size
