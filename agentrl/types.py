@@ -152,10 +152,10 @@ class Sample:
     call: Call
     advantage: float | Sequence[float]
     """Of every token that was sampled in the call, or one for each."""
-    group: int = 0
-    """Which of the batch's groups it is of."""
-    episode: int = 0
-    """Which of the group's episodes."""
+    group: int | None = None
+    """The number of its group in the batch; None: not told, and found by the call."""
+    episode: int | None = None
+    """The number of its episode in the group."""
 
     @property
     def has_gradient(self) -> bool:

@@ -42,9 +42,9 @@ def take(page: Page, address: str, scheme: str, run: RunRecords) -> None:
     if scheme == "light":
         shoot(page, "runs")
     row, better = worst_and_best(run)
-    call = run.read(row.step, row.task_id, row.episode, row.place).calls[0]
+    call = run.read(row.step, row.task_id, row.episode, row.group).calls[0]
     token = call.path[call.start + call.sampler_logprobs.argmin()]
-    where = {"view": "episodes", "step": row.step, "task": row.task_id, "place": row.place}
+    where = {"view": "episodes", "step": row.step, "task": row.task_id, "group": row.group}
     page.goto(f"{address}#{urlencode({**where, 'episode': row.episode, 'at': token})}")
     box = page.locator(".outline").bounding_box()
     page.mouse.move(box["x"] + 2, box["y"] + 12)
@@ -65,7 +65,7 @@ def worst_and_best(run: RunRecords) -> tuple[EpisodeRow, EpisodeRow]:
     first = next(row.step for row in run.episodes(status="ok", held_out=False))
     rows = run.episodes(step=first, status="ok", held_out=False)
     worst = min(rows, key=lambda row: (row.mean_reward, -row.num_calls))
-    group = [row for row in rows if row.place == worst.place]
+    group = [row for row in rows if row.group == worst.group]
     return worst, max(group, key=lambda row: row.mean_reward)
 
 

@@ -31,8 +31,8 @@ from agentrl.printable import printable
 from agentrl.types import Call, Episode, Reward, Task
 
 RESERVED = re.compile(
-    "(reward|episodes|tokens|gap|time|eval)/.*|step|success|failure|loss|clipped|entropy|grad_norm"
-    "|lr|degenerate"
+    "(reward|episodes|tokens|gap|time|eval)/.*|step|success|failure|loss|clipped|importance"
+    "|entropy|grad_norm|lr|degenerate"
 )
 """Names of metrics that a run has of its own: ``docs/metrics.md``."""
 LONGEST_CAUSE = 500

@@ -26,10 +26,10 @@ def clipped(
 ) -> Losses:
     """The clipped surrogate for a ratio of the algorithm's own, corrected for the sampler.
 
-    Measures ``clipped``: 1 where clipping cut the gradient off.
+    Measures ``clipped``: 1 where clipping cut the gradient off, and ``importance``.
     """
     weight = importance(terms, cap)
     free = ratio * terms.advantages
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * terms.advantages
     values = -weight * torch.minimum(free, bounded)
-    return Losses(values, {"clipped": (bounded < free).to(values.dtype)})
+    return Losses(values, {"clipped": (bounded < free).to(values.dtype), "importance": weight})

@@ -95,11 +95,11 @@ def split(samples: Sequence[Sample], updates: int) -> list[list[Sample]]:
 
     A group stays whole, so that the trees keep what it shares; parts may be empty.
     """
-    groups = sorted({sample.group for sample in samples})
+    groups = sorted({sample.group or 0 for sample in samples})
     part_of = {group: i for i, part in enumerate(np.array_split(groups, updates)) for group in part}
     parts: list[list[Sample]] = [[] for _ in range(updates)]
     for sample in samples:
-        parts[part_of[sample.group]].append(sample)
+        parts[part_of[sample.group or 0]].append(sample)
     return parts
 
 

@@ -3,8 +3,8 @@
     open_run(folder)      a run's records; its methods are how everything else reads them
     load(folder)          its steps, one after the other, read lazily
 
-``recorder`` writes them; readers need not wait for its torch.
-``docs/records.md`` says what is stored, and how.
+Two Parquet files a step, which pandas and DuckDB read as well: ``schema`` has their columns,
+``docs/records.md`` shows how. ``recorder`` writes them; readers need not wait for its torch.
 """
 
 from agentrl.records.episode import CallRecord, EpisodeRecord, EpisodeRow

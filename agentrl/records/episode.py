@@ -1,37 +1,40 @@
-"""One episode as it is read: its row in the index, its tokens as a tree, its calls."""
+"""One episode as it is read: its row, its tokens as a tree, its calls."""
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from agentrl.records.piece import Piece, StoredCall
+from agentrl.records.schema import FLOATS_OF_CALL, IMPORTANCE
 from agentrl.types import Reward
 
-COLUMNS = (
-    *("step", "task_id", "episode", "place", "held_out", "status", "error", "reward", "rewards"),
-    *("success", "metrics", "milliseconds", "num_calls", "num_tokens", "num_trained"),
+Key = tuple[int, int, int]
+"""Of an episode: its step, its group there, its number in the group. They are in this order."""
+AS_STORED = (
+    *("agent", "model", "finish_reason", "under_grammar", "why_forked"),
+    *("advantage", "reward", "state", "observation", "versions"),
 )
-"""What of the index an EpisodeRow is made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRow:
-    """What the index knows of an episode."""
+    """A row of an episodes file."""
 
     step: int
-    task_id: str
+    group: int
+    """The number of its group in the step: tells two groups of one task apart."""
     episode: int
     """Its number in its group."""
-    place: int
-    """Of its group in the step: tells two groups of one task apart."""
+    task_id: str
     held_out: bool
     """Drawn by the step's evaluation, after the step."""
     status: str
     error: str | None
     reward: Reward | None
+    parts: dict[str, float]
+    """Rewards by name, where the reward is made of several."""
     success: bool | None
     metrics: dict[str, float]
     seconds: float
@@ -42,9 +45,8 @@ class EpisodeRow:
     """Loss terms: a token that several calls sampled counts for each."""
 
     @property
-    def where(self) -> tuple[int, int, int]:
-        """Its key, which is its place in the order of all."""
-        return self.step, self.place, self.episode
+    def key(self) -> Key:
+        return self.step, self.group, self.episode
 
     @property
     def mean_reward(self) -> float | None:
@@ -58,6 +60,8 @@ class CallRecord:
     """One call, as a path of its episode's tree. Arrays have a value a completion token."""
 
     agent: str
+    model: str | None
+    """The name of an auxiliary model; None: the trained one."""
     path: np.ndarray
     """Tree positions, from the root to the last token of the completion."""
     start: int
@@ -70,12 +74,20 @@ class CallRecord:
     """Where it leaves the tokens of the calls before it: why (see ``agentrl.records.forks``)."""
     in_loss: bool
     advantage: float | None
-    """None where it was not trained."""
+    """The mean over its tokens; None where it was no sample."""
+    reward: float | None
+    state: str | None
+    observation: str | None
     sampler_logprobs: np.ndarray
     trainer_logprobs: np.ndarray
     entropies: np.ndarray
+    advantages: np.ndarray
     weights: np.ndarray
-    """These three are NaN where it was not trained."""
+    """The loss's importance weights. These five are NaN where there are none."""
+    versions: np.ndarray | None
+    """Of the weights that drew each token; None: the step's."""
+    measures: dict[str, np.ndarray]
+    """An algorithm's own, by name."""
 
     @property
     def leaf(self) -> int:
@@ -84,110 +96,108 @@ class CallRecord:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EpisodeRecord:
-    """One episode's token tree, depth-first, and its calls in order.
-
-    Arrays are of length T. Where several calls sampled one token, they show the first call that was
-    in the loss; the calls have each their own. NaN where there is no value.
-    """
+    """One episode's token tree, depth-first, int32 of shape [T], and its calls in order."""
 
     row: EpisodeRow
     ids: np.ndarray
     parent: np.ndarray
     """-1 at a root."""
-    depth: np.ndarray
-    in_loss: np.ndarray
-    sampler_logprob: np.ndarray
-    trainer_logprob: np.ndarray
-    entropy: np.ndarray
-    advantage: np.ndarray
-    weight: np.ndarray
     calls: list[CallRecord]
 
 
-def row_of(stored: tuple, metric_names: Mapping[int, str]) -> EpisodeRow:
-    """stored: COLUMNS."""
-    values = dict(zip(COLUMNS, stored, strict=True))
-    by_agent, metrics = values.pop("rewards"), json.loads(values.pop("metrics") or "{}")
-    success, milliseconds = values.pop("success"), values.pop("milliseconds")
-    return EpisodeRow(
-        **{
-            **values,
-            "held_out": bool(values["held_out"]),
-            "reward": json.loads(by_agent) if by_agent else values["reward"],
-            "success": None if success is None else bool(success),
-            "metrics": {metric_names[int(n)]: _float(value) for n, value in metrics.items()},
-            "seconds": milliseconds / 1000,
-        }
-    )
+def row_of(stored: dict[str, Any]) -> EpisodeRow:
+    """stored: a row of an episodes file."""
+    named = {name: dict(stored[name] or ()) for name in ("metrics", "parts")}
+    rewards = stored["rewards"]
+    reward = stored["reward"] if rewards is None else dict(rewards)
+    others = {name: value for name, value in stored.items() if name not in ("rewards", "block")}
+    return EpisodeRow(**others | named | {"reward": reward})
 
 
-def _float(value: float | int | None) -> float:
-    """JSON has no number for what is none."""
-    return math.nan if value is None else float(value)
-
-
-def record_of(row: EpisodeRow, piece: Piece, number: int) -> EpisodeRecord:
-    """The part of a piece's tree that is one episode's; number: the episode's in the piece."""
-    stored = [call for call in piece.calls if call.episode == number]
-    paths = [piece.path(call) for call in stored]
-    belongs = np.zeros(len(piece.ids), bool)
+def record_of(row: EpisodeRow, block: dict[str, Any]) -> EpisodeRecord:
+    """The part of a block's tree that is one episode's. Raises ValueError where it has none."""
+    ids, parents = block["ids"].to_numpy(), block["parents"].to_numpy()
+    if len(parents) != len(ids) or (parents < -1).any() or (parents >= np.arange(len(ids))).any():
+        raise ValueError("its tree is none")
+    stored = _calls_of(row, block["calls"])
+    paths = _paths(parents, [call["leaf"] for call in stored])
+    belongs = np.zeros(len(ids), bool)
     for path in paths:
         belongs[path] = True
-    positions = belongs.nonzero()[0]
     # An ancestor of what belongs belongs, too; and the order stays depth-first.
-    parent = piece.parent[positions]
-    place = np.searchsorted(positions, parent)
-    ids = piece.ids[positions]
-    calls = [
-        _call(call, np.searchsorted(positions, path), ids)
-        for call, path in zip(stored, paths, strict=True)
-    ]
+    number = (np.cumsum(belongs) - 1).astype(np.int32)
+    ids, parents = ids[belongs], parents[belongs]
+    cap = block.get("importance_cap")
     return EpisodeRecord(
         row=row,
         ids=ids,
-        parent=np.where(parent < 0, -1, place).astype(np.int32),
-        depth=piece.depth[positions],
-        calls=calls,
-        **_shown(calls, len(ids)),
+        parent=np.where(parents < 0, np.int32(-1), number[parents]),
+        calls=[
+            _call(call, number[path], ids, cap) for call, path in zip(stored, paths, strict=True)
+        ],
     )
 
 
-def _call(call: StoredCall, path: np.ndarray, ids: np.ndarray) -> CallRecord:
-    nothing = np.full(len(call.sampler_logprobs), np.nan, np.float32)
-    loss = call.trained
-    return CallRecord(
-        agent=call.agent,
-        path=path.astype(np.int32),
-        start=call.start,
-        prompt_ids=ids[path[: call.start]],
-        completion_ids=ids[path[call.start :]],
-        finish_reason=call.finish_reason,
-        under_grammar=call.under_grammar,
-        why_forked=call.why_forked,
-        in_loss=loss is not None,
-        advantage=None if loss is None else loss.advantage,
-        sampler_logprobs=call.sampler_logprobs,
-        trainer_logprobs=nothing if loss is None else loss.trainer_logprobs,
-        entropies=nothing if loss is None else loss.entropies,
-        weights=nothing if loss is None else loss.weights,
-    )
-
-
-def _shown(calls: list[CallRecord], size: int) -> dict[str, np.ndarray]:
-    """What a token shows: of its calls, the first that was in the loss, else the first of all."""
-    shown = {
-        name: np.full(size, np.nan, np.float32)
-        for name in ("sampler_logprob", "trainer_logprob", "entropy", "advantage", "weight")
+def _calls_of(row: EpisodeRow, calls: pa.Table) -> list[dict[str, Any]]:
+    """The stored calls of an episode; lists of numbers as arrays."""
+    mine = calls.filter((pc.field("group") == row.group) & (pc.field("episode") == row.episode))
+    if len(mine) != row.num_calls:
+        raise ValueError(f"it has {len(mine)} calls of an episode that made {row.num_calls}")
+    columns = {
+        name: [None if one.values is None else one.values.to_numpy() for one in column]
+        if pa.types.is_list(column.type)
+        else column.to_pylist()
+        for name, column in zip(mine.column_names, mine.columns, strict=True)
     }
-    in_loss = np.zeros(size, bool)
-    # What is written last is what shows.
-    for call in sorted(reversed(calls), key=lambda call: call.in_loss):
-        at = call.path[call.start :]
-        shown["sampler_logprob"][at] = call.sampler_logprobs
-        if call.in_loss:
-            in_loss[at] = True
-            shown["trainer_logprob"][at] = call.trainer_logprobs
-            shown["entropy"][at] = call.entropies
-            shown["advantage"][at] = call.advantage
-            shown["weight"][at] = call.weights
-    return {"in_loss": in_loss, **shown}
+    return [{name: values[i] for name, values in columns.items()} for i in range(len(mine))]
+
+
+def _paths(parents: np.ndarray, leaves: list[int]) -> list[np.ndarray]:
+    """Tree positions from the root to each leaf; int32. -1: none."""
+    # Where stretches begin of tokens that each follow the one before them.
+    starts = np.union1d(0, np.flatnonzero(parents != np.arange(-1, len(parents) - 1)))
+    paths = []
+    for leaf in leaves:
+        if not -1 <= leaf < len(parents):
+            raise ValueError("a call ends outside the tree")
+        parts = [np.empty(0, np.int32)]
+        while leaf >= 0:
+            start = starts[np.searchsorted(starts, leaf, side="right") - 1]
+            parts.append(np.arange(start, leaf + 1, dtype=np.int32))
+            leaf = int(parents[start])
+        paths.append(np.concatenate(parts[::-1]))
+    return paths
+
+
+def _call(
+    stored: dict[str, Any], path: np.ndarray, ids: np.ndarray, cap: float | None
+) -> CallRecord:
+    """ids: of the episode's tree, in which the path is."""
+    size = stored["num_sampled"]
+    start = len(path) - size
+    if size < 0 or start < 0:
+        raise ValueError("a completion is longer than its call")
+    floats = {name: _of_size(stored[name], size) for name in FLOATS_OF_CALL}
+    if stored["advantages"] is None and stored["advantage"] is not None:
+        floats["advantages"] = np.full(size, stored["advantage"], np.float32)
+    measures = {name: np.array(each, np.float32) for name, each in stored["measures"] or ()}
+    ratio = np.exp(floats["trainer_logprobs"] - floats["sampler_logprobs"])
+    follows = np.minimum(ratio, np.float32(np.nan if cap is None else cap))
+    return CallRecord(
+        path=path,
+        start=start,
+        prompt_ids=ids[path[:start]],
+        completion_ids=ids[path[start:]],
+        in_loss=stored["trainer_logprobs"] is not None,
+        weights=measures.pop(IMPORTANCE, follows),
+        measures=measures,
+        **{name: stored[name] for name in AS_STORED},
+        **floats,
+    )
+
+
+def _of_size(values: np.ndarray | None, size: int) -> np.ndarray:
+    values = np.full(size, np.nan, np.float32) if values is None else values
+    if len(values) != size:
+        raise ValueError(f"a call has {len(values)} values for {size} tokens")
+    return values

@@ -1,40 +1,35 @@
-"""Reading a run's records, while it is written too: rows from the index, tokens when asked for."""
+"""Reader of a run's records, while it is written too: rows at once, tokens when asked for."""
 
 import json
 import math
-import os
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import islice, starmap
+from functools import cached_property, reduce
+from itertools import islice
+from operator import and_
 from pathlib import Path
 from typing import Any
 
-from agentrl.records import index
-from agentrl.records.episode import COLUMNS, EpisodeRecord, EpisodeRow, record_of, row_of
-from agentrl.records.growing import GrowingRows
-from agentrl.records.piece import Piece, decompress, unpack
+import pyarrow.compute as pc
+
+from agentrl.records.episode import EpisodeRecord, EpisodeRow, Key, record_of, row_of
+from agentrl.records.files import StepFiles, recorded, refuse_earlier
+from agentrl.records.tables import read_block, read_episodes
 from agentrl.records.text import Ids, Texts
 
 LARGEST_CONFIG = 1 << 24
 """Bytes of config.json."""
-PAGE = 500
-"""Rows that are read at once."""
-Place = tuple[int, int, int]
-"""Of an episode in the order of all: step, its group's place there, its number in the group."""
-Stored = tuple[int, int, int]
-"""Where an episode's tokens are: its piece's offset and length, its group's first episode there."""
 START = (-1, -1, -1)
-METRIC = "'$.\"' || (SELECT id FROM metric_names WHERE name = ?) || '\"'"
-"""Where a metric is in an episode's JSON."""
+"""Before the key of every episode."""
+Unread = dict[str, None]
+"""Sentences on what could not be read, each once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A training step's episodes; each group is read when its first episode is asked for."""
+    """A training step's episodes; each is read when it is asked for."""
 
     step: int
     _records: "RunRecords"
@@ -54,16 +49,31 @@ class Found:
     """Some of the episodes that were asked for."""
 
     rows: list[EpisodeRow]
-    after: Place | None
-    """The place to go on from; None where nothing is left."""
+    after: Key | None
+    """The key to go on from; None where nothing is left."""
     unread: list[str]
     """What could not be read, and was passed over: a sentence each."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """An episode's row, and where its tokens are."""
+
+    row: EpisodeRow
+    files: StepFiles
+    block: int
+
+    def read(self) -> EpisodeRecord:
+        try:
+            return record_of(self.row, read_block(self.files["tokens"], self.block))
+        except ValueError as error:
+            raise ValueError(f"step {self.row.step}, task {self.row.task_id}: {error}") from error
 
 
 def load(run: str | Path) -> Iterator[Step]:
     """Yield the training steps of a run's folder in order; their episodes are read lazily.
 
-    Raises ValueError where the folder holds no records.
+    Raises ValueError where the folder is no run.
     """
     records = open_run(run)
     for step in records.steps():
@@ -73,8 +83,7 @@ def load(run: str | Path) -> Iterator[Step]:
 def open_run(folder: str | Path) -> "RunRecords":
     """Open a run's records; at once, however large they are.
 
-    Raises ValueError, in a sentence, where it is no run, or its records are another version's or
-    broken.
+    Raises ValueError, in a sentence, where it is no run, or its records are of before Parquet.
     """
     return RunRecords(Path(folder))
 
@@ -84,13 +93,9 @@ class RunRecords:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.config: dict[str, Any] = self._read_config()
+        self.config: dict[str, Any] = _read_config(folder)
         """What config.json says: experiment, commit, libraries, config, resumed."""
-        self._metrics = GrowingRows(folder / "metrics.jsonl")
-        # Its other episodes are likely to be asked for next.
-        self._last_piece: tuple[Any, Any] = None, None
-        with self._index():
-            pass
+        refuse_earlier(folder)
 
     @property
     def name(self) -> str:
@@ -100,219 +105,171 @@ class RunRecords:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The whole rows of metrics.jsonl, as of now."""
-        return self._metrics.read()
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        # What is behind the last newline is half written.
+        return [_metrics_row(path, number, line) for number, line in enumerate(lines[:-1], 1)]
 
     def steps(self) -> list[int]:
         """The steps that have been recorded, as of now."""
-        with self._index() as connection:
-            rows = connection.execute("SELECT DISTINCT step FROM batches ORDER BY step")
-            return [step for (step,) in rows]
+        return list(dict.fromkeys(step for step, _ in self.batches()))
 
     def batches(self) -> list[tuple[int, bool]]:
         """What has been recorded, as of now: of each batch its step, and whether it is held out."""
-        with self._index() as connection:
-            rows = connection.execute("SELECT step, held_out FROM batches ORDER BY step, held_out")
-            return [(step, bool(held_out)) for step, held_out in rows]
+        return [(files.step, files.held_out) for files in recorded(self._records)]
 
-    def episodes(
-        self,
-        step: int | None = None,
-        task_id: str | None = None,
-        status: str | None = None,
-        min_reward: float | None = None,
-        max_reward: float | None = None,
-        habit: str | None = None,
-        text: str | None = None,
-        limit: int = 100,
-        offset: int = 0,
-        held_out: bool | None = None,
-    ) -> list[EpisodeRow]:
-        """The episodes that all the given hold for, in the order of steps, tasks and episodes.
+    def episodes(self, *, limit: int = 100, offset: int = 0, **wanted: Any) -> list[EpisodeRow]:
+        """The episodes that all of ``wanted`` holds for, in the order of their keys.
 
-        reward: the mean over the agents. habit: a metric of the episode that is above 0. text: is
-        looked for, in upper or lower case, in prompts and completions; that reads the groups of the
-        rows that the others leave, until the limit is reached, and raises ValueError where one
-        cannot be read.
+        wanted: step, held_out, task_id, episode, group, status; min_reward, max_reward, of the mean
+        over the agents; habit: a metric that is above 0; text: is looked for, in upper or lower
+        case, in prompts and completions, which reads them until the limit is reached.
+        Raises ValueError where something cannot be read.
         """
-        given = _conditions(step, task_id, status, min_reward, max_reward, habit, held_out)
-        if text is None:
-            return [row for row, _ in self._page(given, limit, offset)]
-        found = (episode.row for episode in self._each(given) if self._says(episode, text))
+        found = (stored.row for stored, is_wanted in self._looked_through(**wanted) if is_wanted)
         return list(islice(found, offset, offset + limit))
 
     def page(
         self,
         *,
-        after: Place | None = None,
+        after: Key | None = None,
         limit: int = 100,
         seconds: float = math.inf,
-        text: str | None = None,
-        **filters: Any,
+        **wanted: Any,
     ) -> Found:
-        """Some of what ``episodes`` finds, from behind a place on; what is broken is passed over.
+        """Some of what ``episodes`` finds, from behind a key on; what is broken is passed over.
 
         seconds: so long texts are looked through, and then it is told what has been found.
         """
-        given, after = _conditions(**filters), after or START
-        if text is None:
-            rows = [row for row, _ in self._page(given | _behind(after), limit + 1)]
-            return Found(rows[:limit], rows[limit - 1].where if len(rows) > limit else None, [])
-        found, unread, end = [], [], time.monotonic() + seconds
-        rest = self._rows(given, after)
-        for row, where in rest:
-            try:
-                record = self._record(row, where)
-            except ValueError as error:
-                unread.append(str(error))
-            else:
-                if self._says(record, text):
-                    found.append(row)
-            if len(found) == limit or time.monotonic() > end:
-                return Found(found, row.where if next(rest, None) else None, _different(unread))
-        return Found(found, None, _different(unread))
+        rows, unread = [], {}
+        end = math.inf if wanted.get("text") is None else time.monotonic() + seconds
+        rest = self._looked_through(after=after or START, unread=unread, **wanted)
+        for stored, is_wanted in rest:
+            rows += [stored.row] if is_wanted else []
+            if len(rows) == limit or time.monotonic() > end:
+                is_more = next(rest, None) is not None
+                return Found(rows, stored.row.key if is_more else None, list(unread))
+        return Found(rows, None, list(unread))
 
     def read(
-        self, step: int, task_id: str, episode: int, place: int | None = None
+        self, step: int, task_id: str, episode: int, group: int | None = None
     ) -> EpisodeRecord:
         """One episode; raises ValueError where it is not there, or broken.
 
-        place: where a task has several groups in a step (or in its evaluation), which of them;
+        group: where a task has several groups in a step (or in its evaluation), which of them;
         without it, the first.
         """
-        given = {"step = ?": (step,), "task_id = ?": (str(task_id),), "episode = ?": (episode,)}
-        if place is not None:
-            given["place = ?"] = (place,)
-        rows = self._page(given, limit=1)
-        if not rows:
-            raise ValueError(f"{self.folder} has no episode {episode} of {task_id} in step {step}")
-        return self._record(*rows[0])
+        for stored in self._stored(step=step, task_id=task_id, episode=episode, group=group):
+            return stored.read()
+        raise ValueError(f"{self.folder} has no episode {episode} of {task_id} in step {step}")
 
     def read_step(self, step: int, *, held_out: bool = False) -> Iterator[EpisodeRecord]:
         """All episodes of a step, group after group."""
-        return self._each({"step = ?": (step,), "held_out = ?": (held_out,)})
+        return (stored.read() for stored in self._stored(step=step, held_out=held_out))
 
     def decode(self, ids: Ids) -> list[str]:
         """The text of each token; where several make up one character, the first has it."""
         return self._texts.of(ids)
 
+    @property
+    def _records(self) -> Path:
+        return self.folder / "records"
+
     @cached_property
     def _texts(self) -> Texts:
         return Texts(self.folder / "tokenizer")
 
-    def _says(self, episode: EpisodeRecord, text: str) -> bool:
-        """Whether one of its conversations does, in upper or lower case."""
-        # What another conversation begins with is in that one.
-        inner = set(episode.parent.tolist())
-        ends = [call for call in episode.calls if call.leaf not in inner]
-        said = "\n".join(self._texts.whole(episode.ids[call.path].tolist()) for call in ends)
-        return text.casefold() in said.casefold()
+    def _looked_through(
+        self, *, text: str | None = None, unread: Unread | None = None, **filters: Any
+    ) -> Iterator[tuple[_Stored, bool]]:
+        """What passes the filters, and whether it says the text."""
+        texts = None if text is None else self._texts
+        for stored in self._stored(unread=unread, **filters):
+            is_wanted = texts is None
+            if texts is not None:
+                with _passing_over(unread):
+                    is_wanted = _says(stored.read(), text, texts)
+            yield stored, is_wanted
 
-    def _each(self, given: Mapping[str, tuple]) -> Iterator[EpisodeRecord]:
-        return starmap(self._record, self._rows(given))
-
-    def _rows(
-        self, given: Mapping[str, tuple], after: Place = START
-    ) -> Iterator[tuple[EpisodeRow, Stored]]:
-        """Page after page, so that nobody who writes waits for a reader."""
-        while rows := self._page(given | _behind(after)):
-            yield from rows
-            after = rows[-1][0].where
-
-    def _page(
-        self, given: Mapping[str, tuple], limit: int = PAGE, offset: int = 0
-    ) -> list[tuple[EpisodeRow, Stored]]:
-        """Rows, and where their tokens are.
-
-        given: conditions, each with the values of its marks.
-        """
-        where = " AND ".join(given) or "TRUE"
-        values = [value for values in given.values() for value in values]
-        with self._index() as connection:
-            stored = connection.execute(
-                f"SELECT offset, length, first, {', '.join(COLUMNS)} "
-                f"FROM episodes JOIN groups USING (step, place) WHERE {where} "
-                "ORDER BY step, place, episode LIMIT ? OFFSET ?",
-                (*values, limit, offset),
-            ).fetchall()
-            # Asked for last: a step that is written in between may have new ones.
-            names = dict(connection.execute("SELECT id, name FROM metric_names"))
-        # Whoever writes waits while the index is read, so rows are made afterwards.
-        return [(row_of(row[3:], names), row[:3]) for row in stored]
-
-    def _record(self, row: EpisodeRow, where: Stored) -> EpisodeRecord:
-        offset, length, first = where
-        try:
-            return record_of(row, self._piece(row.step, offset, length), first + row.episode)
-        except (OSError, ValueError) as error:
-            place = f"step {row.step}, task {row.task_id}, in {self.folder}"
-            raise ValueError(f"{place} cannot be read: {error}") from error
-
-    def _piece(self, step: int, offset: int, length: int) -> Piece:
-        with index.step_path(self._rollouts, step).open("rb") as file:
-            # A run that was resumed may have other pieces in the same place.
-            now = os.fstat(file.fileno())
-            key = (step, offset, length, now.st_ino, now.st_mtime_ns)
-            kept, piece = self._last_piece
-            if kept != key:
-                if not 0 <= length <= now.st_size - offset:
-                    raise ValueError("its end is missing")
-                file.seek(offset)
-                piece = unpack(decompress(file.read(length)))
-                self._last_piece = key, piece
-        return piece
-
-    @property
-    def _rollouts(self) -> Path:
-        return self.folder / "rollouts"
-
-    @contextmanager
-    def _index(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with index.reading(self._rollouts) as connection:
-                yield connection
-        except sqlite3.Error as error:
-            raise ValueError(f"the index of {self.folder} cannot be read: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{self.folder} cannot be read: {error}") from error
-
-    def _read_config(self) -> dict[str, Any]:
-        path = self.folder / "config.json"
-        try:
-            with path.open("rb") as file:
-                config = json.loads(file.read(LARGEST_CONFIG))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.folder} is not the folder of a run: {error}") from error
-        if not isinstance(config, dict) or not isinstance(config.get("config", {}), dict):
-            raise ValueError(f"{self.folder} is not the folder of a run: {path} holds no settings")
-        return config
+    def _stored(
+        self,
+        *,
+        after: Key = START,
+        unread: Unread | None = None,
+        step: int | None = None,
+        held_out: bool | None = None,
+        **filters: Any,
+    ) -> Iterator[_Stored]:
+        condition = _condition(**filters)
+        for files in recorded(self._records):
+            asked = step in (None, files.step) and held_out in (None, files.held_out)
+            rows = []
+            if asked and files.step >= after[0]:
+                with _passing_over(unread):
+                    rows = read_episodes(files["episodes"]).filter(condition).to_pylist()
+            stored = (_Stored(row_of(row), files, row["block"]) for row in rows)
+            yield from (one for one in stored if one.row.key > after)
 
 
-def _conditions(
-    step: int | None = None,
+@contextmanager
+def _passing_over(unread: Unread | None) -> Iterator[None]:
+    """What cannot be read is noted; without notes it is raised."""
+    try:
+        yield
+    except ValueError as error:
+        if unread is None:
+            raise
+        unread[str(error)] = None
+
+
+def _says(episode: EpisodeRecord, text: str, texts: Texts) -> bool:
+    """Whether one of its conversations does, in upper or lower case."""
+    # What another conversation begins with is in that one.
+    inner = set(episode.parent.tolist())
+    ends = [call for call in episode.calls if len(call.path) and call.leaf not in inner]
+    said = "\n".join(texts.whole(episode.ids[call.path].tolist()) for call in ends)
+    return text.casefold() in said.casefold()
+
+
+def _condition(
     task_id: str | None = None,
+    episode: int | None = None,
+    group: int | None = None,
     status: str | None = None,
     min_reward: float | None = None,
     max_reward: float | None = None,
     habit: str | None = None,
-    held_out: bool | None = None,
-) -> dict[str, tuple]:
-    """SQL conditions, each with the values of its marks."""
-    wanted = {
-        "step = ?": step,
-        "task_id = ?": None if task_id is None else str(task_id),
-        "held_out = ?": held_out,
-        "status = ?": status,
-        "reward >= ?": min_reward,
-        "reward <= ?": max_reward,
-        f"json_extract(metrics, {METRIC}) > 0": habit,
-    }
-    return {name: (value,) for name, value in wanted.items() if value is not None}
+) -> pc.Expression:
+    asked = [
+        (task_id, lambda: pc.field("task_id") == str(task_id)),
+        (episode, lambda: pc.field("episode") == episode),
+        (group, lambda: pc.field("group") == group),
+        (status, lambda: pc.field("status") == status),
+        (min_reward, lambda: pc.field("reward") >= min_reward),
+        (max_reward, lambda: pc.field("reward") <= max_reward),
+        (habit, lambda: pc.map_lookup(pc.field("metrics"), habit, "first") > 0),
+    ]
+    wanted = [condition() for value, condition in asked if value is not None]
+    return reduce(and_, wanted, pc.scalar(True))
 
 
-def _different(sentences: list[str]) -> list[str]:
-    """Each once: that of a group is the same for all its episodes."""
-    return list(dict.fromkeys(sentences))
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        with path.open("rb") as file:
+            config = json.loads(file.read(LARGEST_CONFIG))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder} is not the folder of a run: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("config", {}), dict):
+        raise ValueError(f"{folder} is not the folder of a run: {path} holds no settings")
+    return config
 
 
-def _behind(place: Place) -> dict[str, tuple]:
-    return {"(step, place, episode) > (?, ?, ?)": place}
+def _metrics_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}, line {number}, is no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {number}, is no JSON object")
+    return row

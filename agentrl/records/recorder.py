@@ -1,4 +1,4 @@
-"""Records are written in a thread of their own, so that a step does not wait for them."""
+"""Recorder: writes records in a thread of its own, so that a step does not wait for them."""
 
 import queue
 import threading
@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agentrl.records.writer import Batch, Scores, Writer
+from agentrl.records.rows import Batch
+from agentrl.records.scores import Scores
+from agentrl.records.writer import Writer
 from agentrl.types import Group, Sample
 
 WAITING_BATCHES = 4
@@ -21,9 +23,9 @@ class RecordsFailed(RuntimeError):
 class Recorder:
     """Writes a run's records. Where it cannot, whoever gives it more is told."""
 
-    def __init__(self, rollouts: Path, *, writes: bool = True):
+    def __init__(self, folder: Path, *, writes: bool = True):
         """writes: of several ranks, one does."""
-        self._rollouts, self._writes = rollouts, writes
+        self._folder, self._writes = folder, writes
         self._error: Exception | None = None
         self._waiting: queue.Queue[Batch | None] = queue.Queue(WAITING_BATCHES)
         self.cpu_seconds = 0.0
@@ -48,7 +50,9 @@ class Recorder:
         """
         self._raise_if_failed()
         if self._writes:
-            self._waiting.put(Batch(step, groups, samples, scores, held_out))
+            self._waiting.put(
+                Batch(step=step, groups=groups, samples=samples, scores=scores, held_out=held_out)
+            )
 
     @contextmanager
     def keeping(self, step: int, groups: Sequence[Group]) -> Iterator[None]:
@@ -75,7 +79,7 @@ class Recorder:
     def _raise_if_failed(self) -> None:
         if self._error is not None:
             raise RecordsFailed(
-                f"records cannot be written to {self._rollouts}: {self._error}"
+                f"records cannot be written to {self._folder}: {self._error}"
             ) from self._error
 
     def _work(self) -> None:
@@ -84,12 +88,10 @@ class Recorder:
             try:
                 # After a failure nothing is written any more, and nobody waits for it.
                 if self._error is None:
-                    writer = writer or Writer(self._rollouts)
+                    writer = writer or Writer(self._folder)
                     writer.write(batch)
             except Exception as error:
                 self._error = error
             finally:
                 self.cpu_seconds = time.thread_time()
                 self._waiting.task_done()
-        if writer is not None:
-            writer.close()

@@ -1,225 +1,129 @@
-"""Writing one batch of episodes: pieces into the step's file, and then the index."""
+"""Writer of a run's records: a batch of episodes becomes two Parquet files."""
 
 import json
-import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from agentrl.records.forks import find_forks
-from agentrl.records.index import create, step_path, writing
-from agentrl.records.piece import Trained, compress, pack
+from agentrl.records.files import StepFiles, refuse_earlier, remove_leftovers
+from agentrl.records.rows import Batch, Row, rows_of
+from agentrl.records.schema import COUNTS, EPISODES, FLOATS_OF_CALL, METADATA, TOKENS, VERSION
+from agentrl.records.tables import read_about
 from agentrl.records.text import Texts
-from agentrl.types import Call, Episode, Group, Sample
-from kernels.tree import build_tree
 
-PIECE_TOKENS = 4096
-"""Smaller groups share a piece: whoever reads one of them reads so much, and the prompts that they
-have in common stand there once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What the trainer made of the loss terms of a micro-batch, call by call."""
-
-    samples: np.ndarray
-    """Which of the batch's samples they are of, in order."""
-    values: np.ndarray
-    """float32 [3, N]: the trainer's log-probabilities, entropies, the loss's weights."""
-
-    @classmethod
-    def of(cls, samples, logprobs: Tensor, entropies: Tensor, **measures: Tensor) -> "Scores":
-        values = torch.stack([logprobs.detach(), entropies.detach(), logprobs.detach() * 0]).float()
-        return cls(np.asarray(samples), values.cpu().numpy())
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """The episodes of a step, or of its evaluation, and what was in the loss of them."""
-
-    step: int
-    groups: Sequence[Group]
-    samples: Sequence[Sample]
-    scores: Sequence[Scores]
-    held_out: bool
+TOKENS_READ_TOGETHER = 1 << 17
+"""Of a row group. Whoever reads an episode reads one; smaller ones compress less: zstd makes a code
+for every 128 kB, and so for each of a column's streams of bytes."""
+OPTIONS = {
+    "compression": "zstd",
+    "compression_level": 6,
+    "write_statistics": False,
+    "store_schema": False,
+    "write_page_checksum": True,
+}
+_CALL = "calls.list.element"
+_REPEATED = ("agent", "model", "finish_reason", "why_forked", "advantage", "reward")
+ENCODING = {
+    "use_dictionary": [
+        *(f"{_CALL}.{name}" for name in (*_REPEATED, "state", "observation")),
+        f"{_CALL}.measures.key_value.key",
+    ],
+    "column_encoding": {
+        "ids.list.element": "BYTE_STREAM_SPLIT",
+        "parents.list.element": "DELTA_BINARY_PACKED",
+        **{f"{_CALL}.{name}": "DELTA_BINARY_PACKED" for name in COUNTS},
+        f"{_CALL}.versions.list.element": "DELTA_BINARY_PACKED",
+        **{f"{_CALL}.{name}.list.element": "BYTE_STREAM_SPLIT" for name in FLOATS_OF_CALL},
+        f"{_CALL}.measures.key_value.value.list.element": "BYTE_STREAM_SPLIT",
+    },
+}
+"""Of the tokens: ids and floats lie in four streams of bytes, counts as differences."""
 
 
 class Writer:
-    """A run's ``rollouts/``, for one thread to write."""
+    """A run's ``records/``, for one thread to write."""
 
-    def __init__(self, rollouts: Path):
-        """Raises ValueError where there are records of another version."""
-        self._rollouts, self._index = rollouts, create(rollouts)
-        self._metric_names: dict[str, int] = {}
-
-    def close(self) -> None:
-        self._index.close()
+    def __init__(self, folder: Path):
+        """Raises ValueError where the run has records of an earlier form."""
+        refuse_earlier(folder.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        self._folder = folder
 
     def write(self, batch: Batch) -> None:
-        """The index announces all of it or nothing; what was recorded of it before is replaced."""
-        trained = _trained(batch.samples, batch.scores)
-        step, held_out = batch.step, batch.held_out
-        with writing(self._index):
-            self._forget(step, held_out)
-            self._index.execute("INSERT INTO batches VALUES (?, ?)", (step, held_out))
-            place, offset = self._first_place(step), _end_of(step_path(self._rollouts, step))
-            pieces = []
-            for groups in _portions(batch.groups):
-                episodes = [episode for group in groups for episode in group.episodes]
-                tree = build_tree([call.ids for e in episodes for call in e.calls])
-                of_calls = iter(tree.index)
-                paths = [[next(of_calls) for _ in episode.calls] for episode in episodes]
-                why = [w for e, own in zip(episodes, paths) for w in self._why_forked(e.calls, own)]
-                data = compress(pack(episodes, trained, tree.ids, tree.parent, tree.index, why))
-                places = range(place, place + len(groups))
-                firsts = accumulate((len(group.episodes) for group in groups), initial=0)
-                self._insert(
-                    "groups",
-                    [
-                        (step, place, held_out, str(group.task["id"]), offset, len(data), first)
-                        for place, group, first in zip(places, groups, firsts)
-                    ],
-                )
-                numbers = [(p, n) for p, g in zip(places, groups) for n in range(len(g.episodes))]
-                self._insert("episodes", self._rows(step, numbers, episodes, paths, trained))
-                place, offset = places.stop, offset + len(data)
-                pieces.append(data)
-            self._append(step, b"".join(pieces))
+        """All of it appears, or nothing; what was recorded of it before is replaced.
 
-    def _first_place(self, step: int) -> int:
-        last = "SELECT coalesce(max(place) + 1, 0) FROM groups WHERE step = ?"
-        return self._index.execute(last, (step,)).fetchone()[0]
-
-    def _forget(self, step: int, held_out: bool) -> None:
-        which = {"step": step, "held_out": held_out}
-        places = "SELECT place FROM groups WHERE step = :step AND held_out = :held_out"
-        self._index.execute(
-            f"DELETE FROM episodes WHERE step = :step AND place IN ({places})", which
-        )
-        for table in ("groups", "batches"):
-            self._index.execute(
-                f"DELETE FROM {table} WHERE step = :step AND held_out = :held_out", which
-            )
-
-    def _insert(self, table: str, rows: Sequence[tuple]) -> None:
-        if rows:
-            marks = ", ".join("?" * len(rows[0]))
-            storable = [tuple(map(_storable, row)) for row in rows]
-            self._index.executemany(f"INSERT INTO {table} VALUES ({marks})", storable)
-
-    def _rows(
-        self,
-        step: int,
-        numbers: Sequence[tuple[int, int]],
-        episodes: Sequence[Episode],
-        paths: Sequence[Sequence[np.ndarray]],
-        trained: dict[int, Trained],
-    ) -> list[tuple]:
-        """numbers: of each episode, its group's place, and its own in the group."""
-        rows = []
-        for (place, number), episode, own in zip(numbers, episodes, paths, strict=True):
-            num_tokens = len(np.unique(np.concatenate(own))) if own else 0
-            terms = [len(c.completion_ids) for c in episode.calls if id(c) in trained]
-            rows.append(
-                (
-                    *(step, place, number, episode.status, episode.error, *_rewards(episode)),
-                    *(episode.success, self._metrics(episode), round(1000 * episode.seconds)),
-                    *(len(episode.calls), num_tokens, sum(terms)),
-                )
-            )
-        return rows
-
-    def _why_forked(self, calls: Sequence[Call], paths: Sequence[np.ndarray]) -> list[str | None]:
-        """Of an episode's calls."""
-        forks = find_forks(calls, paths, lambda ids: self._texts.whole(ids))
-        causes = {fork.call: f"{fork.kind}: {fork.why}" for fork in forks}
-        return [causes.get(i) for i in range(len(calls))]
+        With a step that is recorded again goes its evaluation, which was of other weights.
+        """
+        files = StepFiles(self._folder, batch.step, batch.held_out)
+        of_step = StepFiles(self._folder, batch.step, held_out=False)
+        first_group = 0
+        if batch.held_out and of_step["episodes"].exists():
+            first_group = read_about(of_step["episodes"])["num_groups"]
+        blocks, episodes, cap = rows_of(batch, first_group, lambda ids: self._texts.whole(ids))
+        about = {"version": VERSION, "step": batch.step, "held_out": batch.held_out}
+        about |= {"num_groups": len(batch.groups), "importance_cap": cap}
+        with _aside(files["tokens"]) as tokens, _aside(files["episodes"]) as rows:
+            _save(tokens, TOKENS, _row_groups(blocks), about, **ENCODING)
+            _save(rows, EPISODES, [episodes], about)
+            if not batch.held_out:
+                StepFiles(self._folder, batch.step, held_out=True).remove()
+            files.remove()
+            tokens.replace(files["tokens"])
+            rows.replace(files["episodes"])
+        _flush(self._folder)
 
     @cached_property
     def _texts(self) -> Texts:
-        return Texts(self._rollouts.parent / "tokenizer")
-
-    def _metrics(self, episode: Episode) -> str | None:
-        """As JSON; a name, which every episode repeats, becomes its number."""
-        if not episode.metrics:
-            return None
-        numbered = {self._number(_storable(n)): _short(v) for n, v in episode.metrics.items()}
-        return json.dumps(numbered, separators=(",", ":"))
-
-    def _number(self, name: str) -> int:
-        if name not in self._metric_names:
-            self._index.execute("INSERT OR IGNORE INTO metric_names (name) VALUES (?)", (name,))
-            found = self._index.execute("SELECT id FROM metric_names WHERE name = ?", (name,))
-            self._metric_names[name] = found.fetchone()[0]
-        return self._metric_names[name]
-
-    def _append(self, step: int, data: bytes) -> None:
-        with step_path(self._rollouts, step).open("ab") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # A file's name is on the disk when its folder is.
-        descriptor = os.open(self._rollouts, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        return Texts(self._folder.parent / "tokenizer")
 
 
-def _portions(groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """Groups that make a piece together: one, or as many as are small."""
-    portion, num_tokens = [], 0
-    for group in groups:
-        calls = [call for episode in group.episodes for call in episode.calls]
-        portion.append(group)
-        num_tokens += sum(len(call.completion_ids) for call in calls)
-        num_tokens += max((len(call.prompt_ids) for call in calls), default=0)
-        if num_tokens >= PIECE_TOKENS:
-            yield portion
-            portion, num_tokens = [], 0
-    if portion:
-        yield portion
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A hidden name beside a file's, of which nothing is left where writing fails."""
+    beside = path.with_name(f".{path.name}")
+    try:
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
 
 
-def _trained(samples: Sequence[Sample], scores: Sequence[Scores]) -> dict[int, Trained]:
-    """What was in the loss of each call, by its id."""
-    trained = {}
-    for part in scores:
-        mine = [samples[s] for s in part.samples.tolist()]
-        ends = np.cumsum([len(sample.call.completion_ids) for sample in mine], dtype=int)
-        pieces = np.split(part.values, ends, axis=1)[:-1]
-        for sample, values in zip(mine, pieces, strict=True):
-            trained[id(sample.call)] = Trained(sample.advantage, *values)
-    return trained
+def _row_groups(blocks: Sequence[Row]) -> Iterator[list[Row]]:
+    together, num_tokens = [], 0
+    for block in blocks:
+        together.append(block)
+        num_tokens += len(block["ids"])
+        if num_tokens >= TOKENS_READ_TOGETHER:
+            yield together
+            together, num_tokens = [], 0
+    yield together
 
 
-def _end_of(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+def _save(
+    path: Path,
+    columns: pa.Schema,
+    row_groups: Iterable[Sequence[Row]],
+    about: dict[str, Any],
+    **encoding: Any,
+) -> None:
+    with path.open("wb") as file:
+        with pq.ParquetWriter(file, columns, **OPTIONS, **encoding) as writer:
+            for rows in row_groups:
+                writer.write_table(pa.Table.from_pylist(rows, columns))
+            writer.add_key_value_metadata({METADATA: json.dumps(about)})
+        os.fsync(file.fileno())
 
 
-def _rewards(episode: Episode) -> tuple[float | None, str | None]:
-    """The mean over the agents, and each agent's own where they have their own."""
-    if episode.reward is None:
-        return None, None
-    by_agent = isinstance(episode.reward, dict)
-    return float(episode.mean_reward), json.dumps(episode.reward) if by_agent else None
-
-
-def _short(value: float) -> float | int | None:
-    """Habits are 0 or 1, which as JSON is shorter than 0.0 or 1.0; and JSON has no NaN."""
-    if not math.isfinite(value):
-        return None
-    return int(value) if float(value).is_integer() else float(value)
-
-
-def _storable(value: Any) -> Any:
-    """Half a surrogate pair, which Python's text may hold, is no text on the disk."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+def _flush(folder: Path) -> None:
+    """A file's name is on the disk when its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

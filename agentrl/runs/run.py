@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.callables import ROOT
-from agentrl.records.index import cut_back
+from agentrl.records.files import cut_back
 from agentrl.runs import curve
 from agentrl.runs.provenance import save_source
 
@@ -76,7 +76,7 @@ class Run:
         self._keep([row for row in read_rows(self.folder) if row["step"] <= last])
         if not self._writes:
             return {}
-        cut_back(self.rollouts, last)
+        cut_back(self.records, last)
         described = self.description
         provenance = _provenance(config_json)
         before, now = flatten(described["config"]), flatten(provenance["config"])
@@ -110,8 +110,8 @@ class Run:
         ]
 
     @property
-    def rollouts(self) -> Path:
-        return self.folder / "rollouts"
+    def records(self) -> Path:
+        return self.folder / "records"
 
     @property
     def tokenizer(self) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.records import CallRecord, EpisodeRow, RunRecords
+from agentrl.records import CallRecord, EpisodeRecord, EpisodeRow, RunRecords
 
 MAX_TOKENS = 2_000_000
 """More than a page can hold of one episode."""
@@ -76,17 +76,17 @@ def row_of(row: EpisodeRow) -> dict[str, Any]:
     return _finite(asdict(row) | {"mean_reward": row.mean_reward})
 
 
-def episode(run: RunRecords, step: int, task_id: str, index: int, place: int | None) -> bytes:
+def episode(run: RunRecords, step: int, task_id: str, index: int, group: int | None) -> bytes:
     """Every token of one episode, in the form above; its key is that of ``RunRecords.read``.
 
     Raises ValueError where there is no such episode, or it is too large for a page.
     """
-    record = run.read(step, task_id, index, place)
+    record = run.read(step, task_id, index, group)
     size = len(record.ids)
     if size > MAX_TOKENS:
         raise ValueError(
             f"this episode has {size:,} tokens, and the page shows up to {MAX_TOKENS:,}: "
-            "read it with agentrl.runs.load"
+            "read it with agentrl.records.load"
         )
     said = run.decode(record.ids)
     texts = {text: number for number, text in enumerate(dict.fromkeys(said))}
@@ -94,7 +94,7 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, place: int | N
         "ids": record.ids.astype(np.int32),
         "parent": record.parent.astype(np.int32),
         "text": np.array([texts[text] for text in said], np.int32),
-        "in_loss": record.in_loss.astype(np.uint8),
+        "in_loss": _in_loss(record),
         **_terms(record.calls),
     }
     head = {
@@ -105,18 +105,23 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, place: int | N
     return _packed(head, arrays)
 
 
+def _in_loss(record: EpisodeRecord) -> np.ndarray:
+    """1 for each token of the tree that is in the loss of some call."""
+    flags = np.zeros(len(record.ids), np.uint8)
+    for call in record.calls:
+        if call.in_loss:
+            flags[call.path[call.start :]] = 1
+    return flags
+
+
 def _terms(calls: Sequence[CallRecord]) -> dict[str, np.ndarray]:
     """What the calls say of the tokens that they sampled, one call after the other."""
-    advantages = [
-        np.full(len(call.weights), np.nan if call.advantage is None else call.advantage)
-        for call in calls
-    ]
     columns = {
         "sampler_logprob": [call.sampler_logprobs for call in calls],
         "trainer_logprob": [call.trainer_logprobs for call in calls],
         "entropy": [call.entropies for call in calls],
         "weight": [call.weights for call in calls],
-        "advantage": advantages,
+        "advantage": [call.advantages for call in calls],
     }
     return {
         name: np.concatenate([np.zeros(0), *parts], dtype=np.float32)

@@ -6,7 +6,8 @@ file, which its newest steps fill first, and the page says which steps it has.
 
 import base64
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -41,27 +42,18 @@ def export(
         raise ValueError(f"--steps {min(unknown)}: no run has recorded it; leave it out")
     left, left_out = MAX_BYTES, []
     for number, run in enumerate(runs):
-        rows = list(_rows(run))
+        found = run.page(limit=sys.maxsize)
         chosen = [step for step in told["steps"][number] if steps is None or step in steps]
         # What the runs before did not need is shared by the rest.
         share = left // (len(runs) - number)
-        blocks, held, sentences = _tokens(run, number, rows, chosen, share, report)
+        blocks, held, sentences = _tokens(run, number, found.rows, chosen, share, report)
         left -= _size(blocks)
-        told["rows"].append([answers.row_of(row) for row in rows])
+        told["rows"].append([answers.row_of(row) for row in found.rows])
         told["episodes"] |= blocks
         told["held"].append(held)
-        left_out += sentences
+        left_out += found.unread + sentences
     file.write_text(page.whole(answers.to_json(told).decode()))
     return left_out
-
-
-def _rows(run: RunRecords) -> Iterator[EpisodeRow]:
-    """All of them, page after page: whoever writes waits for a moment only."""
-    found = run.page(limit=answers.PER_PAGE)
-    yield from found.rows
-    while found.after is not None:
-        found = run.page(limit=answers.PER_PAGE, after=found.after)
-        yield from found.rows
 
 
 def _tokens(
@@ -87,7 +79,7 @@ def _tokens(
             break
         kept |= blocks
         unread += failed
-        if not failed:
+        if not failed and step in of_step:
             held.insert(0, step)
     if unread:
         left_out.append(
@@ -103,11 +95,11 @@ def _blocks(
     blocks, failed = {}, []
     for row in rows:
         try:
-            block = answers.episode(run, row.step, row.task_id, row.episode, row.place)
+            block = answers.episode(run, row.step, row.task_id, row.episode, row.group)
         except ValueError as error:
             failed.append(str(error))
             continue
-        key = f"{number}/{row.step}/{row.place}/{row.episode}"
+        key = f"{number}/{row.step}/{row.group}/{row.episode}"
         blocks[key] = base64.b64encode(gzip.compress(block, 6)).decode()
     return blocks, failed
 

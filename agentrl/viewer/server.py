@@ -26,8 +26,8 @@ from agentrl.viewer import answers, page
 HOSTS = ["127.0.0.1", "localhost"]
 STARTED = secrets.token_hex(8)
 """Another server's answers may look otherwise."""
-# What SQLite and JavaScript can count, too.
-Number = Annotated[int, Query(ge=0, lt=2**53)]
+# What the records' columns can hold.
+Number = Annotated[int, Query(ge=0, lt=2**31)]
 
 
 class UnknownRun(ValueError):
@@ -126,9 +126,9 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
 
     @app.get("/api/runs/{number}/episode")
     def episode(
-        number: int, step: Number, task_id: str, index: Number, place: Number | None = None
+        number: int, step: Number, task_id: str, index: Number, group: Number | None = None
     ) -> Response:
-        block = answers.episode(run_at(number), step, task_id, index, place)
+        block = answers.episode(run_at(number), step, task_id, index, group)
         return Response(block, media_type="application/octet-stream")
 
     @app.exception_handler(ValueError)

@@ -64,7 +64,7 @@ def a_run(folder: Path) -> Run:
 def record(run: Run, step: int) -> None:
     call = Call(prompt_ids=[1], completion_ids=[2, step], logprobs=[0.0, -1.0])
     episode = Episode(task={"id": "t"}, index=0, calls=(call,))
-    recorder = Recorder(run.rollouts)
+    recorder = Recorder(run.records)
     recorder.add(step, [Group({"id": "t"}, (episode,))])
     recorder.close()
 

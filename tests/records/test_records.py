@@ -1,26 +1,31 @@
 import json
-import os
+import re
+import resource
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-import tracemalloc
-from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agentrl.algorithms.advantages import credit, trainable
 from agentrl.learning.packing import deal, pack
-from agentrl.records import columns, index, load, open_run, piece, reader
+from agentrl.records import load, open_run, schema
+from agentrl.records.files import cut_back
 from agentrl.records.recorder import Recorder, RecordsFailed
+from agentrl.records.scores import Scores
 from agentrl.records.text import UNKNOWN
-from agentrl.records.writer import Scores
+from agentrl.records.untrained import UntrainedRecords
 from agentrl.types import Call, Episode, Group, Sample
 from tests.support.families import QWEN3, write
+from tests.support.made_runs import long_group, long_scores
+from tests.support.made_runs import tokenizer as made_tokenizer
 from tests.support.spy import Scripted
 
 ROOT = Path(__file__).parents[2]
@@ -74,10 +79,29 @@ GROUPS = [
 def record(run: Path, step: int, groups, samples=(), scores=(), held_out=False) -> Path:
     run.mkdir(exist_ok=True)
     (run / "config.json").write_text('{"experiment": "mine"}')
-    recorder = Recorder(run / "rollouts")
+    recorder = Recorder(run / "records")
     recorder.add(step, groups, samples, scores, held_out=held_out)
     recorder.close()
     return run
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "records").iterdir())
+
+
+def tokens_of(run: Path, step: int) -> Path:
+    return run / f"records/step-{step:05d}.tokens.parquet"
+
+
+def episodes_of(run: Path, step: int) -> Path:
+    return run / f"records/step-{step:05d}.episodes.parquet"
+
+
+def rewritten(path: Path, change) -> None:
+    """As another program would write it: without our encodings, with our metadata or another."""
+    table, about = pq.read_table(path), pq.read_metadata(path).metadata
+    table, about = change(table, about)
+    pq.write_table(table.replace_schema_metadata(about), path)
 
 
 def random_group(rng: np.random.Generator, name: str, size: int) -> Group:
@@ -109,40 +133,18 @@ def random_scores(rng: np.random.Generator, samples) -> list[Scores]:
     order = rng.permutation(len(samples))
     scores = []
     for part in np.array_split(order, 3):
-        drawn = [p for s in part for p in samples[s].call.logprobs]
-        trainer = np.array(drawn, np.float32) + rng.normal(0, 1e-3, len(drawn))
+        drawn = np.array([p for s in part for p in samples[s].call.logprobs], np.float32)
+        trainer = drawn + rng.normal(0, 1e-3, len(drawn)).astype(np.float32)
         entropies = rng.exponential(size=len(drawn))
-        weights = np.minimum(np.exp(trainer - np.array(drawn)), 1.0005)
-        scores.append(Scores(part, np.stack([trainer, entropies, weights]).astype(np.float32)))
+        weights = np.minimum(np.exp(trainer - drawn), np.float32(1.0005))
+        clipped = rng.integers(0, 2, len(drawn))
+        values = np.stack([trainer, entropies, weights, clipped]).astype(np.float32)
+        scores.append(Scores(part, values, ("importance", "clipped")))
     return scores
 
 
 def bits(values) -> list[int]:
     return np.asarray(values, np.float32).view(np.int32).tolist()
-
-
-def test_floats_come_back_to_the_bit():
-    rng = np.random.default_rng(0)
-    any_bits = rng.integers(-(2**31), 2**31, 2000).astype(np.int32)
-    special = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45, -1e-45, 3e38], np.float32)
-    values = np.concatenate([any_bits.view(np.float32), special])
-    prediction = rng.integers(-(2**31), 2**31, len(values)).astype(np.int32)
-    first = columns.first_of_each(rng.integers(0, 300, len(values)))
-    data = columns.encode(values, prediction, first)
-    assert len(data) == 4 * len(values)
-    assert bits(columns.decode(data, prediction, first)) == bits(values)
-    # Another prediction reads something else: it is part of the format.
-    assert bits(columns.decode(data, prediction + 1, first)) != bits(values)
-
-
-def test_predicted_weights_are_those_of_the_loss_nearly():
-    rng = np.random.default_rng(0)
-    sampler = -rng.exponential(size=5000).astype(np.float32)
-    trainer = sampler + rng.normal(0, 0.1, 5000).astype(np.float32)
-    weights = np.minimum(np.exp(trainer - sampler), np.float32(1.1))
-    off = columns.places(weights) - columns.predicted_weights(trainer, sampler, 1.1)
-    assert np.abs(off).max() <= 2
-    assert columns.predicted_weights(trainer, sampler, 2.0).max() > columns.places(weights).max()
 
 
 def test_every_value_of_every_token_comes_back(tmp_path):
@@ -166,7 +168,6 @@ def test_every_value_of_every_token_comes_back(tmp_path):
             num_shared += sum(len(c.completion_ids) for c in episode.calls) - len(prefixes)
             for mine, theirs in zip(episode.calls, read.calls, strict=True):
                 check_call(mine, theirs, read, expected.get(id(mine)))
-            check_shown(read)
     terms = sum(len(sample.call.completion_ids) for sample in trained)
     assert sum(row.num_trained for row in run.episodes(limit=1000)) == terms
 
@@ -176,7 +177,6 @@ def check_call(mine: Call, theirs, read, expected) -> None:
     assert theirs.completion_ids.tolist() == mine.completion_ids
     assert read.ids[theirs.path].tolist() == mine.ids
     assert read.parent[theirs.path].tolist() == [-1, *theirs.path[:-1].tolist()]
-    assert read.depth[theirs.path].tolist() == list(range(len(mine.ids)))
     assert theirs.start == len(mine.prompt_ids)
     assert theirs.leaf == theirs.path[-1]
     assert theirs.agent == mine.agent
@@ -184,32 +184,16 @@ def check_call(mine: Call, theirs, read, expected) -> None:
     measured = (theirs.trainer_logprobs, theirs.entropies, theirs.weights)
     assert theirs.in_loss == (expected is not None)
     if expected is None:
-        assert theirs.advantage is None
-        assert np.isnan(measured).all()
+        assert (theirs.advantage, theirs.measures) == (None, {})
+        assert np.isnan([*measured, theirs.advantages]).all()
     else:
-        assert theirs.advantage == expected[0]
-        assert [bits(m) for m in measured] == [bits(e) for e in expected[1]]
-
-
-def check_shown(read) -> None:
-    """A token shows the first of its calls that was in the loss, else the first."""
-    for position in range(len(read.ids)):
-        having = [c for c in read.calls if position in c.path[c.start :]]
-        in_loss = [c for c in having if c.in_loss]
-        assert read.in_loss[position] == bool(in_loss)
-        if not having:
-            assert np.isnan(read.sampler_logprob[position])
-            continue
-        call = (in_loss or having)[0]
-        t = call.path.tolist().index(position) - call.start
-        assert bits([read.sampler_logprob[position]]) == bits([call.sampler_logprobs[t]])
-        if in_loss:
-            assert read.advantage[position] == np.float32(call.advantage)
-            assert read.trainer_logprob[position] == call.trainer_logprobs[t]
-            assert (read.entropy[position], read.weight[position]) == (
-                call.entropies[t],
-                call.weights[t],
-            )
+        advantage, (trainer, entropies, importance, clipped) = expected
+        assert theirs.advantage == advantage
+        assert theirs.advantages.tolist() == [np.float32(advantage)] * len(mine.completion_ids)
+        stored = (*measured, theirs.measures["clipped"])
+        assert [bits(one) for one in stored] == [
+            bits(one) for one in (trainer, entropies, importance, clipped)
+        ]
 
 
 def scores_of_ranks(trained: list[Sample], size: int) -> list[Scores]:
@@ -222,7 +206,7 @@ def scores_of_ranks(trained: list[Sample], size: int) -> list[Scores]:
         for micro in deal(micro_batches, rank, size):
             at = micro.trained[micro.term]
             logprobs = -(micro.ids[at] + micro.depth[at] / 1000)
-            scores.append(Scores.of(micro.samples, logprobs, 2 * logprobs, 3 * logprobs))
+            scores.append(Scores.of(micro.samples, logprobs, 2 * logprobs, tripled=3 * logprobs))
     return scores
 
 
@@ -235,7 +219,7 @@ def test_what_the_ranks_measured_finds_its_token(tmp_path, size):
     right = record(tmp_path / "right", 1, groups, trained, scores)
     assert num_misplaced(right) == 0
     # The wrong order of calls is not one that nobody would see.
-    wrong = [Scores(part.samples[::-1], part.values) for part in scores]
+    wrong = [replace(part, samples=part.samples[::-1]) for part in scores]
     assert num_misplaced(record(tmp_path / "wrong", 1, groups, trained, wrong)) > 50
 
 
@@ -246,14 +230,14 @@ def num_misplaced(run: Path) -> int:
         for call in episode.calls:
             depth = np.arange(call.start, len(call.path))
             logprobs = -(call.completion_ids + depth / 1000).astype(np.float32)
-            measured = (call.trainer_logprobs, call.entropies / 2, call.weights / 3)
+            measured = (call.trainer_logprobs, call.entropies / 2, call.measures["tripled"] / 3)
             wrong += sum(int((abs(m - logprobs) > 1e-3).sum()) for m in measured)
     return wrong
 
 
-def test_what_the_index_says(tmp_path):
+def test_what_the_rows_say(tmp_path):
     trained = credit(GROUPS)
-    zeros = np.zeros((3, sum(len(s.call.completion_ids) for s in trained)), np.float32)
+    zeros = np.zeros((2, sum(len(s.call.completion_ids) for s in trained)), np.float32)
     record(tmp_path, 7, GROUPS, trained, [Scores(np.arange(len(trained)), zeros)])
     run = open_run(record(tmp_path, 7, GROUPS[:1], held_out=True))
     rows = run.episodes()
@@ -280,7 +264,7 @@ def test_what_the_index_says(tmp_path):
     assert found(limit=2, offset=1) == [1, 2]
     assert found(step=8) == found(habit="habit/unknown") == []
     assert run.read(7, "first", 0).row == rows[0]
-    assert run.read(7, "first", 0, place=2).row == rows[4]
+    assert run.read(7, "first", 0, group=2).row == rows[4]
     last = run.read(7, "second", 1).calls[0]
     assert (last.agent, last.under_grammar, last.in_loss) == ("checker", True, False)
     assert run.read(7, "first", 0).calls[1].finish_reason == "length"
@@ -313,23 +297,30 @@ def test_what_calls_and_groups_share_is_stored_once(tmp_path):
     assert [row.num_tokens for row in run.episodes()] == [40 * 100] * 3
     assert len(run.read(0, "u", 1).ids) == 40 * 100
     # 4000 ids of ten bits, 2000 log-probabilities that repeat; not 180,000 ids of each episode.
-    assert index.step_path(tmp_path / "rollouts", 0).stat().st_size < 15_000
+    assert (tmp_path / "records/step-00000.tokens.parquet").stat().st_size < 19_000
 
 
 def test_what_was_recorded_of_a_step_is_replaced(tmp_path):
     record(tmp_path, 2, GROUPS)
+    record(tmp_path, 2, GROUPS[1:], held_out=True)
     record(tmp_path, 2, GROUPS[:1], held_out=True)
-    record(tmp_path, 2, GROUPS[1:])
     run = open_run(tmp_path)
-    assert [row.task_id for row in run.episodes(held_out=False)] == ["second", "second"]
-    assert [row.task_id for row in run.episodes(held_out=True)] == ["first", "first"]
+    assert [(row.task_id, row.held_out, row.group) for row in run.episodes()] == [
+        *[("first", False, 0)] * 2,
+        *[("second", False, 1)] * 2,
+        *[("first", True, 2)] * 2,
+    ]
     for row in run.episodes():
-        assert run.read(2, row.task_id, row.episode, row.place).row == row
+        assert run.read(2, row.task_id, row.episode, row.group).row == row
+    # Its evaluation was of other weights.
+    record(tmp_path, 2, GROUPS[1:])
+    assert [(row.task_id, row.held_out) for row in run.episodes()] == [("second", False)] * 2
+    assert run.batches() == [(2, False)]
 
 
 def test_nothing_that_was_added_is_lost_at_the_end(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    recorder = Recorder(tmp_path / "rollouts")
+    recorder = Recorder(tmp_path / "records")
     for step in range(12):
         recorder.add(step, GROUPS)
     recorder.close()
@@ -338,70 +329,16 @@ def test_nothing_that_was_added_is_lost_at_the_end(tmp_path):
 
 
 def test_a_failure_to_write_is_told_in_a_sentence(tmp_path):
-    (tmp_path / "rollouts").write_text("in the way")
-    recorder = Recorder(tmp_path / "rollouts")
+    (tmp_path / "records").write_text("in the way")
+    recorder = Recorder(tmp_path / "records")
     recorder.add(1, GROUPS)
     for told in (recorder.flush, lambda: recorder.add(2, GROUPS), recorder.close):
         with pytest.raises(RecordsFailed, match="records cannot be written to .*File exists"):
             told()
 
 
-def test_who_reads_for_long_delays_what_is_written_and_no_more(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(index, "WAIT_SECONDS", 0.01)
-    record(tmp_path, 1, GROUPS)
-    with closing(sqlite3.connect(index.index_path(tmp_path / "rollouts"))) as other:
-        rows = other.execute("SELECT * FROM episodes")
-        assert rows.fetchone()[0] == 1
-        recorder = Recorder(tmp_path / "rollouts")
-        recorder.add(2, GROUPS)
-        deadline = time.monotonic() + 60
-        while len(caplog.messages) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert "records wait to be written" in caplog.messages[2]
-        rows.close()
-    recorder.close()
-    assert open_run(tmp_path).steps() == [1, 2]
-
-
-def test_rows_are_made_when_the_index_is_free(tmp_path, monkeypatch):
-    record(tmp_path, 1, GROUPS)
-    made = reader.row_of
-
-    def row_of(*stored):
-        with closing(sqlite3.connect(index.index_path(tmp_path / "rollouts"), 0.0)) as writer:
-            writer.execute("BEGIN EXCLUSIVE")
-        return made(*stored)
-
-    monkeypatch.setattr(reader, "row_of", row_of)
-    assert len(open_run(tmp_path).episodes()) == 4
-
-
-def test_a_metric_may_be_new_while_rows_are_read(tmp_path, monkeypatch):
-    record(tmp_path, 1, GROUPS)
-    run, reading = open_run(tmp_path), index.reading
-    task = {"id": "t"}
-    new = Episode(task=task, index=0, metrics={"new": 1.0})
-
-    class Slow:
-        def __init__(self, connection):
-            self.connection = connection
-
-        def execute(self, question, *values):
-            if "FROM episodes" in question:
-                record(tmp_path, 2, [Group(task, (new,))])
-            return self.connection.execute(question, *values)
-
-    @contextmanager
-    def slowly(rollouts):
-        with reading(rollouts) as connection:
-            yield Slow(connection)
-
-    monkeypatch.setattr(index, "reading", slowly)
-    assert run.episodes()[-1].metrics == {"new": 1.0}
-
-
 def test_a_rank_that_does_not_write_writes_nothing(tmp_path):
-    recorder = Recorder(tmp_path / "rollouts", writes=False)
+    recorder = Recorder(tmp_path / "records", writes=False)
     recorder.add(1, GROUPS)
     recorder.flush()
     recorder.close()
@@ -411,19 +348,16 @@ def test_a_rank_that_does_not_write_writes_nothing(tmp_path):
 def test_later_steps_are_cut_off(tmp_path):
     for step in (1, 2, 3):
         record(tmp_path, step, GROUPS)
-    index.cut_back(tmp_path / "rollouts", 1)
+    cut_back(tmp_path / "records", 1)
     run = open_run(tmp_path)
     assert run.steps() == [1]
     assert {row.step for row in run.episodes()} == {1}
-    assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [
-        "records.sqlite",
-        "step-00001.bin",
-    ]
+    assert names(tmp_path) == ["step-00001.episodes.parquet", "step-00001.tokens.parquet"]
     record(tmp_path, 2, GROUPS[:1])
     assert run.steps() == [1, 2]
-    index.cut_back(tmp_path / "rollouts", -1)
+    cut_back(tmp_path / "records", -1)
     assert (run.steps(), run.episodes()) == ([], [])
-    index.cut_back(tmp_path / "nothing", 0)
+    cut_back(tmp_path / "nothing", 0)
 
 
 def test_a_run_that_has_recorded_nothing_yet(tmp_path):
@@ -457,7 +391,7 @@ WRITES_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
 from tests.records.test_records import GROUPS, record, Recorder
-recorder = Recorder(Path(sys.argv[1]) / "rollouts")
+recorder = Recorder(Path(sys.argv[1]) / "records")
 for step in itertools.count(1):
     recorder.add(step, GROUPS)
     print(step, flush=True)
@@ -482,32 +416,13 @@ def test_another_process_writes_and_is_killed(tmp_path):
     # All that the index has announced is whole, and a run that goes on goes on.
     assert run.steps() == list(range(1, len(run.steps()) + 1))
     assert all(len(list(step.episodes)) == 4 for step in load(tmp_path))
-    index.cut_back(tmp_path / "rollouts", 5)
+    cut_back(tmp_path / "records", 5)
     record(tmp_path, 6, GROUPS)
     assert run.steps() == list(range(1, 7))
     assert run.read(6, "second", 1).ids.tolist() == [9, 8, 7]
 
 
-def test_a_kill_within_a_commit_is_taken_back(tmp_path):
-    record(tmp_path, 1, GROUPS)
-    rollouts = tmp_path / "rollouts"
-    killed = tmp_path / "killed"
-    # What a kill leaves: the file as it is being changed, and the journal beside it.
-    with closing(index.create(rollouts)) as connection:
-        connection.execute("PRAGMA cache_size = 1")
-        connection.execute("BEGIN")
-        rows = [(9, place, 0, "x" * 500, 0, 0, 0) for place in range(2000)]
-        connection.executemany("INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        assert (rollouts / "records.sqlite-journal").exists()
-        shutil.copytree(tmp_path, killed)
-        connection.rollback()
-    run = open_run(killed)
-    assert run.steps() == [1]
-    assert len(run.episodes()) == 4
-    assert not (killed / "rollouts/records.sqlite-journal").exists()
-
-
-def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
+def test_what_is_no_run_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="is not the folder of a run"):
         open_run(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not the folder of a run"):
@@ -517,37 +432,294 @@ def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
         with pytest.raises(ValueError, match="is not the folder of a run"):
             open_run(tmp_path)
 
-    record(tmp_path, 1, GROUPS)
-    run, rollouts = open_run(tmp_path), tmp_path / "rollouts"
-    data = rollouts / "step-00001.bin"
-    whole = data.read_bytes()
-    for broken in (whole[:-9], whole[:40] + b"\x00\x01\x02" + whole[43:], b"", b"x" * len(whole)):
-        data.write_bytes(broken)
-        with pytest.raises(ValueError, match="step 1, task first, in .* cannot be read"):
-            run.read(1, "first", 0)
-    data.unlink()
-    with pytest.raises(ValueError, match="cannot be read: .*No such file"):
-        run.read(1, "first", 0)
-    # A half-written end does no harm.
-    data.write_bytes(whole + whole[: len(whole) // 2])
-    assert run.read(1, "first", 0).ids.tolist() == [1, 2, 3, 4, 5, 6]
 
-    with closing(sqlite3.connect(rollouts / "records.sqlite")) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(ValueError, match="of version 2, and this is a reader of version 1"):
-        open_run(tmp_path)
-    with pytest.raises(ValueError, match="of version 2"):
-        index.cut_back(rollouts, 0)
-    for contents in (b"", b"SQLite format 3\0" + b"\xff" * 5000, os.urandom(5000)):
-        (rollouts / "records.sqlite").write_bytes(contents)
-        with pytest.raises(ValueError, match="cannot be read: "):
-            open_run(tmp_path)
-        with pytest.raises(ValueError, match="cannot be cut back|is no index of records"):
-            index.cut_back(rollouts, 0)
-    (rollouts / "records.sqlite").unlink()
-    (rollouts / "step-00001.npz").touch()
-    with pytest.raises(ValueError, match="an earlier version's"):
-        open_run(tmp_path)
+@pytest.mark.parametrize("file", ["step-00001.bin", "step-00001.npz", "records.sqlite"])
+def test_a_run_of_before_parquet_is_refused(tmp_path, file):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "rollouts").mkdir()
+    (tmp_path / "rollouts" / file).touch()
+    sentence = "rollouts are an earlier version's: open the run with the commit"
+    for refused in (open_run, lambda run: cut_back(run / "records", 1)):
+        with pytest.raises(ValueError, match=sentence):
+            refused(tmp_path)
+    recorder = Recorder(tmp_path / "records")
+    recorder.add(1, GROUPS)
+    with pytest.raises(RecordsFailed, match=sentence):
+        recorder.close()
+    assert not (tmp_path / "records").exists()
+
+
+def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
+    for step in (1, 2):
+        record(tmp_path, step, GROUPS)
+    run = open_run(tmp_path)
+    for path in (tokens_of(tmp_path, 1), episodes_of(tmp_path, 1)):
+        whole = path.read_bytes()
+        foreign = tmp_path / "foreign.parquet"
+        pq.write_table(pa.table({"ids": [[1]]}), foreign)
+        for broken in (whole[:-9], whole[:40], b"", b"x" * len(whole), foreign.read_bytes()):
+            path.write_bytes(broken)
+            with pytest.raises(ValueError, match=f"{path} cannot be read: "):
+                run.read(1, "first", 0)
+            # The other steps are there as before.
+            assert run.read(2, "first", 0).ids.tolist() == [1, 2, 3, 4, 5, 6]
+        path.write_bytes(foreign.read_bytes())
+        with pytest.raises(ValueError, match="it is no file of records"):
+            run.read(1, "first", 0)
+        path.write_bytes(whole)
+    assert run.read(1, "first", 0).ids.tolist() == [1, 2, 3, 4, 5, 6]
+    episodes_of(tmp_path, 1).write_bytes(b"x")
+    found = run.page()
+    assert [row.step for row in found.rows] == [2] * 4
+    assert [told.partition(" cannot")[0] for told in found.unread] == [
+        str(episodes_of(tmp_path, 1))
+    ]
+    with pytest.raises(ValueError, match="cannot be read: "):
+        run.episodes()
+    tokens_of(tmp_path, 2).unlink()
+    with pytest.raises(ValueError, match="cannot be read: .*No such file"):
+        run.read(2, "first", 0)
+
+
+def test_records_of_another_version_or_another_step_are_refused(tmp_path):
+    for step in (1, 2):
+        record(tmp_path, step, GROUPS)
+    run, about = open_run(tmp_path), {b"agentrl": b'{"version": 2}'}
+    rewritten(episodes_of(tmp_path, 1), lambda table, _: (table, about))
+    with pytest.raises(ValueError, match="of version 2, and this is a reader of version 1: open"):
+        run.read(1, "first", 0)
+    record(tmp_path, 3, GROUPS[:1])
+    shutil.copy(tokens_of(tmp_path, 3), tokens_of(tmp_path, 2))
+    with pytest.raises(ValueError, match="it has 0 calls of an episode that made 1"):
+        run.read(2, "second", 1)
+
+
+def test_a_changed_byte_never_becomes_another_number(tmp_path):
+    record(tmp_path, 1, GROUPS)
+    run, path = open_run(tmp_path), tokens_of(tmp_path, 1)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    noticed = []
+    for _ in range(300):
+        broken = bytearray(whole)
+        broken[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(bytes(broken))
+        try:
+            read = run.read(1, "first", 0)
+            assert read.ids.tolist() == [1, 2, 3, 4, 5, 6]
+            # A changed name of a column is a column that is not there.
+            logprobs = read.calls[1].sampler_logprobs
+            assert logprobs.tolist() == [-0.5, -1.0] or np.isnan(logprobs).all()
+        except ValueError as error:
+            noticed.append(str(error))
+    assert len(noticed) > 100
+    assert [told for told in noticed if not told.startswith("step 1, task first: ")] == []
+
+
+def test_new_columns_and_files_are_passed_over_and_optional_ones_may_lack(tmp_path):
+    trained = credit(GROUPS)
+    values = np.zeros((2, sum(len(s.call.completion_ids) for s in trained)), np.float32)
+    record(tmp_path, 1, GROUPS, trained, [Scores(np.arange(len(trained)), values)])
+    run = open_run(tmp_path)
+    before = run.episodes(), run.read(1, "first", 0).calls[1]
+
+    def change(table, about):
+        optional = [one.name for one in schema.EPISODES if one.nullable and one.name != "reward"]
+        kept = table.drop_columns([name for name in optional if name in table.column_names])
+        return kept.append_column("new", pa.array(["x"] * len(table))), about
+
+    rewritten(episodes_of(tmp_path, 1), change)
+    (tmp_path / "records/step-00001.messages.parquet").write_bytes(b"whatever")
+    rows = run.episodes()
+    assert [row.key for row in rows] == [row.key for row in before[0]]
+    assert [row.reward for row in rows] == [1.0, 0.0, None, None]
+    assert [(row.metrics, row.error, row.success) for row in rows] == [({}, None, None)] * 4
+
+    def of_calls(table, about):
+        """As a later writer may: a call's own reward, state and versions, and another column."""
+        blocks = table.to_pylist()
+        for block in blocks:
+            for n, call in enumerate(block["calls"]):
+                for name in ("measures", "why_forked", "finish_reason", "entropies"):
+                    if name != "finish_reason":
+                        del call[name]
+                call |= {"reward": 0.5, "state": "s", "observation": "o", "new": n}
+                call |= {"versions": [3] * call["num_sampled"], "model": "judge"}
+        return pa.Table.from_pylist(blocks), about
+
+    rewritten(tokens_of(tmp_path, 1), of_calls)
+    call = run.read(1, "first", 0).calls[1]
+    assert (call.reward, call.state, call.observation, call.model) == (0.5, "s", "o", "judge")
+    assert call.versions.tolist() == [3, 3]
+    assert (call.measures, call.why_forked) == ({}, None)
+    assert np.isnan(call.entropies).all()
+    assert call.sampler_logprobs.tolist() == before[1].sampler_logprobs.tolist()
+    # With the step goes what stands beside it.
+    cut_back(tmp_path / "records", 0)
+    assert names(tmp_path) == []
+
+    record(tmp_path, 1, GROUPS)
+    rewritten(tokens_of(tmp_path, 1), lambda table, about: (table.drop_columns("parents"), about))
+    with pytest.raises(ValueError, match="it has no column parents"):
+        run.read(1, "first", 0)
+
+
+def in_loss(run: Path, step: int = 1) -> list[list[bool]]:
+    return [
+        [
+            call.in_loss
+            for call in open_run(run).read(step, row.task_id, row.episode, row.group).calls
+        ]
+        for row in open_run(run).episodes(step=step)
+    ]
+
+
+def zeros(trained: list[Sample]) -> list[Scores]:
+    size = sum(len(sample.call.completion_ids) for sample in trained)
+    return [Scores(np.arange(len(trained)), np.zeros((2, size), np.float32))]
+
+
+def test_a_sample_may_have_a_copy_of_its_call(tmp_path, caplog):
+    trained = credit(GROUPS)
+    own = record(tmp_path / "own", 1, GROUPS, trained, zeros(trained))
+    copies = [replace(sample, call=replace(sample.call)) for sample in trained]
+    # The last call of the first episode begins both: only what is equal in all is the same.
+    copied = record(tmp_path / "copied", 1, GROUPS, copies, zeros(copies))
+    assert in_loss(own) == in_loss(copied) == [[True, True], [True], [], [False]]
+    advantages = [
+        [c.advantage for e in next(load(r)).episodes for c in e.calls] for r in (own, copied)
+    ]
+    assert advantages[0] == advantages[1]
+    assert caplog.messages == []
+    other = [
+        replace(s, call=replace(s.call, logprobs=[-9.0] * len(s.call.logprobs))) for s in copies
+    ]
+    changed = record(tmp_path / "changed", 1, GROUPS, other, zeros(other))
+    assert in_loss(changed) == [[False, False], [False], [], [False]]
+    assert caplog.messages == ["3 samples are of no call of the step: they are not recorded"]
+
+
+def test_of_equal_calls_each_has_its_own_sample(tmp_path):
+    # Two episodes that said the same, and one more that says it twice.
+    once, twice = [a_call([1], [2])], [a_call([1], [2]), a_call([1], [2])]
+    task = {"id": "t"}
+    group = Group(
+        task,
+        tuple(
+            Episode(task=task, index=i, calls=tuple(c), reward=0.0)
+            for i, c in enumerate([once, once, twice])
+        ),
+    )
+    advantages = [1.0, 2.0, 3.0, 4.0]
+    calls = [call for episode in group.episodes for call in episode.calls]
+    for name, copies in {
+        "own": [Sample(c, a) for c, a in zip(calls, advantages, strict=True)],
+        "copied": [Sample(replace(c), a) for c, a in zip(calls, advantages, strict=True)],
+        "told": [
+            Sample(replace(calls[0]), a, group=0, episode=e)
+            for e, a in [(2, 3.0), (1, 2.0), (2, 4.0), (0, 1.0)]
+        ],
+    }.items():
+        run = record(tmp_path / name, 1, [group], copies, zeros(copies))
+        (step,) = load(run)
+        assert [c.advantage for e in step.episodes for c in e.calls] == advantages, name
+
+
+def test_an_advantage_may_be_one_a_token(tmp_path):
+    sample = Sample(GROUPS[0].episodes[0].calls[1], 0.0)
+    object.__setattr__(sample, "advantage", [0.25, 0.75])
+    call = (
+        open_run(record(tmp_path, 1, GROUPS, [sample], zeros([sample])))
+        .read(1, "first", 0)
+        .calls[1]
+    )
+    assert (call.advantages.tolist(), call.advantage) == ([0.25, 0.75], 0.5)
+
+
+def test_a_sample_that_was_not_in_the_loss_has_its_advantage(tmp_path):
+    trained = [Sample(call, 0.0) for call in GROUPS[0].episodes[0].calls]
+    run = open_run(record(tmp_path, 1, GROUPS, trained, zeros(trained[:1])))
+    calls = run.read(1, "first", 0).calls
+    assert [(call.in_loss, call.advantage) for call in calls] == [(True, 0.0), (False, 0.0)]
+    assert run.episodes()[0].num_trained == 1
+
+
+def test_importance_weights_are_stored_where_they_do_not_follow(tmp_path):
+    trained = credit(GROUPS)
+    drawn = np.concatenate([sample.call.logprobs for sample in trained]).astype(np.float32)
+    trainer = drawn + np.linspace(-1, 1, len(drawn), dtype=np.float32)
+    usual = np.minimum(np.exp(trainer - drawn), np.float32(1.5))
+    for name, weights in {"usual": usual, "of_a_call": np.full_like(drawn, 0.5)}.items():
+        values = np.stack([trainer, drawn, weights])
+        scores = [Scores(np.arange(len(trained)), values, ("importance",))]
+        run = record(tmp_path / name, 1, GROUPS, trained, scores)
+        (step,) = load(run)
+        read = [c.weights for e in step.episodes for c in e.calls if c.in_loss]
+        assert bits(np.concatenate(read)) == bits(weights)
+        (block,) = pq.read_table(tokens_of(run, 1))["calls"].to_pylist()
+        stored = [dict(call["measures"] or ()) for call in block if call["trainer_logprobs"]]
+        assert [list(each) for each in stored] == [[] if name == "usual" else ["importance"]] * 3
+    # Of what no loss told there are none.
+    (step,) = load(record(tmp_path / "untold", 1, GROUPS, trained, zeros(trained)))
+    assert np.isnan(next(step.episodes).calls[0].weights).all()
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    record(tmp_path, 1, GROUPS)
+    recorder = Recorder(tmp_path / "records")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        recorder.add(2, GROUPS)
+        with pytest.raises(RecordsFailed, match="records cannot be written to .*File too large"):
+            recorder.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["step-00001.episodes.parquet", "step-00001.tokens.parquet"]
+    assert len(open_run(tmp_path).episodes()) == 4
+
+
+def test_what_a_kill_leaves_is_no_record_and_goes(tmp_path):
+    for step in (1, 2):
+        record(tmp_path, step, GROUPS)
+    # Killed while it wrote aside, and between the names of two files.
+    shutil.copy(episodes_of(tmp_path, 2), tmp_path / "records/.step-00003.tokens.parquet")
+    episodes_of(tmp_path, 2).unlink()
+    run = open_run(tmp_path)
+    assert (run.steps(), {row.step for row in run.episodes()}) == ([1], {1})
+    record(tmp_path, 4, GROUPS)
+    assert {name[:10] for name in names(tmp_path)} == {"step-00001", "step-00004"}
+
+
+def test_long_episodes_take_twelve_bytes_a_trained_token(tmp_path):
+    rng = np.random.default_rng(0)
+    groups = [long_group(rng, f"task-{i}") for i in range(16)]
+    trained = credit(groups)
+    scores = long_scores(rng, trained)
+    record(tmp_path, 1, groups, trained, scores)
+    size = sum(path.stat().st_size for path in (tmp_path / "records").iterdir())
+    assert size / scores[0].values.shape[1] < 12
+    row = open_run(tmp_path).episodes(limit=1)[0]
+    assert (row.num_calls, row.num_trained) == (3, 900)
+
+
+def test_untrained_episodes_are_recorded_in_a_folder_of_their_own(tmp_path):
+    class Tokenizer:
+        save_pretrained = staticmethod(made_tokenizer)
+
+    folder = tmp_path / "looked at"
+    records = UntrainedRecords(folder, {"experiment": "mine", "config": {"seed": 1}}, Tokenizer)
+    records.add(GROUPS)
+    records.add(GROUPS[1:])
+    assert records.command == f"python -m agentrl.viewer '{folder}'"
+    run = open_run(folder)
+    assert run.batches() == [(0, True), (1, True)]
+    assert [row.task_id for row in run.episodes(step=1)] == ["second", "second"]
+    assert run.read(0, "first", 0).calls[0].completion_ids.tolist() == [3]
+    assert run.config["experiment"] == "mine"
+    assert len(run.decode([1, 2])) == 2
+    # A second look goes on in the same folder.
+    UntrainedRecords(folder, {"experiment": "mine"}, Tokenizer).add(GROUPS)
+    assert run.steps() == [0, 1, 2]
 
 
 def test_text_that_is_none_is_recorded_as_far_as_it_is(tmp_path):
@@ -575,48 +747,6 @@ def test_why_a_call_forks_is_recorded(tmp_path):
     why = [[call.why_forked for call in run.read(1, "x", i).calls] for i in range(2)]
     stripped = "stripped thinking: the chat template leaves out the reasoning of message 2"
     assert why == [[None], [None, stripped]]
-
-
-def test_a_piece_that_is_no_piece_is_a_sentence(monkeypatch):
-    call = a_call([1, 2], [3])
-    episodes = [Episode(task={}, index=0, calls=(call,))]
-    ids, parent, path = np.array([1, 2, 3]), np.array([-1, 0, 1]), np.array([0, 1, 2])
-    data = piece.pack(episodes, {}, ids, parent, [path], [None])
-    read = piece.unpack(data)
-    assert read.path(read.calls[0]).tolist() == [0, 1, 2]
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        broken = bytearray(data)
-        broken[rng.integers(len(data))] = rng.integers(256)
-        # What is no number of a token's is not noticed: the sum of all bytes notices that.
-        with suppress(ValueError):
-            assert len(piece.unpack(bytes(broken)).calls) <= 1
-    monkeypatch.setattr(piece, "LARGEST", 1000)
-    with pytest.raises(ValueError, match="larger than 1000 bytes"):
-        piece.decompress(piece.compress(b"\0" * 1001))
-
-
-def test_a_piece_takes_little_more_than_its_tree():
-    size, num_calls = 50_000, 1000
-    call = a_call([1], [2])
-    episodes = [Episode(task={}, index=i, calls=(call,)) for i in range(num_calls)]
-    path = np.arange(size)
-    data = piece.pack(episodes, {}, path, path - 1, [path] * num_calls, [None] * num_calls)
-    # As above, and each says that all of its path was sampled.
-    at = data.index(b"\n") + 1 + columns.WIDTH * (num_calls + size + num_calls)
-    absurd = columns.to_bytes(np.full(num_calls, size, np.int32))
-    absurd = data[:at] + absurd + data[at + len(absurd) :]
-    tracemalloc.start()
-    try:
-        read = piece.unpack(data)
-        assert len(read.calls) == num_calls
-        assert read.path(read.calls[7]).tolist() == path.tolist()
-        with pytest.raises(ValueError, match="it ends too early"):
-            piece.unpack(absurd)
-        # All paths would be 200 MB.
-        assert tracemalloc.get_traced_memory()[1] < 20e6
-    finally:
-        tracemalloc.stop()
 
 
 def test_the_text_of_tokens(tmp_path, tokenizer):
@@ -655,7 +785,7 @@ def test_text_is_found(tmp_path, tokenizer):
     run = open_run(record(tmp_path, 1, [group] * 2))
 
     def found(text, **options):
-        return [(row.place, row.episode) for row in run.episodes(text=text, **options)]
+        return [(row.group, row.episode) for row in run.episodes(text=text, **options)]
 
     assert found("ann") == [(0, 0), (1, 0)]
     assert found("who buys?bob") == [(0, 1), (1, 1)]
@@ -667,7 +797,7 @@ def test_text_is_found(tmp_path, tokenizer):
     seen, after, answers = [], None, 0
     while answers == 0 or after is not None:
         page = run.page(text="sells", seconds=0.0, after=after)
-        seen, after, answers = seen + [row.where for row in page.rows], page.after, answers + 1
+        seen, after, answers = seen + [row.key for row in page.rows], page.after, answers + 1
     assert (seen, answers) == ([(1, 0, 0), (1, 1, 0)], 4)
     assert run.page(text="buys", limit=2).after is None
     assert run.page(text="buys", limit=1).after == (1, 0, 1)
@@ -684,14 +814,14 @@ def test_a_search_passes_over_what_is_broken(tmp_path, tokenizer):
     episodes = tuple(Episode(task=task, index=i, calls=(a_call([1], ids),)) for i in range(2))
     for step in (1, 2, 3):
         record(tmp_path, step, [Group(task, episodes)])
-    index.step_path(tmp_path / "rollouts", 2).write_bytes(b"x" * 9)
+    tokens_of(tmp_path, 2).write_bytes(b"x" * 9)
     run = open_run(tmp_path)
     found = run.page(text="sells")
-    assert [row.where for row in found.rows] == [(1, 0, 0), (1, 0, 1), (3, 0, 0), (3, 0, 1)]
+    assert [row.key for row in found.rows] == [(1, 0, 0), (1, 0, 1), (3, 0, 0), (3, 0, 1)]
     (sentence,) = found.unread
-    assert sentence.startswith(f"step 2, task t, in {tmp_path} cannot be read: ")
+    assert sentence.startswith(f"step 2, task t: {tokens_of(tmp_path, 2)} cannot be read: ")
     assert run.page(text="sells", step=3).unread == []
-    with pytest.raises(ValueError, match="step 2, task t, in .* cannot be read"):
+    with pytest.raises(ValueError, match="step 2, task t: .* cannot be read"):
         run.episodes(text="sells")
     # Without a tokenizer no text can be found at all: that is no broken piece.
     shutil.rmtree(tmp_path / "tokenizer")
@@ -699,12 +829,34 @@ def test_a_search_passes_over_what_is_broken(tmp_path, tokenizer):
         open_run(tmp_path).page(text="sells")
 
 
-def test_the_page_names_every_column_of_the_index(tmp_path):
-    with closing(index.create(tmp_path)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        names = {name for (name,) in tables.fetchall()}
-        for table in set(names):
-            names |= {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+def test_the_schema_says_what_every_column_is():
+    columns = [*schema.EPISODES.names, *schema.TOKENS.names, *schema.CALL.names]
+    words = set(re.findall(r"\w+", schema.__doc__))
+    assert [name for name in columns if name not in words] == []
+
+
+def test_pandas_and_duckdb_read_them_as_the_page_says(tmp_path, monkeypatch):
+    trained = credit(GROUPS)
+    size = sum(len(sample.call.completion_ids) for sample in trained)
+    values = np.stack([np.full(size, -0.25), np.full(size, 0.5)]).astype(np.float32)
+    record(tmp_path, 1, GROUPS, trained, [Scores(np.arange(len(trained)), values)])
+    record(tmp_path, 2, GROUPS[:1])
+    monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs/records.md").read_text()
-    assert [name for name in sorted(names) if f"`{name}`" not in page] == []
-    assert f"Version {index.VERSION}." in page
+    said = {}
+    for language in ("pandas", "duckdb"):
+        (code,) = re.findall(rf"```python\n(import {language}\n.*?)```", page, re.DOTALL)
+        exec(code, said)
+    assert said["by_task"].dropna().to_dict() == {"first": 0.5}
+    assert len(said["calls"]) == 4
+    assert said["largest"] == 0.75
+    assert said["rewards"].fetchall() == [(1, 0.5, 1.0, 0.5), (2, 0.5, 0.0, 0.5)]
+    first, second = credit(GROUPS)[0].advantage, credit(GROUPS)[-1].advantage
+    assert said["sure"].fetchall() == [("agent", 3, 0.5, (2 * first + second) / 3)]
+    assert [row[:2] for row in said["ids"].order("task_id, reward").fetchall()] == [
+        ("first", 0.0),
+        ("first", 1.0),
+        ("second", None),
+        ("second", None),
+    ]
+    assert {tuple(row[2]) for row in said["ids"].fetchall()} == {(1, 2, 3, 4, 5, 6, 9, 8, 7)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from agentrl.records.recorder import Recorder
-from agentrl.records.writer import Scores
+from agentrl.records.scores import Scores
 from agentrl.types import Call, Episode, Group, Message, Sample
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -54,6 +54,55 @@ def thinking(a: int, b: int) -> str:
 def code(a: int, b: int) -> str:
     arguments = f'{{"code": "print({a} + {b})"}}'
     return f'<tool_call>\n{{"name": "python", "arguments": {arguments}}}\n</tool_call>'
+
+
+def long_group(
+    rng: np.random.Generator,
+    name: str,
+    *,
+    episodes: int = 8,
+    turns: int = 3,
+    sampled: int = 300,
+    prompt: int = 600,
+    tool: int = 80,
+) -> Group:
+    """Episodes of many tokens, which share their prompt; the ids of a vocabulary of 150,000."""
+
+    def tokens(count: int) -> list[int]:
+        # As in text, some are far more frequent than others.
+        return np.minimum(rng.zipf(1.2, count), 149_999).tolist()
+
+    task, said, made = {"id": name}, tokens(prompt), []
+    for index in range(episodes):
+        context, calls = said, []
+        for _ in range(turns):
+            logprobs = (-rng.exponential(0.5, sampled)).tolist()
+            ids = tokens(sampled)
+            calls.append(Call(prompt_ids=context, completion_ids=ids, logprobs=logprobs))
+            context = calls[-1].ids + tokens(tool)
+        reward = float(rng.integers(2))
+        made.append(
+            Episode(
+                task=task,
+                index=index,
+                calls=tuple(calls),
+                status="timeout" if rng.random() < 0.01 else "ok",
+                reward=reward,
+                success=reward == 1,
+                metrics={HABIT: 1 - reward},
+                seconds=float(rng.random()),
+            )
+        )
+    return Group(task, tuple(made))
+
+
+def long_scores(rng: np.random.Generator, samples: Sequence[Sample]) -> list[Scores]:
+    drawn = np.array([p for s in samples for p in s.call.logprobs], np.float32)
+    trainer = (drawn + rng.normal(0, 0.01, len(drawn))).astype(np.float32)
+    weights = np.minimum(np.exp(trainer - drawn), np.float32(2))
+    values = [trainer, rng.exponential(size=len(drawn)), np.zeros(len(drawn)), weights]
+    names = ("clipped", "importance")
+    return [Scores(np.arange(len(samples)), np.stack(values).astype(np.float32), names)]
 
 
 class Maker:
@@ -107,8 +156,8 @@ class Maker:
         trainer = sampled + np.float32(1e-3) * np.sin(np.arange(len(sampled), dtype=np.float32))
         weights = np.minimum(np.exp(trainer - sampled), 2.0)
         values = np.stack([trainer, -sampled / 2, weights]).astype(np.float32)
-        scores = [Scores(np.arange(len(samples)), values)] if samples else []
-        recorder = Recorder(self.folder / "rollouts")
+        scores = [Scores(np.arange(len(samples)), values, ("importance",))] if samples else []
+        recorder = Recorder(self.folder / "records")
         recorder.add(step, groups, samples, scores, held_out=held_out)
         recorder.close()
 

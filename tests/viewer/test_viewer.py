@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import socket
-import sqlite3
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from agentrl.records import open_run
-from agentrl.records.index import cut_back
+from agentrl.records.files import cut_back
 from agentrl.types import Episode, Group
 from agentrl.viewer import __main__ as command
 from agentrl.viewer import answers
@@ -94,7 +93,7 @@ def unpack(block: bytes) -> tuple[dict, dict[str, np.ndarray]]:
 def episode_with(run, *, grammar: bool):
     """A row and the record of an episode that has a call under a grammar, or has none."""
     for row in run.episodes(status="ok", held_out=False):
-        record = run.read(row.step, row.task_id, row.episode, row.place)
+        record = run.read(row.step, row.task_id, row.episode, row.group)
         if any(call.under_grammar for call in record.calls) == grammar:
             return row, record
     raise AssertionError("the made run has no such episode")
@@ -102,7 +101,7 @@ def episode_with(run, *, grammar: bool):
 
 def link(row, run: int = 0, **more: object) -> str:
     where = {"view": "episodes", "run": run, "step": row.step, "task": row.task_id}
-    where |= {"place": row.place, "episode": row.episode, **more}
+    where |= {"group": row.group, "episode": row.episode, **more}
     return "#" + urllib.parse.urlencode(where)
 
 
@@ -111,7 +110,7 @@ def link(row, run: int = 0, **more: object) -> str:
 
 def test_an_episode_arrives_as_it_was_recorded(runs):
     row, record = episode_with(runs[0], grammar=True)
-    head, arrays = unpack(answers.episode(runs[0], row.step, row.task_id, row.episode, row.place))
+    head, arrays = unpack(answers.episode(runs[0], row.step, row.task_id, row.episode, row.group))
     assert arrays["ids"].tolist() == record.ids.tolist()
     assert arrays["parent"].tolist() == record.parent.tolist()
     texts = [head["texts"][i] for i in arrays["text"]]
@@ -185,11 +184,11 @@ def test_what_is_no_number_of_a_step_is_passed_over(tmp_path):
 
 def test_a_search_names_what_it_could_not_read(maker, runs, tmp_path):
     broken = shutil.copytree(maker.folder, tmp_path / "broken")
-    (broken / "rollouts" / "step-00029.bin").write_bytes(b"\0" * 50_000)
+    (broken / "records" / "step-00029.tokens.parquet").write_bytes(b"\0" * 50_000)
     found = answers.episodes(open_run(broken), text="as json")
     everything = runs[0].episodes(text="as json", step=30)
     assert found["rows"] == [answers.row_of(row) for row in everything]
-    assert [told.partition(", in ")[0] for told in found["unread"]] == [
+    assert [told.partition(": ")[0] for told in found["unread"]] == [
         f"step 29, task apples-{i}" for i in range(3)
     ]
     assert answers.episodes(runs[0])["unread"] == []
@@ -261,7 +260,7 @@ def test_metrics_are_computed_where_the_file_has_changed(tmp_path, monkeypatch):
         # A run that was resumed has another file, cut back.
         lines = file.read_text().splitlines(keepends=True)
         file.unlink()
-        assert known(second)[::2] == (200, 4)
+        assert known(second)[::2] == (200, 0)
         file.write_text("".join(lines[:2]))
         assert known(second)[::2] == (200, 2)
 
@@ -275,20 +274,20 @@ def test_too_large_an_episode_is_refused(runs, monkeypatch):
     monkeypatch.setattr(answers, "MAX_TOKENS", 100)
     row, _ = episode_with(runs[0], grammar=True)
     with pytest.raises(ValueError, match="and the page shows up to 100: read it with"):
-        answers.episode(runs[0], row.step, row.task_id, row.episode, row.place)
+        answers.episode(runs[0], row.step, row.task_id, row.episode, row.group)
 
 
 def test_the_command_ends_in_a_sentence(maker, tmp_path):
     broken = shutil.copytree(maker.folder, tmp_path / "broken")
-    with sqlite3.connect(broken / "rollouts" / "records.sqlite") as index:
-        index.execute("PRAGMA user_version = 99")
+    (broken / "rollouts").mkdir()
+    (broken / "rollouts" / "step-00001.bin").touch()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         for argv, sentence in [
             ([tmp_path / "nowhere"], "is not the folder of a run"),
-            ([broken], "its records are of version 99"),
+            ([broken], "rollouts are an earlier version's"),
             ([maker.folder, "--port", port], "cannot be had .*: give another with --port"),
             ([maker.folder, "--export", tmp_path / "no" / "a.html"], "No such file or directory"),
         ]:
@@ -298,14 +297,12 @@ def test_the_command_ends_in_a_sentence(maker, tmp_path):
 
 def test_an_experiment_is_opened_without_what_cannot_be_read(maker, tmp_path, capsys):
     experiment = shutil.copytree(maker.folder.parent, tmp_path / "apples")
-    for name, version in [("first", 99), ("second", 98)]:
-        with sqlite3.connect(experiment / name / "rollouts" / "records.sqlite") as index:
-            index.execute(f"PRAGMA user_version = {version}")
+    for name in ("first", "second"):
+        (experiment / name / "rollouts").mkdir()
+        (experiment / name / "rollouts" / "step-00001.bin").touch()
         if name == "first":
             assert [run.name for run in command.opened(experiment)] == ["apples/second"]
-            assert "apples/first cannot be read: its records are of version 99" in (
-                capsys.readouterr().err
-            )
+            assert "apples/first/rollouts are an earlier version's" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=f"^error: no run in {experiment} can be read"):
         command.main([str(experiment)])
 
@@ -339,7 +336,7 @@ def test_each_run_has_a_share_of_an_export(runs, tmp_path, monkeypatch):
 
 def test_an_export_goes_without_what_cannot_be_read(maker, runs, tmp_path, monkeypatch, capsys):
     broken = shutil.copytree(maker.folder, tmp_path / "apples" / "broken")
-    (broken / "rollouts" / "step-00029.bin").write_bytes(b"\0" * 50_000)
+    (broken / "records" / "step-00029.tokens.parquet").write_bytes(b"\0" * 50_000)
     file = tmp_path / "run.html"
     command.main([str(broken), "--export", str(file)])
     written, sentence = capsys.readouterr().out.splitlines()
@@ -379,7 +376,7 @@ def hover(page) -> None:
 
 def listed(page) -> list[tuple]:
     """The list's episodes, from above to below."""
-    rows = "rows => rows.map(({row}) => [row.step, row.place, row.episode])"
+    rows = "rows => rows.map(({row}) => [row.step, row.group, row.episode])"
     return [tuple(row) for row in page.eval_on_selector_all(".episode", rows)]
 
 
@@ -438,17 +435,20 @@ def test_hover_shows_what_was_recorded(page, address, runs):
         assert shown(page, "id") == str(record.ids[position])
         said = json.loads(page.locator("#card .card-text").inner_text())
         assert said == runs[0].decode(record.ids.tolist())[position]
-        values = {
-            "sampler": record.sampler_logprob[position],
-            "trainer": record.trainer_logprob[position],
-            "ratio": np.exp(record.trainer_logprob[position] - record.sampler_logprob[position]),
-            "advantage": record.advantage[position],
-            "entropy": record.entropy[position],
-            "weight": record.weight[position],
-        }
-        if np.isnan(record.sampler_logprob[position]):
+        sampled = [call for call in record.calls if position in call.path[call.start :]]
+        if not sampled:
             assert page.locator("#card [data-value]").count() == 1
             continue
+        (call,) = sampled
+        t = call.path.tolist().index(position) - call.start
+        values = {
+            "sampler": call.sampler_logprobs[t],
+            "trainer": call.trainer_logprobs[t],
+            "ratio": np.exp(call.trainer_logprobs[t] - call.sampler_logprobs[t]),
+            "advantage": call.advantages[t],
+            "entropy": call.entropies[t],
+            "weight": call.weights[t],
+        }
         for name, value in values.items():
             told = shown(page, name)
             if np.isnan(value):
@@ -488,7 +488,7 @@ def test_a_token_that_several_calls_sampled_shows_what_each_said(page, tmp_path)
 @in_chromium
 def test_the_list_is_filtered(page, address, runs, monkeypatch):
     def expect(**filters) -> None:
-        expected = {(r.step, r.place, r.episode) for r in runs[0].episodes(**filters, limit=400)}
+        expected = {(r.step, r.group, r.episode) for r in runs[0].episodes(**filters, limit=400)}
         assert expected
         count = f"{len(expected)} episode{'s' if len(expected) > 1 else ''}"
         page.get_by_text(count, exact=True).wait_for()
@@ -560,11 +560,11 @@ def test_two_episodes_stand_beside_each_other(page, address, runs):
     page.keyboard.press("c")
     beside = page.get_by_label("Compare with")
     other = runs[0].episodes(step=row.step, task_id=row.task_id)[1]
-    beside.select_option(f"{other.step}/{other.place}/{other.episode}")
+    beside.select_option(f"{other.step}/{other.group}/{other.episode}")
     page.locator(".pane").nth(1).wait_for()
     titles = panes(page)
     assert titles == [f"step {r.step}, episode {r.episode}" for r in (row, other)]
-    theirs = runs[0].read(other.step, other.task_id, other.episode, other.place)
+    theirs = runs[0].read(other.step, other.task_id, other.episode, other.group)
     mine, their = ([t for c in e.calls for t in c.path] for e in (record, theirs))
     mine, their = record.ids[list(dict.fromkeys(mine))], theirs.ids[list(dict.fromkeys(their))]
     pairs = enumerate(zip(mine, their, strict=False))
@@ -573,7 +573,7 @@ def test_two_episodes_stand_beside_each_other(page, address, runs):
     # The same task at another step.
     assert row.step == 29
     later = runs[0].episodes(step=30, task_id=row.task_id)[0]
-    beside.select_option(f"{later.step}/{later.place}/{later.episode}")
+    beside.select_option(f"{later.step}/{later.group}/{later.episode}")
     page.locator(".where", has_text="step 30, episode 0").wait_for()
     beside.blur()
     page.keyboard.press("Escape")
@@ -612,7 +612,7 @@ def test_the_keyboard_reaches_everything(page, address, runs):
     page.keyboard.press("]")
     opened(rows[0])
     # Into the calls, and down them.
-    record = runs[0].read(30, rows[0].task_id, 0, rows[0].place)
+    record = runs[0].read(30, rows[0].task_id, 0, rows[0].group)
     page.keyboard.press("g")
     page.keyboard.press("ArrowDown")
     chosen = page.locator("[role=treeitem][aria-selected=true]")
@@ -697,7 +697,7 @@ def test_a_live_run_updates_by_itself(page, tmp_path):
 @in_chromium
 def test_what_cannot_be_read_is_said_on_the_page(browser, maker, tmp_path):
     broken = shutil.copytree(maker.folder, tmp_path / "apples")
-    (broken / "rollouts" / "step-00030.bin").write_bytes(b"\0" * 50_000)
+    (broken / "records" / "step-00030.tokens.parquet").write_bytes(b"\0" * 50_000)
     run = open_run(broken)
     page = browser.new_page()
     with chromium.served([run]) as address:
@@ -717,12 +717,12 @@ def test_an_export_works_without_a_server(page, runs, tmp_path):
     page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
     row, record = episode_with(runs[0], grammar=True)
     row = next(r for r in runs[0].episodes(step=30, status="ok", held_out=False))
-    record = runs[0].read(row.step, row.task_id, row.episode, row.place)
+    record = runs[0].read(row.step, row.task_id, row.episode, row.group)
     position = int(record.calls[0].path[-1])
     page.goto(file.as_uri() + link(row, at=position))
     box = page.locator(".outline").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    logprob = float(record.sampler_logprob[position])
+    logprob = float(record.calls[0].sampler_logprobs[-1])
     assert float(shown(page, "sampler")) == pytest.approx(logprob, rel=5e-5)
     assert page.get_by_text("with the tokens of 1 of 2 steps").is_visible()
     # Its filters are its own: the same rows as the index finds.
@@ -769,7 +769,7 @@ def test_a_hundred_thousand_tokens_are_a_few_elements(page, tmp_path):
 @in_chromium
 def test_a_page_of_one_list_is_not_added_to_another(page, address, runs, monkeypatch):
     monkeypatch.setattr(answers, "PER_PAGE", 5)
-    everything = [row.where for row in runs[0].episodes(step=30)]
+    everything = [row.key for row in runs[0].episodes(step=30)]
     more = page.get_by_role("button", name="Show more")
     status = page.get_by_label("Status")
     page.goto(address + "#view=episodes&run=0&step=30")
@@ -781,7 +781,7 @@ def test_a_page_of_one_list_is_not_added_to_another(page, address, runs, monkeyp
     held.when(lambda: status.select_option("ok"))
     assert not more.is_visible()
     held.let_go()
-    of_status = [row.where for row in runs[0].episodes(step=30, status="ok")]
+    of_status = [row.key for row in runs[0].episodes(step=30, status="ok")]
     page.get_by_text("5+ episodes", exact=True).wait_for()
     assert listed(page) == of_status[:5]
     # There, away and back: one list, once, whichever answer is the first.
@@ -808,7 +808,7 @@ def test_a_list_that_cannot_be_had_is_asked_for_again(browser, address, runs):
     assert listed(page) == []
     page.unroute_all()
     page.get_by_label("Status").dispatch_event("change")
-    expected = [row.where for row in runs[0].episodes(step=30, status="error")]
+    expected = [row.key for row in runs[0].episodes(step=30, status="error")]
     assert expected
     page.wait_for_function(
         "n => document.querySelectorAll('.episode').length === n", arg=len(expected)
@@ -823,7 +823,7 @@ def test_a_search_leaves_what_it_has_found_where_it_is(page, address, runs, monk
     monkeypatch.setattr(answers, "SEARCH_SECONDS", 0.0)
     page.set_viewport_size({"width": 1360, "height": 420})
     text = "are you sure"
-    found = [row.where for row in runs[0].episodes(text=text)]
+    found = [row.key for row in runs[0].episodes(text=text)]
     assert len(found) < len(runs[0].episodes())
     first = runs[0].episodes(text=text)[0]
     held = Held(page, r"/episodes\?.*text=")
@@ -872,7 +872,7 @@ def test_what_stands_beside_is_of_the_same_task(page, address, runs, monkeypatch
         return dict(groups)
 
     def keys(rows) -> list[str]:
-        return ["/".join(map(str, row.where)) for row in rows]
+        return ["/".join(map(str, row.key)) for row in rows]
 
     # A page of the task's episodes ends before this step.
     monkeypatch.setattr(answers, "PER_PAGE", 4)
@@ -919,13 +919,13 @@ def test_what_a_live_run_records_is_added_to_the_list(page, tmp_path, monkeypatc
         # A step's evaluation comes after its batch.
         maker.record(1, [maker.group("three", 1)], held_out=True)
         page.get_by_text("9 episodes").wait_for()
-        assert listed(page) == [row.where for row in run.episodes(step=1)]
+        assert listed(page) == [row.key for row in run.episodes(step=1)]
         assert page.evaluate("window.first === document.querySelector('.episode')")
         # Resumed from before: what it records now is another list.
-        cut_back(maker.folder / "rollouts", 0)
+        cut_back(maker.folder / "records", 0)
         maker.record(1, [maker.group("four", 2)])
         page.get_by_text("2 episodes").wait_for()
-        assert listed(page) == [row.where for row in run.episodes(step=1)]
+        assert listed(page) == [row.key for row in run.episodes(step=1)]
 
 
 @in_chromium
@@ -984,7 +984,7 @@ def test_an_export_is_listed_page_after_page(page, runs, tmp_path, monkeypatch):
     monkeypatch.setitem(page_files(), "source.js", (small, kind))
     file = tmp_path / "runs.html"
     export(runs, file)
-    everything = [row.where for row in runs[0].episodes(step=30)]
+    everything = [row.key for row in runs[0].episodes(step=30)]
     page.goto(file.as_uri() + "#view=episodes&run=0&step=30")
     for shown in ("5+ episodes", "10+ episodes"):
         page.get_by_text(shown, exact=True).wait_for()
@@ -995,7 +995,7 @@ def test_an_export_is_listed_page_after_page(page, runs, tmp_path, monkeypatch):
     # A search takes as many answers as it needs.
     page.get_by_label("all steps").check()
     page.get_by_label("Search the text").fill("are you sure")
-    found = [row.where for row in runs[0].episodes(text="are you sure")]
+    found = [row.key for row in runs[0].episodes(text="are you sure")]
     page.get_by_text(f"{len(found)} episodes", exact=True).wait_for()
     assert listed(page) == found
     # A run that it has not is the first.

@@ -70,7 +70,7 @@ export function browse(store, say) {
   const filter = (changes) => go(changes, { replace: true });
 
   function toStep(step) {
-    go({ step, task: null, place: null, episode: null, vs: null, at: null });
+    go({ step, task: null, group: null, episode: null, vs: null, at: null });
   }
 
   function choices(now) {
@@ -165,7 +165,7 @@ export function browse(store, say) {
   function append(fresh) {
     for (const row of fresh) {
       const before = rows.at(-1);
-      if (row.step !== before?.step || row.place !== before?.place) found.append(groupOf(row));
+      if (row.step !== before?.step || row.group !== before?.group) found.append(groupOf(row));
       found.lastChild.append(option(row));
       rows.push(row);
     }
@@ -219,8 +219,8 @@ export function browse(store, say) {
   }
 
   function open(row, how) {
-    const { step, task_id: task, place: group, episode } = row;
-    go({ step, task, place: group, episode, vs: null, at: null }, how);
+    const { step, task_id: task, group, episode } = row;
+    go({ step, task, group, episode, vs: null, at: null }, how);
   }
 
   /** Where a step was chosen and no episode, its first one. */
@@ -231,7 +231,7 @@ export function browse(store, say) {
   }
 
   function select(now) {
-    const wanted = [now.run, now.step, now.place, now.episode].join();
+    const wanted = [now.run, now.step, now.group, now.episode].join();
     for (const item of list.querySelectorAll("[role=option]")) {
       const isOpen = isThe(item.row, now);
       item.setAttribute("aria-selected", String(isOpen));
@@ -294,7 +294,7 @@ export function compact(count) {
 
 const isThe = (row, now) =>
   row.step === Number(now.step) &&
-  row.place === Number(now.place ?? -1) &&
+  row.group === Number(now.group ?? -1) &&
   row.episode === Number(now.episode ?? -1);
 
 /** Options anew, unless they are what they were. */

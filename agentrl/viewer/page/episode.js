@@ -69,14 +69,14 @@ export function episodeView(say) {
       );
       return;
     }
-    const key = JSON.stringify([now.run, now.step, now.task, now.place, now.episode, now.vs]);
+    const key = JSON.stringify([now.run, now.step, now.task, now.group, now.episode, now.vs]);
     if (key === shownKey) return restyle(now);
     shownKey = key;
-    const { step, task, place: group, episode } = now;
-    const wanted = [{ step, task, place: group, episode }];
+    const { step, task, group, episode } = now;
+    const wanted = [{ step, task, group, episode }];
     if (now.vs) {
       const [step, group, episode] = now.vs.split("/");
-      wanted.push({ step, task, place: group, episode });
+      wanted.push({ step, task, group, episode });
     }
     let loaded;
     try {
@@ -208,7 +208,7 @@ export function episodeView(say) {
     const [everywhere, inStep] = lists;
     const label = (row) =>
       `step ${row.step}, episode ${row.episode} (${number(row.mean_reward)})`;
-    const isHere = (row) => row.step === Number(now.step) && row.place === Number(now.place);
+    const isHere = (row) => row.step === Number(now.step) && row.group === Number(now.group);
     const group = (name, rows) => {
       const pairs = rows.map((row) => [source.whereIs(row).join("/"), label(row)]);
       if (pairs.length) beside.append(h("optgroup", { label: name }, options(pairs)));

@@ -38,7 +38,7 @@ async function start() {
     "select",
     {
       "aria-label": "Run",
-      onchange: () => go({ run: runChoice.value, step: null, task: null, place: null, episode: null, vs: null }),
+      onchange: () => go({ run: runChoice.value, step: null, task: null, group: null, episode: null, vs: null }),
     },
     options(store.runs.map(({ name }, index) => [index, name])),
   );

@@ -95,7 +95,7 @@ export function overview(store) {
   function makeCard(name, isLarge) {
     const drawn = chart(name, lines(name), {
       height: isLarge ? LARGE : SMALL,
-      onStep: (step) => go({ view: "episodes", run: firstShown(), step, task: null, place: null, episode: null }),
+      onStep: (step) => go({ view: "episodes", run: firstShown(), step, task: null, group: null, episode: null }),
     });
     const enlarge = () => go({ metric: isLarge ? null : name });
     const title = h(

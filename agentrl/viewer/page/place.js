@@ -1,9 +1,9 @@
 // Where a person is: the page's address and nothing else, so that Back works and a link is a place.
 //
 //   view      runs, or episodes
-//   run, step, task, place, episode     what is open; place: of the task's group in the step
+//   run, step, task, group, episode     what is open; group: the number of the task's group in the step
 //   at        the token of it that is in sight
-//   vs        "step/place/episode" of the same task, beside it
+//   vs        "step/group/episode" of the same task, beside it
 //   status, min, max, habit, text, held, scope     the list's filters; scope = all: not this step alone
 //   only      the one task that the list has, at all steps
 //   metric    the chart that is large;   shade      what the tokens' colour says

@@ -37,13 +37,13 @@ export async function episodes(run, filters, after = null) {
 }
 
 /** The bytes of one episode, as answers.py packs them. */
-export async function episode(run, { step, task, place, episode: index }) {
+export async function episode(run, { step, task, group, episode: index }) {
   if (embedded) {
-    const block = embedded.episodes[`${run}/${step}/${place}/${index}`];
+    const block = embedded.episodes[`${run}/${step}/${group}/${index}`];
     if (!block) throw new Error("This file was exported without the tokens of that step.");
     return unzip(block);
   }
-  const asked = new URLSearchParams({ step, task_id: task, place, index });
+  const asked = new URLSearchParams({ step, task_id: task, group, index });
   return (await answer(`runs/${run}/episode?${asked}`)).arrayBuffer();
 }
 
@@ -84,12 +84,12 @@ async function filtered(run, asked, after) {
   return { rows, after: null };
 }
 
-/** Its place in the order of all. */
-export const whereIs = ({ step, place, episode }) => [step, place, episode];
+/** Its key, by which all are in order. */
+export const whereIs = ({ step, group, episode }) => [step, group, episode];
 
 function isBehind(row, after) {
-  const [step, place, episode] = after;
-  return (row.step - step || row.place - place || row.episode - episode) > 0;
+  const [step, group, episode] = after;
+  return (row.step - step || row.group - group || row.episode - episode) > 0;
 }
 
 const isAskedFor = (row, asked) =>
@@ -102,7 +102,7 @@ const isAskedFor = (row, asked) =>
   (asked.habit === undefined || row.metrics[asked.habit] > 0);
 
 async function says(run, row, text) {
-  const block = embedded.episodes[`${run}/${row.step}/${row.place}/${row.episode}`];
+  const block = embedded.episodes[`${run}/${row.step}/${row.group}/${row.episode}`];
   if (!block) return false;
   const { textOf } = await import("viewer/model");
   return textOf(await unzip(block)).toLowerCase().includes(text.toLowerCase());

@@ -1,0 +1,64 @@
+"""Files of a run's records: two a step, which appear whole and never change.
+
+They are written under hidden names and then renamed, the episodes last. Whoever reads goes by the
+episodes files, and so never meets what a kill or a full disk left.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = re.compile(r"(step|eval)-(\d+)\.\w+\.parquet")
+
+
+@dataclass(frozen=True, order=True)
+class StepFiles:
+    """The files of a step's training, or of its evaluation, which comes after it."""
+
+    folder: Path
+    step: int
+    held_out: bool
+
+    def __getitem__(self, what: str) -> Path:
+        """what: ``episodes`` or ``tokens``."""
+        return self.folder / f"{'eval' if self.held_out else 'step'}-{self.step:05d}.{what}.parquet"
+
+    def remove(self) -> None:
+        # The episodes first: without them no reader looks for the tokens.
+        for path in sorted(self.folder.glob(self["*"].name)):
+            path.unlink()
+
+
+def recorded(folder: Path) -> list[StepFiles]:
+    """What has been recorded, as of now, in order."""
+    return sorted(files for files in _found(folder) if files["episodes"].exists())
+
+
+def cut_back(folder: Path, last_step: int) -> None:
+    """Remove the files of later steps; all where it is -1. Raises ValueError as below."""
+    refuse_earlier(folder.parent)
+    for files in _found(folder):
+        if files.step > last_step:
+            files.remove()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a writer that was killed had not finished."""
+    for files in _found(folder) - set(recorded(folder)):
+        files.remove()
+    for path in folder.glob(".*.parquet"):
+        path.unlink()
+
+
+def refuse_earlier(run: Path) -> None:
+    """Raises ValueError where a run has records in the form of before Parquet."""
+    if any(run.glob("rollouts/*")):
+        raise ValueError(
+            f"the records in {run / 'rollouts'} are an earlier version's: open the run with the "
+            "commit that its config.json names"
+        )
+
+
+def _found(folder: Path) -> set[StepFiles]:
+    matches = (NAME.fullmatch(path.name) for path in folder.glob("*.parquet"))
+    return {StepFiles(folder, int(m[2]), m[1] == "eval") for m in matches if m}
