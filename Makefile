@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: demo test slow check bench chromium
+.PHONY: demo test slow soak check bench tools
 
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
@@ -11,8 +11,11 @@ demo: .venv/installed  ## train a tiny agent offline, in minutes
 test: .venv/installed-agents tests/node/node_modules  ## the quick tests
 	$(BIN)/pytest
 
-slow: .venv/installed-agents  ## whole runs, by the minute
-	$(BIN)/pytest -m slow
+slow: .venv/installed-agents tests/node/node_modules  ## whole runs, by the minute
+	$(BIN)/pytest -m slow --durations=0 --durations-min=5
+
+soak: .venv/installed-agents tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
+	$(BIN)/python -m tests.support.soak $(FLAGS)
 
 check: .venv/installed-agents tests/node/node_modules  ## what a commit should pass
 	$(BIN)/ruff format --check .
@@ -30,8 +33,12 @@ bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, wh
 	$(BIN)/python -m bench.debug
 	$(BIN)/python -m bench.viewer
 
-chromium:  ## the browser that the viewer's tests drive; where there is none, they are skipped
-	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; }
+# A command, and the package of Debian that has it.
+TOOLS := chromium:chromium curl:curl ip:iproute2 jq:jq mount:mount node:nodejs npm:npm
+MISSING = $(foreach tool,$(TOOLS),$(if $(shell command -v $(firstword $(subst :, ,$(tool)))),,$(lastword $(subst :, ,$(tool)))))
+
+tools:  ## what the tests drive beside Python, from the system's packages, where it is not there
+	test -z "$(strip $(MISSING))" || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $(MISSING); }
 
 .venv/installed: $(REQUIREMENTS) requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

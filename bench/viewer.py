@@ -42,7 +42,7 @@ async ([steps, pixels]) => {
 
 def main() -> None:
     if chromium.find() is None:
-        sys.exit("error: there is no Chromium here: `make chromium` installs it")
+        sys.exit("error: there is no Chromium here: `make tools` installs it")
     with tempfile.TemporaryDirectory() as folder, chromium.launched() as browser:
         maker = make_run(Path(folder) / "apples" / "long", recorded=0)
         maker.record(1, [maker.long_episode(NUM_TOKENS)])

@@ -22,7 +22,7 @@ SIZE = {"width": 1280, "height": 800}
 
 def main(folders: Sequence[Path]) -> None:
     if chromium.find() is None:
-        sys.exit("error: there is no Chromium here: `make chromium` installs it")
+        sys.exit("error: there is no Chromium here: `make tools` installs it")
     with tempfile.TemporaryDirectory() as made:
         if not folders:
             folders = [Path(made) / "apples" / f"seed-{seed}" for seed in range(3)]

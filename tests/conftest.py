@@ -1,4 +1,6 @@
 import os
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ else:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from experiments.tiny_model import Recipe, make_tiny_model
+from tests.support.skips import pytest_runtest_makereport as pytest_runtest_makereport
+from tests.support.tiers import pytest_collection_modifyitems as pytest_collection_modifyitems
 
 # As many as a laptop has: results must not depend on the machine more than they have to.
 torch.set_num_threads(2)
@@ -36,6 +40,21 @@ def tiny_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return make_tiny_model(SMALL, transcripts, [PYTHON_TOOL], lambda share, note: None)
+
+
+@pytest.fixture(scope="session")
+def left_alone(tmp_path_factory, tiny_folder):
+    """Whole runs of so many steps, neither killed nor interrupted; each number of steps once."""
+    from tests.support.running import repeatable, start, the_run
+
+    @cache
+    def run_of(steps: int) -> Path:
+        folder = tmp_path_factory.mktemp("left_alone")
+        run = start(folder, tiny_folder, *repeatable(steps))
+        assert run.end() == 0, run.said
+        return the_run(folder)
+
+    return run_of
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,8 @@ def start(
     """vLLM's LLMEngine on a model folder; of several ranks, in the process group that is there."""
     # Slow to import, and only needed where an engine is.
     from vllm import EngineArgs
+
+    _compile_nothing_on_cpu()
     from vllm.v1.engine.llm_engine import LLMEngine
 
     args = EngineArgs(
@@ -40,6 +42,18 @@ def start(
     llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
     _OPEN.append(llm)
     return llm
+
+
+def _compile_nothing_on_cpu() -> None:
+    """vLLM's compiler of small functions, set to none before what it would compile is imported.
+
+    With its own, the first log-probs of a prompt wait for a compiler, half a minute on a new
+    machine and seconds in every process, for one line that counts how many tokens are likelier.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        type(current_platform).simple_compile_backend = "eager"
 
 
 def arguments(

@@ -13,7 +13,7 @@ from agentrl.runs import preflight
 from agentrl.runs.metrics import episode_metrics
 from agentrl.runs.progress import Display
 from agentrl.types import Call, Episode, TooManyFailed
-from tests.agents.test_contract import ScriptedModel
+from tests.support.scripted_model import ScriptedModel
 
 
 class ScriptedServing:

@@ -12,54 +12,15 @@ import pytest
 
 import rollout
 from agentrl.agents.interrupt import num_left_behind
-from agentrl.config import Config, ModelConfig, SamplingConfig
 from agentrl.records import open_run
 from agentrl.serving.sampling import Sampling
-from agentrl.types import Episode, Group
-from tests.end_to_end.test_train import SHORT, run
+from agentrl.types import Episode
 from tests.support import faults
+from tests.support.collecting import by_episode, collect, worth
+from tests.support.commands import SHORT
 from tests.support.faults import ENDED_WELL, FAULTS, Held, ask, check_back_to, python
-
-
-def worth(calls) -> float:
-    """A reward that no other calls have."""
-    return sum(sum(call.completion_ids) for call in calls) % 997 / 997
-
-
-async def judge(task, response, episode):
-    return response() if callable(response) else worth(episode.calls)
-
-
-def make_workflow(chosen: dict[tuple[str, int], str]):
-    """Two calls, with the fault in between that is chosen for this task and episode."""
-
-    async def solve(task, model):
-        *_, task_id, index = model._session.seed
-        said = [await ask(model)]
-        output = None
-        if (task_id, index) in chosen:
-            output = await FAULTS[chosen[task_id, index]].do(task, model)
-        said.append(await ask(model))
-        return 0.0 if output is None else output
-
-    return solve
-
-
-def collect(serving, chosen, num_tasks, group_size, **fields) -> list[Group]:
-    config = Config(
-        **{"workflow": make_workflow(chosen), "judge": judge, **fields},
-        tasks=lambda data: ([], []),
-        model=ModelConfig(path="m", max_model_len=512),
-        sampling=SamplingConfig(max_tokens=16),
-    )
-    tasks = [{"id": str(i)} for i in range(num_tasks)]
-    return rollout.run_groups(
-        tasks, config, serving, step=1, group_size=group_size, report=lambda share, note: None
-    )
-
-
-def by_place(groups: list[Group]) -> dict[tuple[str, int], Episode]:
-    return {(g.task["id"], e.index): e for g in groups for e in g.episodes}
+from tests.support.running import start, the_run
+from tests.support.sizes import sizes
 
 
 def content(episode: Episode) -> tuple:
@@ -105,9 +66,9 @@ def warm(serving, monkeypatch):
 
 def test_one_of_each_among_healthy_ones(warm):
     chosen = {(str(i), 0): name for i, name in enumerate(FAULTS)}
-    without = by_place(collect(warm, {}, len(FAULTS), 2))
+    without = by_episode(collect(warm, {}, len(FAULTS), 2))
     before = Held.now(warm)
-    episodes = by_place(collect(warm, chosen, len(FAULTS), 2, episode_seconds=12.0))
+    episodes = by_episode(collect(warm, chosen, len(FAULTS), 2, episode_seconds=12.0))
     check_accounted_for(episodes, without, chosen)
     del episodes
     check_back_to(before, warm, mebibytes=32)
@@ -156,7 +117,7 @@ def test_a_call_in_c_is_left_behind_and_counted(warm, monkeypatch, caplog):
 
     before = Held.now(warm)
     fields = {"judge": None, "workflow": solve, "episode_seconds": 0.5}
-    episodes = by_place(collect(warm, {}, 2, 2, **fields))
+    episodes = by_episode(collect(warm, {}, 2, 2, **fields))
     assert [(e.status, e.error, e.reward, len(e.calls)) for e in episodes.values()] == [
         *[("timeout", "the workflow blocked its thread for over 0.5 s", None, 1)] * 2,
         *[("truncated", None, 1.0, 1)] * 2,
@@ -190,31 +151,30 @@ def test_a_run_of_failures_stops_and_says_why(tmp_path, tiny_folder):
     """And it does end, whatever its episodes left running."""
     experiment = tmp_path / "broken.py"
     experiment.write_text(textwrap.dedent(BROKEN))
-    said = run(
-        *("train.py", "--exp", str(experiment), "--model.path", str(tiny_folder)),
-        *("--runs", str(tmp_path / "runs"), "--max-failed", "0.9", *SHORT, "--eval.every", "None"),
-        expect=1,
-    )
-    assert said.splitlines()[-1] == (
+    flags = ("--max-failed", "0.9", *SHORT, "--eval.every", "None")
+    run = start(tmp_path, tiny_folder, *flags, experiment=str(experiment))
+    assert run.end() == 1
+    assert run.said.splitlines()[-1] == (
         "error: 16 of 16 episodes failed, which is more than --max-failed 0.9. "
         "The commonest cause, 16 times: RuntimeError: broken [/INST] \\x1b[2J"
     )
     # And they can be looked at.
-    (folder,) = (tmp_path / "runs" / "broken").iterdir()
-    assert len(open_run(folder).episodes(step=1, status="error")) == 16
+    assert len(open_run(the_run(tmp_path)).episodes(step=1, status="error")) == 16
 
 
-@pytest.mark.slow
-def test_two_thousand_episodes_with_faults_in_a_fifth(warm):
+@pytest.mark.parametrize("how_many", sizes(200, soak=2000))
+def test_many_episodes_with_faults_in_a_fifth(warm, how_many):
     rng = random.Random(0)
-    places = [(str(row), index) for row in range(250) for index in range(8)]
-    faulty = rng.sample(places, len(places) // 5)
-    chosen = {place: list(FAULTS)[i % len(FAULTS)] for i, place in enumerate(faulty)}
-    without = by_place(collect(warm, {}, 250, 8, concurrent_episodes=64))
+    tasks = how_many // 8
+    episodes_of_all = [(str(row), index) for row in range(tasks) for index in range(8)]
+    faulty = rng.sample(episodes_of_all, how_many // 5)
+    chosen = {episode: list(FAULTS)[i % len(FAULTS)] for i, episode in enumerate(faulty)}
+    without = by_episode(collect(warm, {}, tasks, 8, concurrent_episodes=64))
     before = Held.now(warm)
-    fields = {"concurrent_episodes": 64, "episode_seconds": 45.0}
-    episodes = by_place(collect(warm, chosen, 250, 8, **fields))
-    assert sorted(episodes) == sorted(places)
+    fields = {"concurrent_episodes": 64, "episode_seconds": 45.0 if how_many > 200 else 20.0}
+    episodes = by_episode(collect(warm, chosen, tasks, 8, **fields))
+    assert sorted(episodes) == sorted(episodes_of_all)
+    assert len(set(chosen.values())) == len(FAULTS)
     check_accounted_for(episodes, without, chosen)
     del episodes, without
     check_back_to(before, warm, mebibytes=32)

@@ -1,5 +1,4 @@
 import asyncio
-import dataclasses
 import math
 import threading
 import time
@@ -11,22 +10,8 @@ import torch
 
 from agentrl.agents.contract import JudgeOutput, WorkflowOutput, check_signatures, run_episode
 from agentrl.serving.remote import RemoteModel
-from agentrl.types import Call
 
 TASK = {"id": "t", "question": "?"}
-CALL = Call(prompt_ids=[1], completion_ids=[2], logprobs=[-0.1])
-
-
-class ScriptedModel:
-    """A door behind which one call was made."""
-
-    def __init__(self, context_full: bool = False, agents: tuple[str, ...] = ("agent",)):
-        self.calls = tuple(dataclasses.replace(CALL, agent=agent) for agent in agents)
-        self.closed = False
-        self.context_full = self.truncated = context_full
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def run(workflow, judge=None, model=None, seconds=5.0, trained_agents=None):

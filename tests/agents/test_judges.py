@@ -6,6 +6,8 @@ import pytest
 
 from agentrl.agents.judges import boxed_equals, gold_number, last_boxed
 from experiments import gsm8k_offline
+from tests.support.gsm8k_rows import AWKWARD as AWKWARD_ROWS
+from tests.support.gsm8k_rows import NUM_REAL, gsm8k_rows
 
 # What the response says, what the answer is, and what a person would give.
 AWKWARD = [
@@ -100,11 +102,20 @@ def test_gold_answers_of_the_offline_problems():
         assert not boxed_equals(rf"\boxed{{{value + 1}}}", task["answer"])
 
 
-@pytest.mark.skipif("GSM8K" not in os.environ, reason="GSM8K names no folder with the real rows")
-def test_gold_answers_of_the_real_rows():
-    files = sorted(Path(os.environ["GSM8K"]).glob("*.jsonl"))
-    rows = [json.loads(line) for file in files for line in file.open()]
-    assert len(rows) == 7473 + 1319
+def test_gold_answers_of_rows_like_the_real_ones(tmp_path, monkeypatch):
+    monkeypatch.delenv("GSM8K", raising=False)
+    check_gold_answers(gsm8k_rows(tmp_path), 2 * (len(AWKWARD_ROWS) + 40))
+
+
+if "GSM8K" in os.environ:
+
+    def test_gold_answers_of_the_real_rows(tmp_path):
+        check_gold_answers(gsm8k_rows(tmp_path), NUM_REAL)
+
+
+def check_gold_answers(folder: Path, how_many: int) -> None:
+    rows = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.open()]
+    assert len(rows) == how_many
     for row in rows:
         gold = row["answer"].rpartition("#### ")[2]
         assert boxed_equals(rf"So it is \boxed{{{gold}}}.", row["answer"])

@@ -1,6 +1,7 @@
 """What a person may type that cannot work: a sentence, an exit code, and no traceback.
 
-Every line of ``CASES`` runs twice: in this process, and, under ``-m slow``, as the command itself.
+Every line of ``FLAGS`` runs twice: in this process, and as the command itself; of the latter some
+are slow, and the others are left to the soak.
 """
 
 import json
@@ -20,6 +21,8 @@ import pytest
 import agentrl.hub
 import rollout
 import train
+from agentrl.runs.run import Run
+from tests.support.sizes import some_of
 
 ROOT = Path(__file__).parents[2]
 NO_HUB = "http://127.0.0.1:9"
@@ -79,6 +82,9 @@ FLAGS = [
     ("--workflow nowhere.py:solve", 2, "there is no file nowhere.py"),
     ("--workflow agentrl.tasks.jsonl:with_id", 2, "the workflow with_id is not async: define it"),
     ("--workflow experiments.gsm8k:judge", 2, "its parameters must be task, model, then any of"),
+    ("--resume nowhere", 1, "--resume nowhere is not the folder of a run: name one of runs/<exper"),
+    ("--resume EMPTY", 1, "--resume .*EMPTY is not the folder of a run"),
+    ("--resume MINE", 1, "--resume .*MINE is a run of mine, not of good: use --exp mine"),
     ("--kernels triton", 1, "kernels 'triton' needs a GPU: use segments on a CPU, or auto"),
     ("--tasks-per-step 50", 1, "tasks_per_step is 50, but there are only 18 train tasks"),
     ("--model.path ./nowhere", 1, "./nowhere is neither a transformers folder nor a hub model"),
@@ -104,6 +110,13 @@ FLAGS = [
         "in: run `swanlab login`, set SWANLAB_API_KEY, .*SWANLAB_MODE=offline",
     ),
     ("--runs EMPTY/file/runs", 1, "cannot write to EMPTY/file/runs .*give another folder with --r"),
+]
+TYPED = [
+    # Of each kind of mistake one or two: as the flags are read, a callable's name, an experiment's
+    # own, a run's, a model's, and the machine's.
+    *("--stepz 3", "--steps 0", "--workflow nowhere:solve", "--workflow experiments.gsm8k:judge"),
+    *("--resume MINE", "--tasks-per-step 50", "--model.path no/such", "--model.max-model-len 4096"),
+    *("--server.port TAKEN", "--trackers wandb", "--runs EMPTY/file/runs"),
 ]
 
 FILES = [
@@ -150,6 +163,7 @@ def place(tmp_path, tiny_folder):
     """Good and bad things under the names that the flags above use."""
     for name in ("EMPTY", "RUN/checkpoints/step-00002"):
         (tmp_path / name).mkdir(parents=True)
+    Run.create(tmp_path / "runs", "mine", '{"steps": 3}').folder.rename(tmp_path / "MINE")
     (tmp_path / "EMPTY/file").touch()
     for name, missing in {
         "WEIGHTLESS": "model.safetensors",
@@ -159,7 +173,7 @@ def place(tmp_path, tiny_folder):
         (tmp_path / name / missing).unlink()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         yield lambda text: re.sub(
-            "EMPTY|RUN|WEIGHTLESS|TEMPLATELESS",
+            "EMPTY|RUN|MINE|WEIGHTLESS|TEMPLATELESS",
             lambda name: str(tmp_path / name[0]),
             text.replace("TAKEN", str(taken.getsockname()[1])).replace("MODEL", str(tiny_folder)),
         )
@@ -262,6 +276,11 @@ def test_a_row(in_process, tmp_path, line, sentence):
     assert re.search(sentence, said), said
 
 
+def test_no_such_data(in_process):
+    code, said = in_process("train.py", "--exp", "gsm8k", "--data.path", "nowhere")
+    assert (code, said[:58]) == (1, "error: there is no nowhere/train.jsonl: --data.path wants ")
+
+
 def test_a_file_that_may_not_be_read(in_process):
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
@@ -325,8 +344,7 @@ def test_the_commands_say_it_before_slow_imports(tmp_path):
     assert (got, said.endswith("ImportError: slow")) == (1, True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("flags", "code", "sentence"), FLAGS)
+@pytest.mark.parametrize(("flags", "code", "sentence"), some_of(FLAGS, in_slow=TYPED))
 def test_a_flag_as_typed(experiment, place, tmp_path, flags, code, sentence):
     runs = () if "--runs" in flags else ("--runs", str(tmp_path / "runs"))
     started = time.monotonic()

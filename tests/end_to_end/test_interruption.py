@@ -12,44 +12,40 @@ import pytest
 
 from agentrl.records import load
 from tests.support.running import (
-    EXPERIMENT,
+    STEPS,
     TWO_RANKS,
-    Running,
     are_equal,
     metrics,
+    repeatable,
+    said_of,
+    start,
     steps_saved,
+    the_run,
     weights,
 )
+from tests.support.sizes import SLOW, SOAK
 
 ONE = ("--num_processes", "1")
-
-
-def start(folder: Path, model: Path, *flags: str, experiment: str = EXPERIMENT, **options):
-    folder.mkdir(exist_ok=True)
-    run = ("--exp", experiment, "--model.path", str(model), "--runs", str(folder / "runs"))
-    return Running(folder / "log", *run, *flags, **options)
-
-
-def the_run(folder: Path) -> Path:
-    (run,) = folder.glob("runs/*/*")
-    return run
 
 
 def last_step(folder: Path) -> int:
     return metrics(the_run(folder))[-1]["step"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launch", "number", "all_of_them", "status"),
     [
-        pytest.param(None, signal.SIGINT, True, 130, id="Ctrl-C"),
-        pytest.param(None, signal.SIGTERM, False, 143, id="SIGTERM"),
+        pytest.param(None, signal.SIGINT, True, 130, id="Ctrl-C", marks=SLOW),
+        pytest.param(None, signal.SIGTERM, False, 143, id="SIGTERM", marks=SLOW),
         # What the launcher returns is its own affair, but never 0.
-        pytest.param(ONE, signal.SIGINT, True, None, id="Ctrl-C, launched"),
-        pytest.param(ONE, signal.SIGTERM, False, None, id="SIGTERM to the launcher"),
-        pytest.param(TWO_RANKS, signal.SIGINT, True, None, id="Ctrl-C, two ranks"),
-        pytest.param(TWO_RANKS, signal.SIGTERM, False, None, id="SIGTERM to the launcher of two"),
+        pytest.param(ONE, signal.SIGINT, True, None, id="Ctrl-C, launched", marks=SOAK),
+        pytest.param(ONE, signal.SIGTERM, False, None, id="SIGTERM to the launcher", marks=SOAK),
+        pytest.param(TWO_RANKS, signal.SIGINT, True, None, id="Ctrl-C, two ranks", marks=SLOW),
+        pytest.param(
+            *(TWO_RANKS, signal.SIGTERM, False, None),
+            id="SIGTERM to the launcher of two",
+            marks=SLOW,
+        ),
     ],
 )
 def test_interrupted_once_it_saves_and_says_where(
@@ -73,7 +69,9 @@ def test_interrupted_once_it_saves_and_says_where(
 
 
 @pytest.mark.slow
-def test_interrupted_in_an_evaluation_it_has_only_that_left_to_do(tmp_path, tiny_folder):
+def test_interrupted_in_an_evaluation_it_has_only_that_left_to_do(
+    tmp_path, tiny_folder, left_alone
+):
     """The weights have moved by then: they are saved as that step's, and not trained on again."""
     experiment = tmp_path / "slow_to_judge.py"
     experiment.write_text(
@@ -91,21 +89,17 @@ def test_interrupted_in_an_evaluation_it_has_only_that_left_to_do(tmp_path, tiny
             config = dataclasses.replace(drawn_rewards.config, workflow=solve)
         """)
     )
-    slow = tmp_path / "slow"
-    flags = ("--steps", "4", "--save-every", "1", "--eval.every", "2", "--deterministic")
+    slow, flags = tmp_path / "slow", repeatable(STEPS)
     options = {"experiment": str(experiment), "environment": {"SLOW": str(slow)}}
-    left_alone = start(tmp_path / "alone", tiny_folder, *flags, **options)
-    assert left_alone.end() == 0, left_alone.said
-
-    run = start(tmp_path, tiny_folder, *flags, **options).wait_for("step 1/4")
+    run = start(tmp_path, tiny_folder, *flags, **options).wait_for(said_of(1, STEPS))
     slow.touch()
     assert run.wait_for("evaluating").signal(signal.SIGINT).end() == 130
-    assert "SIGINT after step 2: go on" in run.said
+    assert f"SIGINT after step {STEPS // 2}: go on" in run.said
     assert "eval/success" not in metrics(the_run(tmp_path))[-1]
     slow.unlink()
     resumed = start(tmp_path, tiny_folder, *flags, "--resume", the_run(tmp_path), **options)
     assert resumed.end() == 0, resumed.said
-    alone = the_run(tmp_path / "alone")
+    alone = left_alone(STEPS)
     assert metrics(the_run(tmp_path)) == metrics(alone)
     assert are_equal(weights(the_run(tmp_path)), weights(alone))
 
@@ -133,7 +127,7 @@ def test_interrupted_twice_it_leaves_at_once(tmp_path, tiny_folder, launch):
     run = start(tmp_path, tiny_folder, experiment=str(experiment), launch=launch)
     run.wait_for("at work")
     run.signal(signal.SIGINT, all_of_them=True)
-    time.sleep(1.5)
+    time.sleep(1.0)
     assert len(run.ranks) == (2 if launch else 1)
     left = time.monotonic()
     returned = run.signal(signal.SIGINT, all_of_them=True).end()
@@ -143,7 +137,7 @@ def test_interrupted_twice_it_leaves_at_once(tmp_path, tiny_folder, launch):
 
 @pytest.mark.slow
 def test_interrupted_while_it_loads(tmp_path, tiny_folder):
-    run = start(tmp_path, tiny_folder).wait_for("run: ")
+    run = start(tmp_path, tiny_folder, afresh=True).wait_for("run: ")
     assert run.signal(signal.SIGINT).end() == 130
     assert "Traceback" not in run.said
     assert steps_saved(the_run(tmp_path)) == []
@@ -248,7 +242,7 @@ def test_a_workflow_that_hangs_does_not_hold_up_the_end(tmp_path, tiny_folder):
         """)
     )
     run = start(tmp_path, tiny_folder, experiment=str(experiment)).wait_for("step  1/30")
-    time.sleep(2)
+    time.sleep(1)
     interrupted = time.monotonic()
     assert run.signal(signal.SIGINT).end() == 130
     assert time.monotonic() - interrupted < 15

@@ -17,17 +17,19 @@ from agentrl.runs.run import Run
 from agentrl.types import Call, Episode, Group
 from tests.support.running import (
     EXPERIMENT,
+    STEPS,
     TWO_RANKS,
     Running,
     are_equal,
     metrics,
+    repeatable,
+    said_of,
+    start,
     steps_saved,
+    the_run,
     weights,
 )
-
-KILLS = 20
-STEPS = 24
-REPEATABLE = ("--exp", EXPERIMENT, "--steps", str(STEPS), "--save-every", "1", "--deterministic")
+from tests.support.sizes import sizes
 
 
 def make_checkpoints(folder: Path, *steps: int) -> None:
@@ -122,25 +124,6 @@ def test_what_is_no_run_or_another_experiments_is_refused(tmp_path):
         Run.reopen(made.folder, "mine")
 
 
-@pytest.fixture(scope="module")
-def left_alone(tmp_path_factory, tiny_folder) -> Path:
-    """A whole run, not killed."""
-    folder = tmp_path_factory.mktemp("left_alone")
-    run = start(folder, tiny_folder)
-    assert run.end() == 0, run.said
-    return the_run(folder)
-
-
-def start(folder: Path, model: Path, *flags: str) -> Running:
-    run = ("--runs", str(folder / "runs"), "--model.path", str(model))
-    return Running(folder / "log", *REPEATABLE, *run, *flags)
-
-
-def the_run(folder: Path) -> Path:
-    (run,) = folder.glob("runs/*/*")
-    return run
-
-
 def records(run: Path) -> dict[int, list[tuple]]:
     """Of each step's calls: ids, the sampler's log-probabilities, the trainer's."""
     return {
@@ -160,76 +143,85 @@ def largest_gap(calls: list[tuple]) -> float:
     )
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_if_left_alone(tmp_path, tiny_folder, left_alone):
-    """Killed 20 times: while it loads, samples, trains, saves. Whenever it ends, it starts anew."""
-    rng, kills, ends = random.Random(0), 0, 0
-    startup, a_step = 8.0, 0.5
-    while kills < KILLS or ends == 0:
+@pytest.mark.parametrize("kills", sizes(2, soak=20))
+def test_killed_at_random_moments_it_ends_as_if_left_alone(
+    tmp_path, tiny_folder, left_alone, kills
+):
+    """Killed while it loads, samples, trains, saves. Whenever it ends, it starts anew."""
+    rng, killed, ends, steps = random.Random(0), 0, 0, STEPS if kills == 2 else 24
+    alone = left_alone(steps)
+    while killed < kills or ends == 0:
         folder = tmp_path / str(ends)
         folder.mkdir(exist_ok=True)
         # Not before it has a folder: there would be nothing to go on with.
-        resume = ("--resume", str(the_run(folder))) if list(folder.glob("runs/*/*")) else ()
-        run = start(folder, tiny_folder, *resume).wait_for("run: ")
-        moment = time.monotonic() + rng.uniform(0, startup + 8 * a_step)
-        while kills < KILLS and time.monotonic() < moment and run.process.poll() is None:
-            time.sleep(0.01)
-        if kills < KILLS and run.process.poll() is None:
+        resume = ("--resume", the_run(folder)) if list(folder.glob("runs/*/*")) else ()
+        flags = (*repeatable(steps), *resume)
+        run = start(folder, tiny_folder, *flags, afresh=True).wait_for("run: ")
+        if killed < kills and is_a_moment(run, folder, steps, rng, loading=killed % 2 == 0):
             run.kill()
-            kills += 1
+            killed += 1
             continue
         assert run.end() == 0, run.said
-        assert metrics(the_run(folder)) == metrics(left_alone)
-        assert are_equal(weights(the_run(folder)), weights(left_alone))
-        assert records(the_run(folder)) == records(left_alone)
+        assert metrics(the_run(folder)) == metrics(alone)
+        assert are_equal(weights(the_run(folder)), weights(alone))
+        assert records(the_run(folder)) == records(alone)
         ends += 1
+
+
+def is_a_moment(
+    run: Running, folder: Path, steps: int, rng: random.Random, *, loading: bool
+) -> bool:
+    """Wait for a moment while it loads, or after one of the steps that it has left to do; False
+    where it has ended before."""
+    done = max(steps_saved(the_run(folder)), default=0)
+    if not loading and done < steps:
+        run.wait_for(said_of(rng.randint(done + 1, steps), steps))
+    moment = time.monotonic() + rng.uniform(0, 4.0 if loading else 0.5)
+    while time.monotonic() < moment and run.process.poll() is None:
+        time.sleep(0.01)
+    return run.process.poll() is None
 
 
 @pytest.mark.slow
 def test_another_random_state_would_be_noticed(tmp_path, tiny_folder, left_alone):
     """Of each generator by itself; and where nothing is changed, nothing changes."""
-    (tmp_path / "mine").mkdir()
+    alone = left_alone(STEPS)
     perturbations = {
         "python": lambda state: random.Random(1).getstate(),
         "torch": lambda state: torch.Generator().manual_seed(1).get_state(),
         None: None,
     }
     for name, perturb in perturbations.items():
-        folder = tmp_path / str(name)
-        shutil.copytree(left_alone.parent, folder / "runs" / left_alone.parent.name)
-        run = the_run(folder)
-        for step in range(STEPS - 1, STEPS + 1):
-            shutil.rmtree(run / "checkpoints" / f"step-{step:05d}")
+        run = go_back(alone, tmp_path / str(name), STEPS - 2)
         file = run / "checkpoints" / f"step-{STEPS - 2:05d}" / "resume" / "rank-0.pt"
         if name:
             state = torch.load(file, weights_only=False)
             torch.save({**state, name: perturb(state[name])}, file)
-        resumed = start(folder, tiny_folder, "--resume", str(run))
+        resumed = start(tmp_path / str(name), tiny_folder, *repeatable(STEPS), "--resume", run)
         assert resumed.end() == 0, resumed.said
         is_same = name is None
-        assert are_equal(weights(run), weights(left_alone)) == is_same
-        assert (metrics(run) == metrics(left_alone)) == is_same
+        assert are_equal(weights(run), weights(alone)) == is_same
+        assert (metrics(run) == metrics(alone)) == is_same
+
+
+def go_back(run: Path, folder: Path, step: int) -> Path:
+    """A copy of a run, as it was when it had just saved this step."""
+    copy = folder / "runs" / run.parent.name / run.name
+    shutil.copytree(run, copy)
+    for later in range(step + 1, STEPS + 1):
+        shutil.rmtree(copy / "checkpoints" / f"step-{later:05d}")
+    return copy
 
 
 @pytest.mark.slow
-def test_two_ranks_go_on_from_one_and_keep_few_checkpoints(tmp_path, tiny_folder):
-    flags = (
-        "--exp",
-        EXPERIMENT,
-        "--model.path",
-        str(tiny_folder),
-        "--runs",
-        str(tmp_path / "runs"),
-    )
-    first = Running(tmp_path / "log", *flags, "--steps", "3", "--save-every", "1")
-    assert first.end() == 0, first.said
-    run = the_run(tmp_path)
+def test_two_ranks_go_on_from_one_and_keep_few_checkpoints(tmp_path, tiny_folder, left_alone):
+    run = go_back(left_alone(STEPS), tmp_path, 3)
     assert steps_saved(run) == [1, 2, 3]
-    more = ("--steps", "6", "--save-every", "1", "--keep-last", "2", "--resume", str(run))
-    second = Running(tmp_path / "log", *flags, *more, launch=TWO_RANKS)
+    flags = (*repeatable(STEPS), "--steps", "6", "--keep-last", "2", "--resume", run)
+    second = start(tmp_path, tiny_folder, *flags, launch=TWO_RANKS)
     assert second.end() == 0, second.said
     assert "after step 3" in second.said
-    assert "warning: steps was 3 and is 6 from here on" in second.said
+    assert f"warning: steps was {STEPS} and is 6 from here on" in second.said
     assert "warning: the checkpoint is of 1 ranks and this run has 2" in second.said
     assert [row["step"] for row in metrics(run)] == list(range(7))
     assert all(row["gap/max_abs_logprob"] < 1e-4 for row in metrics(run)[1:])
@@ -242,33 +234,6 @@ def test_two_ranks_go_on_from_one_and_keep_few_checkpoints(tmp_path, tiny_folder
     )["step"]
     assert steps_saved(run) == sorted({5, 6} | ({best} & {1, 2, 3, 4}))
     assert len(list((run / "checkpoints" / "step-00006" / "resume").glob("*.distcp"))) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("folder", "sentence"),
-    [
-        ("nowhere", "--resume nowhere is not the folder of a run: name one of runs/<experiment>/"),
-        (".", "--resume . is not the folder of a run"),
-    ],
-)
-def test_what_is_no_run_is_a_sentence(tmp_path, tiny_folder, folder, sentence):
-    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--resume", folder)
-    run = Running(tmp_path / "log", *flags, "--runs", tmp_path)
-    assert run.end() == 1
-    assert f"error: {sentence}" in run.said
-    assert "Traceback" not in run.said
-
-
-@pytest.mark.slow
-def test_another_experiments_run_is_a_sentence(tmp_path, tiny_folder):
-    made = a_run(tmp_path)
-    flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--resume", made.folder)
-    run = Running(tmp_path / "log", *flags, "--runs", tmp_path)
-    assert run.end() == 1
-    sentence = f"--resume {made.folder} is a run of mine, not of drawn_rewards: use --exp mine"
-    assert f"error: {sentence}" in run.said
-    assert "Traceback" not in run.said
 
 
 @pytest.mark.slow

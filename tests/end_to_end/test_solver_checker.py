@@ -13,7 +13,9 @@ from agentrl.config import DataConfig
 from agentrl.records import load
 from experiments import solver_checker
 from experiments.solver_checker import hasty, is_right, transcripts
-from tests.end_to_end.test_train import SHORT, read_metrics, run
+from tests.support.commands import SHORT, read_metrics, run
+from tests.support.running import metrics, start, the_run
+from tests.support.sizes import SLOW, SOAK
 
 
 class Scripted:
@@ -100,11 +102,11 @@ config = dataclasses.replace(solver_checker.config, judge=judge)
 def test_only_the_trained_agents_calls_are_trained(tmp_path, tiny_folder):
     experiment = tmp_path / "random_rewards.py"
     experiment.write_text(RANDOM_REWARDS)
-    run(
-        *("train.py", "--exp", str(experiment), "--model.path", str(tiny_folder), *SHORT),
-        *("--runs", str(tmp_path / "runs"), "--trained-agents", "solver"),
-    )
-    folder, rows = read_metrics(tmp_path / "runs")
+    flags = (*SHORT, "--trained-agents", "solver")
+    run = start(tmp_path, tiny_folder, *flags, experiment=str(experiment))
+    assert run.end() == 0, run.said
+    folder = the_run(tmp_path)
+    rows = metrics(folder)
     for row, step in zip(rows[1:], (step for step in load(folder) if step.step), strict=True):
         calls = [call for episode in step.episodes for call in episode.calls]
         assert Counter(call.agent for call in calls) == {"solver": 16, "checker": 32}
@@ -118,15 +120,41 @@ def test_only_the_trained_agents_calls_are_trained(tmp_path, tiny_folder):
         )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("agents", [("solver",), ("checker",), ("solver", "checker")])
-def test_who_is_trained_learns_and_who_is_not_does_not(tmp_path, agents):
+BRIEF = """
+import dataclasses
+from experiments import solver_checker
+
+# Half as long at school: enough to write expressions, and the habits are as strong.
+solver_checker.RECIPE = dataclasses.replace(solver_checker.RECIPE, steps=140, transcripts=7000)
+config = dataclasses.replace(
+    solver_checker.config,
+    steps=6,
+    eval=dataclasses.replace(solver_checker.config.eval, every=6, num_tasks=100),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("agents", "seed", "steps"),
+    [
+        pytest.param(("checker",), 0, 6, id="the checker, briefly", marks=SLOW),
+        pytest.param(("checker",), 0, 10, id="the checker", marks=SOAK),
+        pytest.param(("checker",), 1, 10, id="the checker, a second seed", marks=SOAK),
+        pytest.param(("checker",), 2, 10, id="the checker, a third seed", marks=SOAK),
+        pytest.param(("solver",), 0, 10, id="the solver", marks=SOAK),
+        pytest.param(("solver", "checker"), 0, 10, id="both", marks=SOAK),
+    ],
+)
+def test_who_is_trained_learns_and_who_is_not_does_not(tmp_path, agents, seed, steps):
+    (tmp_path / "brief.py").write_text(BRIEF)
+    experiment = str(tmp_path / "brief.py") if steps == 6 else "solver_checker"
     # Repeatable, so that these are always the same curves, and not now and then an unlucky one.
+    flags = ("--deterministic", "--seed", str(seed), "--steps", str(steps))
     run(
-        *("train.py", "--exp", "solver_checker", "--steps", "10", "--runs", str(tmp_path)),
-        *("--deterministic", "--trained-agents", *agents),
+        *("train.py", "--exp", experiment, "--runs", str(tmp_path / "runs"), *flags),
+        *("--trained-agents", *agents),
     )
-    _, rows = read_metrics(tmp_path)
+    _, rows = read_metrics(tmp_path / "runs")
     rise = {
         "solver": rows[-1]["eval/reward/solver"] - rows[0]["eval/reward/solver"],
         "checker": rows[-1]["eval/checker/given"] - rows[0]["eval/checker/given"],

@@ -1,10 +1,7 @@
 """Whole runs, as a person starts them: a process, a run's folder, real vLLM."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -15,13 +12,10 @@ from transformers import AutoModelForCausalLM
 from agentrl.records import load, open_run
 from agentrl.runs.progress import Display
 from agentrl.types import Call, Episode, Group
+from tests.support.commands import RANDOM_REWARDS, ROOT, SHORT, read_metrics, run
+from tests.support.gsm8k_rows import gsm8k_rows
 from train import check_trained_agents
 
-ROOT = Path(__file__).parents[2]
-SHORT = (
-    *("--steps", "2", "--tasks-per-step", "4", "--group-size", "4"),
-    *("--eval.num-tasks", "8", "--eval.every", "2"),
-)
 EVERY_STEP = {
     *("reward/mean", "habit/no_print", "habit/impatient", "loss", "grad_norm"),
     *("episodes/ok", "episodes/truncated", "episodes/error", "episodes/timeout"),
@@ -29,19 +23,6 @@ EVERY_STEP = {
     *("gap/mean_abs_prob", "gap/max_abs_logprob", "gap/probe"),
     *("time/rollout_seconds", "time/train_seconds", "time/sync_seconds", "time/step_seconds"),
 }
-
-
-RANDOM_REWARDS = """
-    import dataclasses, random
-    from experiments import gsm8k, gsm8k_offline
-
-    async def judge(task, response, episode):
-        verdict = await gsm8k.judge(task, response, episode)
-        return dataclasses.replace(verdict, reward=random.random())
-
-    config = dataclasses.replace(gsm8k_offline.config, judge=judge)
-"""
-"""So that a model which solves nothing yet has something to learn from."""
 
 
 def called_by(*agents: str) -> Group:
@@ -68,19 +49,6 @@ def test_agents_that_make_no_call_are_said(capsys):
         SystemExit, match="error: trained_agents names cheker, slover, but .*Choose"
     ):
         check_trained_agents(groups, ("slover", "cheker"), Display())
-
-
-def run(*command: str, expect: int = 0) -> str:
-    result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900
-    )
-    assert result.returncode == expect, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def read_metrics(runs: Path) -> tuple[Path, list[dict]]:
-    (folder,) = runs.glob("*/*")
-    return folder, [json.loads(line) for line in (folder / "metrics.jsonl").open()]
 
 
 def check_records(folder: Path, rows: list[dict]) -> None:
@@ -181,45 +149,21 @@ def test_the_agent_of_the_readme(tmp_path, tiny_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("GSM8K" not in os.environ, reason="GSM8K names no folder with the real rows")
-def test_two_steps_on_the_real_rows(tmp_path, tiny_folder):
+def test_two_steps_on_real_rows(tmp_path, tiny_folder):
     run(
         *("-m", "accelerate.commands.launch", "--num_processes", "1", "train.py", "--exp", "gsm8k"),
-        *("--data.path", os.environ["GSM8K"], "--model.path", str(tiny_folder)),
+        *("--data.path", str(gsm8k_rows(tmp_path)), "--model.path", str(tiny_folder)),
         *(
             "--model.max-model-len",
             "1024",
             "--sampling.max-tokens",
             "64",
             "--runs",
-            str(tmp_path),
+            str(tmp_path / "runs"),
             *SHORT,
         ),
     )
-    _, rows = read_metrics(tmp_path)
+    _, rows = read_metrics(tmp_path / "runs")
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert all(0 < row["gap/max_abs_logprob"] < 1e-4 for row in rows[1:])
     assert sum(row["episodes/ok"] + row["episodes/truncated"] for row in rows[1:]) == 32
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        ("--exp gsm8k --data.path nowhere", "error: there is no nowhere/train.jsonl: --data.path"),
-        (
-            "--exp gsm8k_offline --model.path ./nowhere",
-            "error: ./nowhere is neither a transformers",
-        ),
-        ("--exp gsm8k_offline --workflow nowhere:f", "cannot import nowhere"),
-        ("--exp gsm8k_offline --tasks-per-step 5000", "there are only 4000 train tasks"),
-    ],
-)
-def test_what_cannot_work_is_a_sentence(flags, sentence):
-    result = subprocess.run(
-        [sys.executable, "train.py", *flags.split()], cwd=ROOT, capture_output=True, text=True
-    )
-    said = result.stdout + result.stderr
-    assert result.returncode != 0
-    assert sentence in " ".join(said.replace("│", " ").split())
-    assert "Traceback" not in said

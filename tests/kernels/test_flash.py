@@ -13,9 +13,7 @@ from kernels.tree.plan import plan
 from kernels.tree_attention import flash, reference
 from kernels.tree_attention.flash import flash_attention
 from kernels.tree_attention.reference import spelled_out
-from tests.kernels.test_plan import random_tree
-from tests.kernels.test_tree import random_sequences
-from tests.kernels.test_tree_attention import inputs, largest_error, with_gradients
+from tests.support.trees import inputs, largest_error, random_sequences, random_tree, with_gradients
 
 
 def one_by_one(

@@ -3,15 +3,9 @@
 import numpy as np
 import pytest
 
-from kernels.tree import TokenTree, build_tree
+from kernels.tree import TokenTree
 from kernels.tree.plan import plan
-
-
-def random_tree(seed: int, sequences: int = 12, length: int = 40) -> TokenTree:
-    """A forest of few token ids: several roots, forks at every depth, single tokens."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, length, rng.integers(1, sequences))
-    return build_tree([rng.integers(0, 3, n).tolist() for n in lengths])
+from tests.support.trees import random_tree
 
 
 def mask_of(tree: TokenTree) -> np.ndarray:

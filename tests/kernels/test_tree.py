@@ -2,12 +2,7 @@ import numpy as np
 import pytest
 
 from kernels.tree import build_tree, count_distinct_prefixes, cut
-
-
-def random_sequences(seed: int) -> list[list[int]]:
-    """Few token ids, so that prefixes collide at every depth; duplicates and prefixes occur."""
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 3, rng.integers(1, 12)).tolist() for _ in range(rng.integers(1, 12))]
+from tests.support.trees import random_sequences
 
 
 def distinct_prefixes(sequences) -> int:

@@ -9,7 +9,7 @@ import kernels.tree_attention as attention
 from kernels.tree import build_tree
 from kernels.tree.plan import plan
 from kernels.tree_attention import choose, reference, segments, tree_attention
-from tests.kernels.test_plan import random_tree
+from tests.support.trees import inputs, largest_error, random_tree, with_gradients
 
 SHAPES = {
     "one token": [[1]],
@@ -21,23 +21,6 @@ SHAPES = {
     "long episodes": [[0] * 20 + [i] * 350 for i in range(1, 5)],
     "forks of forks": [[0] * 50 + [i] * 50 + [j] * 60 for i in range(3) for j in range(3)],
 }
-
-
-def inputs(tokens: int, heads: int, kv_heads: int, dim: int, dtype=torch.float64):
-    torch.manual_seed(0)
-    shapes = [(tokens, heads, dim), (tokens, kv_heads, dim), (tokens, kv_heads, dim)]
-    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
-
-
-def with_gradients(attend, q, k, v, plan, scale=0.3):
-    out = attend(q, k, v, plan, scale)
-    torch.manual_seed(1)
-    seen = torch.randn_like(out)
-    return [out, *torch.autograd.grad(out, (q, k, v), seen)]
-
-
-def largest_error(mine, truth) -> float:
-    return max((a.double() - b).abs().max().item() for a, b in zip(mine, truth, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(10))

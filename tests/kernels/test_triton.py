@@ -19,7 +19,7 @@ from kernels.tree.plan import TreePlan, plan
 from kernels.tree_attention import kernel, reference
 from kernels.tree_attention.kernel import Launch, Launches, triton_attention
 from kernels.tree_attention.reference import spelled_out
-from tests.kernels.test_plan import random_tree
+from tests.support.trees import random_tree
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter's products of bf16 are wrong.
@@ -175,7 +175,7 @@ def test_a_mixed_tile_taken_for_full_would_be_noticed(field, other, expected):
 
 
 def test_views_of_any_strides():
-    tree = random_tree(3)
+    tree = random_tree(3, sequences=6, length=20)
     attend = partial(triton_attention, plan=plan(tree, DEVICE), scale=0.25, launches=MEDIUM)
     q, k, v, grad = (x.contiguous() for x in inputs(len(tree), 2, 2, 16))
     plain = with_gradients(attend, [q, k, v, grad])

@@ -1,4 +1,4 @@
-"""One rank and two, as the launcher starts them: the same cases, compared from their files."""
+"""One rank, and two as the launcher starts them: the same cases, compared from their files."""
 
 import os
 import subprocess
@@ -15,17 +15,18 @@ ROOT = Path(__file__).parents[2]
 def results(tmp_path_factory) -> dict[tuple[int, int], dict]:
     """What each rank of a launch of two, and of one, found; by rank and number of ranks."""
     out = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes"]
-    for how in (["2", "--use_fsdp", "--fsdp_version", "2"], ["1"]):
+    launch = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
+    # One needs no launcher.
+    for launcher in ([*launch, "--num_processes", "2"], []):
         worker = ["-m", "tests.support.ranks_worker", str(out)]
         run = subprocess.run(
-            [*launch, *how, *worker],
+            [sys.executable, *launcher, *worker],
             cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=300,
             # Should a library crash, it says where.
-            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1"},
         )
         assert run.returncode == 0, run.stderr[-10000:]
     return {

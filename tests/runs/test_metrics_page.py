@@ -1,8 +1,6 @@
 """docs/metrics.md describes what is logged, all of it, and nothing else."""
 
 import ast
-import re
-from pathlib import Path
 
 import torch
 
@@ -14,21 +12,8 @@ from agentrl.learning.ranks import Ranks
 from agentrl.runs.metrics import Clock, episode_metrics, token_metrics
 from agentrl.runs.tally import Tally
 from agentrl.signals import Signals
+from tests.support.metrics_page import LINE, ROOT, described, page
 from tests.support.terms import make_terms
-
-ROOT = Path(__file__).parents[2]
-LINE = re.compile(r"\| `(\S+)` \| (.+) \| (.+) \|")
-
-
-def page() -> dict[str, set[str]]:
-    """The metrics of each table, by its title."""
-    tables = (ROOT / "docs" / "metrics.md").read_text().split("\n## ")[1:]
-    return {text.partition("\n")[0]: {m[1] for m in LINE.finditer(text)} for text in tables}
-
-
-def described() -> set[str]:
-    """Every metric that the page knows, an agent's name being AGENT."""
-    return set().union(*page().values()) | {f"eval/{name}" for name in page()["Episodes"]}
 
 
 def named_in_training() -> set[str]:

@@ -15,6 +15,7 @@ from agentrl.runs import memory, preflight
 from agentrl.runs.memory import Shape
 from agentrl.types import Call, Episode, Group
 from agentrl.runs.progress import Display
+from tests.support.sizes import some_of
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(parameters=1000, layers=2, width=8, inner=24, query=8, key=4, vocabulary=50)
@@ -93,6 +94,7 @@ def test_a_length_that_is_not_given_is_the_models(tiny_folder, tmp_path, capsys)
     assert load_experiment("gsm8k").model.max_model_len is None
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_what_a_step_takes():
     taken = measure("--hidden", "128", "--layers", "4", "--tokens", "1024")
     assert 1 / preflight.TOLERANCE < taken["ratio"] < preflight.TOLERANCE
@@ -100,16 +102,18 @@ def test_the_estimate_is_near_what_a_step_takes():
     assert taken["state"] < 0.3 * taken["measured"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
-    [
-        "--hidden 256 --layers 4 --tokens 2048",
-        "--hidden 256 --layers 4 --tokens 8192",
-        "--hidden 256 --layers 4 --tokens 8192 --recompute full",
-        "--hidden 256 --layers 4 --tokens 8192 --recompute selective",
-        "--hidden 512 --layers 8 --tokens 2048",
-    ],
+    some_of(
+        [
+            ("--hidden 256 --layers 4 --tokens 2048",),
+            ("--hidden 256 --layers 4 --tokens 8192",),
+            ("--hidden 256 --layers 4 --tokens 8192 --recompute full",),
+            ("--hidden 256 --layers 4 --tokens 8192 --recompute selective",),
+            ("--hidden 512 --layers 8 --tokens 2048",),
+        ],
+        in_slow=["--hidden 256 --layers 4 --tokens 2048"],
+    ),
 )
 def test_the_estimate_at_other_sizes(flags):
     taken = measure(*flags.split())

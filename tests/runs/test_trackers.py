@@ -16,8 +16,9 @@ from agentrl.records import load
 from agentrl.runs.run import Run
 from agentrl.runs.trackers import Trackers, numbers
 from tests.support import tracked
+from tests.support.metrics_page import described
 from tests.support.running import EXPERIMENT, Running, metrics
-from tests.runs.test_metrics_page import described
+from tests.support.metrics_page import described
 
 ALL = ("tensorboard", "wandb", "swanlab")
 READERS = {name: getattr(tracked, name) for name in ALL}

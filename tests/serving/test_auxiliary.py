@@ -45,17 +45,23 @@ def collect(config, serving):
     )
 
 
-def test_an_engine_of_its_own(tiny_folder):
-    """A second real vLLM in this process: drawn from as the agent asks, recorded nowhere."""
+@pytest.fixture(scope="module")
+def judged(tiny_folder):
+    """What serves two real vLLMs of this process, the policy's and a judge's, and its settings."""
     judge = AuxiliaryModel(model=str(tiny_folder), max_model_len=256)
     config = make_config(auxiliary_models={"judge": judge})
     serving = rollout.serve(config, tiny_folder)
-    try:
-        groups = collect(config, serving)
-        _, auxiliary = serving.open(step=0, task_id="t", episode=0)
-        greedy = {asyncio.run(ask(auxiliary["judge"], temperature=0.0)) for _ in range(3)}
-    finally:
-        serving.close()
+    yield config, serving
+    serving.close()
+
+
+@pytest.mark.slow
+def test_an_engine_of_its_own(judged):
+    """A second real vLLM in this process: drawn from as the agent asks, recorded nowhere."""
+    config, serving = judged
+    groups = collect(config, serving)
+    door, auxiliary = serving.open(step=0, task_id="t", episode=0)
+    greedy = {asyncio.run(ask(auxiliary["judge"], temperature=0.0)) for _ in range(3)}
     episodes = [episode for group in groups for episode in group.episodes]
     assert [episode.status for episode in episodes] == ["truncated"] * 4
     assert [[call.agent for call in episode.calls] for episode in episodes] == [["agent"]] * 4
@@ -63,13 +69,13 @@ def test_an_engine_of_its_own(tiny_folder):
     assert len(greedy) == 1
     # Its doors died with their episodes.
     assert len(serving.endpoint.seats) == 2
+    door.close()
 
 
 @pytest.mark.slow
-def test_engines_of_one_process_take_turns(tiny_folder):
+def test_engines_of_one_process_take_turns(judged):
     """vLLM keeps its running forward pass in globals: two at once draw nonsense or die."""
-    judge = AuxiliaryModel(model=str(tiny_folder), max_model_len=256)
-    serving = rollout.serve(make_config(auxiliary_models={"judge": judge}), tiny_folder)
+    _, serving = judged
     engines = [serving.engine, serving._auxiliary["judge"].engine]
     inside, turns, overlaps = [], [], []
 
@@ -87,21 +93,18 @@ def test_engines_of_one_process_take_turns(tiny_folder):
 
         engine._llm.step = watched
 
-    try:
-        for engine in engines:
-            watch(engine)
-        sampling = Sampling(temperature=1.0, max_tokens=40, seed=0)
-        futures = [engine.submit([20, 7, i], sampling) for engine in engines for i in range(4)]
-        together = [future.result().ids for future in futures]
-        alone = [
-            engine.submit([20, 7, i], sampling).result().ids for engine in engines for i in range(4)
-        ]
-        # The end of one leaves the other as it was.
-        engines[1].close()
-        after = [engines[0].submit([20, 7, i], sampling).result().ids for i in range(4)]
-        assert after == alone[:4]
-    finally:
-        engines[0].close()
+    for engine in engines:
+        watch(engine)
+    sampling = Sampling(temperature=1.0, max_tokens=40, seed=0)
+    futures = [engine.submit([20, 7, i], sampling) for engine in engines for i in range(4)]
+    together = [future.result().ids for future in futures]
+    alone = [
+        engine.submit([20, 7, i], sampling).result().ids for engine in engines for i in range(4)
+    ]
+    # The end of one leaves the other as it was.
+    engines[1].close()
+    after = [engines[0].submit([20, 7, i], sampling).result().ids for i in range(4)]
+    assert after == alone[:4]
     assert together == alone
     assert not any(overlaps)
     # Neither waits for the other to finish.

@@ -13,7 +13,7 @@ import agentrl.serving.engine as engine_module
 from agentrl.agents.tools import PythonTool
 from agentrl.serving.engine import SWITCH_SECONDS
 from agentrl.serving.sampling import Sampling
-from tests.agents.test_containment import by_place, collect
+from tests.support.collecting import by_episode, collect
 from tests.support.faults import ask
 
 GROUP = 8
@@ -64,6 +64,7 @@ def test_a_turn_computes_what_the_conversation_gained(engine, computed):
     assert computed == [200, 300 - 192, 400 - 288]
 
 
+@pytest.mark.slow
 def test_adding_and_aborting_do_not_grow_with_what_waits(engine, monkeypatch):
     llm, adds, aborts = engine._llm, [], []
     real_add, real_abort = llm.add_request, llm.abort_request
@@ -120,7 +121,7 @@ def test_the_stepper_waits_for_no_episode(serving):
 
     collect(serving, {}, 2, GROUP // 2)
     groups = collect(serving, {}, GROUP, 2, workflow=solve, judge=None)
-    seconds = {place: episode.seconds for place, episode in by_place(groups).items()}
+    seconds = {place: episode.seconds for place, episode in by_episode(groups).items()}
     assert min(seconds["0", index] for index in (0, 1)) > 3
     assert max(s for place, s in seconds.items() if place[0] != "0") < 3
 
@@ -151,7 +152,7 @@ def test_a_thread_that_is_busy_in_python_does_not_stop_the_engine(engine):
 @pytest.mark.slow
 def test_busy_tools_leave_the_engine_its_cores(engine):
     """At most half of its speed is lost to eight workers that calculate all the time."""
-    prompts, tool = [[20 + i] for i in range(32)], PythonTool(seconds=10.0, workers=8)
+    prompts, tool = [[20 + i] for i in range(32)], PythonTool(seconds=6.0, workers=8)
     draw(engine, prompts, 64)
     alone = min(draw(engine, prompts, 64) for _ in range(3))
     threads = [threading.Thread(target=tool.run, args=("while True: pass",)) for _ in range(8)]

@@ -35,10 +35,9 @@ from tests.support.families import (
     tokenizer,
     write,
 )
+from tests.support.sizes import sizes
 from tests.support.spy import headers, make_serving
 
-CONVERSATIONS = {"some": 30, "many": 350}
-"""Of each family."""
 WORDS = ["yes", "no", "five", "naïve", "日本", "🙂🎉", "e\u0301", "\n", "\n\n", " \n", ".\n", "  "]
 WORDS += ["<b>", "</", '"quoted"', "{", "\\n", "user", "assistant", "\u200d", "123", "\t"]
 
@@ -302,16 +301,17 @@ def rolling_hashes(ids: list[int]) -> list[int]:
     return list(accumulate(ids, lambda before, token: hash((before, token)), initial=0))[1:]
 
 
-@pytest.mark.parametrize("how_many", ["some", pytest.param("many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how_many", [30, *sizes(100, soak=1000)])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_random_conversations(family, how_many):
+    """Of each family, so many."""
     serving, engine = make_serving(family)
-    rng, conversations = random.Random(f"{family.name}, {how_many}"), CONVERSATIONS[how_many]
+    rng = random.Random(f"{family.name}, {how_many}")
     shared, causes = 0, Counter()
 
     async def run():
         nonlocal shared
-        for number in range(conversations):
+        for number in range(how_many):
             engine.log.clear()
             agent = Agent(family, rng, serving, engine, number)
             await agent.live()
@@ -339,9 +339,9 @@ def test_random_conversations(family, how_many):
             causes.update(fork.kind for fork in found.values())
 
     asyncio.run(run())
-    assert shared / conversations > 1.5
+    assert shared / how_many > 1.5
     assert causes["sampled again"] > causes["edited history"]
-    if how_many == "many":
+    if how_many >= 100:
         assert causes.keys() >= {"edited history", "new conversation", "another agent"}
 
 
@@ -378,6 +378,5 @@ continues = Chat._continue
 @pytest.mark.parametrize("wrong", [tokenised_again, with_less_space])
 def test_the_controls_are_caught(monkeypatch, wrong):
     monkeypatch.setattr(Chat, "_continue", wrong)
-    monkeypatch.setitem(CONVERSATIONS, "some", 20)
     with pytest.raises(AssertionError):
-        test_random_conversations(QWEN25, "some")
+        test_random_conversations(QWEN25, 20)

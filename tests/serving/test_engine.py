@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from torch._inductor import metrics
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agentrl.config import EngineConfig
@@ -80,6 +81,17 @@ def test_a_stale_head_is_caught_by_the_probe(engine, policy, monkeypatch):
     monkeypatch.setattr("agentrl.serving.vllm_args._refresh_head", lambda model: None)
     perturb(policy)
     assert probe_gap(policy, engine.probe, engine.sync(policy.weights())) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_on_a_cpu(engine):
+    """It would take half a minute on a new machine, at the first push."""
+    engine.score(engine.probe)
+    assert metrics.generated_kernel_count == 0
+    # The control: it counts what is.
+    torch.compile(lambda x: x + 1)(torch.zeros(3))
+    assert metrics.generated_kernel_count > 0
+    metrics.reset()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 import textwrap
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,20 +18,28 @@ from agentrl.agents.judges import boxed_equals
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
 from agentrl.callables import load_callable
 from agentrl.cli import load_experiment
+from agentrl.records import load
 from experiments import gsm8k_subprocess
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM
-from tests.end_to_end.test_train import RANDOM_REWARDS, SHORT, read_metrics, run
+from tests.support.commands import RANDOM_REWARDS
+from tests.support.running import metrics, start, the_run
+from tests.support.sizes import SLOW, SOAK
 
-LIBRARIES = ["openai_sdk", "raw_http", "langchain_agent", "agentscope_agent"]
-PROGRAMS = ["node", "shell"]
-WAYS = [f"experiments.gsm8k.{name}:solve" for name in LIBRARIES] + [
-    pytest.param(
-        f"experiments.gsm8k_subprocess:{name}",
-        marks=pytest.mark.skipif(
-            not all(map(shutil.which, needed)), reason=f"needs {' and '.join(needed)}"
-        ),
-    )
-    for name, needed in zip(PROGRAMS, [["node"], ["curl", "jq"]])
+NEEDED = {
+    **{
+        f"experiments.gsm8k.{name}:solve": ()
+        for name in ("openai_sdk", "raw_http", "langchain_agent", "agentscope_agent")
+    },
+    "experiments.gsm8k_subprocess:node": ("node",),
+    "experiments.gsm8k_subprocess:shell": ("curl", "jq"),
+}
+"""The programs that each way takes, beside Python."""
+MISSING = {
+    way: [name for name in needed if not shutil.which(name)] for way, needed in NEEDED.items()
+}
+WAYS = [
+    pytest.param(way, marks=pytest.mark.skipif(bool(missing), reason=f"needs {missing}"))
+    for way, missing in MISSING.items()
 ]
 TASK = {"id": "t", "question": 'What is "3 + 4"?\nIt\'s $x.', "answer": "#### 7"}
 
@@ -274,19 +283,57 @@ def test_a_program_that_fails_says_why(model):
         asyncio.run(gsm8k_subprocess.run(*command, question="", model=model))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_two_steps(way, tmp_path, tiny_folder):
-    experiment = tmp_path / "random_rewards.py"
-    experiment.write_text(textwrap.dedent(RANDOM_REWARDS))
-    run(
-        *("train.py", "--exp", str(experiment), "--model.path", str(tiny_folder)),
-        *("--workflow", way, "--concurrent-episodes", "16"),
-        *("--runs", str(tmp_path / "runs"), "--sampling.max-tokens", "24", *SHORT),
+EACH_ITS_WAY = (
+    RANDOM_REWARDS
+    + """
+    from agentrl.config import load_callable
+
+    solvers = {way: load_callable(way) for way in WAYS}
+
+    async def solve(task, model):
+        return await solvers[task["id"].partition(" ")[2]](task, model)
+
+    def tasks(data):
+        train, held_out = (
+            [{**task, "id": f"{i} {WAYS[i % len(WAYS)]}"} for i, task in enumerate(side)]
+            for side in gsm8k_offline.tasks(data)
+        )
+        # Every step takes all of them.
+        return train[:6], held_out
+
+    config = dataclasses.replace(config, workflow=solve, tasks=tasks, tasks_per_step=6)
+"""
+)
+
+
+@pytest.mark.skipif(any(MISSING.values()), reason=f"needs {MISSING}")
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param([*NEEDED], id="all in one run", marks=SLOW),
+        *(pytest.param([way], id=way, marks=SOAK) for way in NEEDED),
+    ],
+)
+def test_two_steps(ways, tmp_path, tiny_folder):
+    experiment = tmp_path / "each_its_way.py"
+    experiment.write_text(f"WAYS = {ways!r}\n" + textwrap.dedent(EACH_ITS_WAY))
+    run = start(
+        *(tmp_path, tiny_folder),
+        *("--steps", "2", "--group-size", "4", "--concurrent-episodes", "16"),
+        *("--eval.num-tasks", "8", "--eval.every", "2", "--sampling.max-tokens", "24"),
+        experiment=str(experiment),
     )
-    _, rows = read_metrics(tmp_path / "runs")
+    assert run.end() == 0, run.said
+    folder = the_run(tmp_path)
+    rows = metrics(folder)
     assert [row["step"] for row in rows] == [0, 1, 2]
-    assert sum(row["episodes/ok"] + row["episodes/truncated"] for row in rows[1:]) == 32
     for row in rows[1:]:
         assert row["grad_norm"] > 0.01
         assert 0 < row["gap/max_abs_logprob"] < 1e-4
+    well = Counter(
+        episode.row.task_id.partition(" ")[2]
+        for step in load(folder)
+        for episode in step.episodes
+        if episode.row.status in ("ok", "truncated")
+    )
+    assert well == dict.fromkeys(ways, 2 * 24 // len(ways))

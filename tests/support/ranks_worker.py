@@ -21,7 +21,7 @@ from agentrl.learning.packing import deal, pack
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import RankLost, Ranks
 from agentrl.signals import Interrupted, Signals
-from tests.learning.test_gradient import SIZES, TEMPERATURE, conversations, loss_sum
+from tests.support.small_samples import SIZES, TEMPERATURE, conversations, loss_sum
 
 
 def language_model(family: str) -> torch.nn.Module:

@@ -8,14 +8,18 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import psutil
 import torch
 from safetensors.torch import load_file
 
+from tests.support.warm import WarmProcess
+
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(Path(__file__).with_name("drawn_rewards.py"))
+STEPS = 8
+"""Of a run that others are compared with."""
 TWO_RANKS = ("--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
 
 
@@ -34,27 +38,28 @@ class Running:
         launch: tuple[str, ...] | None = None,
         within: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
-        **options: Any,
+        afresh: bool = False,
     ):
         """launch: flags of ``accelerate launch``; without, train.py is started by itself.
-        within: a command that runs the rest."""
-        launcher = [] if launch is None else ["-m", "accelerate.commands.launch", *launch]
+        within: a command that runs the rest. afresh: as a person starts it, from nothing, and not
+        from what other runs have imported already; the others always are."""
         self._log, self._mark = log, uuid.uuid4().hex
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [*within, sys.executable, *launcher, "train.py", *map(str, flags)],
-                cwd=ROOT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "MARK": self._mark,
-                    **(environment or {}),
-                },
-                start_new_session=True,
-                **options,
-            )
+        environment = {"OMP_NUM_THREADS": "1", "MARK": self._mark, **(environment or {})}
+        if afresh or launch is not None or within:
+            launcher = [] if launch is None else ["-m", "accelerate.commands.launch", *launch]
+            command = [*within, sys.executable, *launcher, "train.py", *map(str, flags)]
+            with log.open("w") as file:
+                self.process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    start_new_session=True,
+                )
+        else:
+            log.touch()
+            self.process = WarmProcess([*map(str, flags)], log, {**os.environ, **environment})
         self._sessions = {self.process.pid}
         self.started.append(self)
 
@@ -124,6 +129,30 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except psutil.Error:
         return {}
+
+
+def start(folder: Path, model: Path, *flags: str | Path, experiment: str = EXPERIMENT, **options):
+    """A run of the experiment, whose runs and output are in this folder."""
+    folder.mkdir(exist_ok=True)
+    run = ("--exp", experiment, "--model.path", model, "--runs", folder / "runs")
+    return Running(folder / "log", *run, *flags, **options)
+
+
+def the_run(folder: Path) -> Path:
+    """The folder of the one run that was started there."""
+    (run,) = folder.glob("runs/*/*")
+    return run
+
+
+def repeatable(steps: int) -> tuple[str, ...]:
+    """Flags of a run that does the same to the bit every time, and can go on from any step."""
+    half = str(steps // 2)
+    return ("--steps", str(steps), "--save-every", "1", "--eval.every", half, "--deterministic")
+
+
+def said_of(step: int, steps: int) -> str:
+    """How the line begins that a run prints after a step."""
+    return f"step {step:>{len(str(steps))}}/{steps}"
 
 
 def metrics(run: Path) -> list[dict]:

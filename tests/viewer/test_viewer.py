@@ -21,9 +21,10 @@ from agentrl.viewer.export import export
 from agentrl.viewer.page import files as page_files
 from tests.support import chromium
 from tests.support.made_runs import HABIT, Maker, make_run
+from tests.support.sizes import sizes
 
 NEEDS_CHROMIUM = pytest.mark.skipif(
-    chromium.find() is None, reason="there is no Chromium here: `make chromium` installs it"
+    chromium.find() is None, reason="there is no Chromium here: `make tools` installs it"
 )
 
 
@@ -745,14 +746,15 @@ def test_an_export_works_without_a_server(page, runs, tmp_path):
     assert set(asked) <= {"file", "data", "blob"}
 
 
-@in_chromium
-def test_a_hundred_thousand_tokens_are_a_few_elements(page, tmp_path):
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("num_tokens", sizes(5_000, soak=100_000))
+def test_many_tokens_are_a_few_elements(page, tmp_path, num_tokens):
     """How long a frame takes is bench/viewer.py's; here, that it has little to do."""
     maker = make_run(tmp_path / "apples" / "long", recorded=0)
-    maker.record(1, [maker.long_episode(100_000)])
+    maker.record(1, [maker.long_episode(num_tokens)])
     run = open_run(maker.folder)
     (row,) = run.episodes(step=1)
-    assert row.num_tokens == 100_000
+    assert row.num_tokens == num_tokens
     with chromium.served([run]) as address:
         page.goto(address + link(row))
         page.locator(".tile pre").first.wait_for()

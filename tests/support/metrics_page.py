@@ -1,0 +1,18 @@
+"""What docs/metrics.md describes."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LINE = re.compile(r"\| `(\S+)` \| (.+) \| (.+) \|")
+
+
+def page() -> dict[str, set[str]]:
+    """The metrics of each table, by its title."""
+    tables = (ROOT / "docs" / "metrics.md").read_text().split("\n## ")[1:]
+    return {text.partition("\n")[0]: {m[1] for m in LINE.finditer(text)} for text in tables}
+
+
+def described() -> set[str]:
+    """Every metric that the page knows, an agent's name being AGENT."""
+    return set().union(*page().values()) | {f"eval/{name}" for name in page()["Episodes"]}
