@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: Config, folder: str | Path):
-    """Start vLLM on a model folder, and the doors in front of it and of the auxiliary models."""
+    """Start vLLM on a model folder, and the server in front of it and of the auxiliary models."""
     # Slow to import, and not needed for --help.
     from agentrl.serving.client import Serving
     from agentrl.serving.server import Server
@@ -60,8 +60,8 @@ def serve(config: Config, folder: str | Path):
     model = config.model
     policy = _serve_model(config, "policy", folder, model, config.engine)
     auxiliary = {name: _auxiliary(config, name, m) for name, m in config.auxiliary_models.items()}
-    endpoint = Server(host=config.server.host, port=config.server.port)
-    serving = Serving(endpoint, policy, auxiliary, seed=config.seed)
+    server = Server(host=config.server.host, port=config.server.port)
+    serving = Serving(server, policy, auxiliary, seed=config.seed)
     # However the process ends, vLLM is shut down first.
     atexit.register(serving.close)
     # What is loaded now stays: looking through it for garbage would halt all episodes for 0.3 s.
@@ -82,7 +82,7 @@ def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
 def _serve_model(config: Config, name: str, folder: str | Path, model, engine_config: EngineConfig):
     from transformers import AutoTokenizer
 
-    from agentrl.serving.chat_template import Chat
+    from agentrl.serving.chat_template import ChatTemplate
     from agentrl.serving.engine import Engine
     from agentrl.serving.handler import Handler
     from agentrl.serving.output_parser import OutputParser
@@ -97,10 +97,12 @@ def _serve_model(config: Config, name: str, folder: str | Path, model, engine_co
         lockstep=config.deterministic,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
     return Handler(
         name,
         engine,
-        Chat(tokenizer, OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)),
+        ChatTemplate(tokenizer, output_parser.reasoning_end),
+        output_parser,
         temperature=config.sampling.temperature,
         max_tokens=config.sampling.max_tokens,
         max_model_len=model.max_model_len,
@@ -230,7 +232,7 @@ def run_groups(
 
 @dataclass(frozen=True)
 class _Running:
-    """An episode's door, its thread, and when that is given up."""
+    """An episode's client, its thread, and when that is given up."""
 
     model: Any
     thread: EndableThread
@@ -250,7 +252,7 @@ class _Episodes:
     ):
         self.episodes: dict[EpisodeKey, Episode] = {}
         self._tasks, self._config, self._serving = tasks, config, serving
-        self._open_door = open_client
+        self._open_client = open_client
         self._todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
         self._total = len(self._todo)
         self._running: dict[EpisodeKey, _Running] = {}
@@ -267,11 +269,12 @@ class _Episodes:
         """Start as many as may run at once."""
         free = min(len(self._todo), self._config.concurrent_episodes - len(self._running))
         places = [self._todo.popleft() for _ in range(free)]
-        # All doors before the first thread: in lockstep, the engine waits for all of them.
-        doors = [
-            self._open_door(task_id=self._tasks[row]["id"], episode=index) for row, index in places
+        # All clients before the first thread: in lockstep, the engine waits for all of them.
+        clients = [
+            self._open_client(task_id=self._tasks[row]["id"], episode=index)
+            for row, index in places
         ]
-        for place, (model, auxiliary_models) in zip(places, doors, strict=True):
+        for place, (model, auxiliary_models) in zip(places, clients, strict=True):
             thread = EndableThread(partial(self._run, place, model, auxiliary_models))
             deadline = time.monotonic() + self._config.episode_seconds + GRACE_SECONDS
             self._running[place] = _Running(model, thread, deadline)
@@ -301,7 +304,7 @@ class _Episodes:
         )
 
     def close(self) -> None:
-        """Close the doors of what still runs."""
+        """Close the clients of what still runs."""
         for one in self._running.values():
             one.model.close()
             self._clients_to_release.append(one.model)
@@ -411,9 +414,9 @@ def _do(
     if flags.chat:
         from agentrl.debug.chat import talk
 
-        door, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
+        model, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
         setting = getattr(experiment_module(flags.exp), "talk", ChatSetting())
-        talk(door, setting, display, serving.engine.raise_if_stopped)
+        talk(model, setting, display, serving.engine.raise_if_stopped)
     elif flags.debug:
         from agentrl.debug.episodes import debug
 

@@ -8,8 +8,10 @@ Names end in an axis (``rewards_G``) only where they are ragged Python lists. ``
 log-probability OF token t, given everything before it.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 Task = dict[str, Any]
@@ -17,6 +19,46 @@ Task = dict[str, Any]
 
 Message = dict[str, Any]
 """A chat message in OpenAI's form."""
+
+
+def message_key(message: Message) -> tuple:
+    """The identity of a message: role, text and tool calls by value; not ids or formatting.
+
+    >>> a = {"role": "tool", "content": "3", "tool_call_id": "x"}
+    >>> message_key(a) == message_key({"role": "tool", "content": "3", "tool_call_id": "y"})
+    True
+    """
+    calls = tuple(
+        (call["function"]["name"], _canonical_arguments(call["function"]["arguments"]))
+        for call in message.get("tool_calls") or ()
+    )
+    if message["role"] == "assistant":
+        # Clients strip what the model said, and give it names.
+        return "assistant", message["content"].strip(), calls
+    return message["role"], message["content"], message.get("name"), calls
+
+
+# A conversation's calls come again with each of its requests.
+@lru_cache(maxsize=4096)
+def parsed_arguments(text: str) -> Any:
+    """A tool call's arguments, from their JSON; the text itself, where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+_sorted_json = json.JSONEncoder(sort_keys=True).encode
+
+
+@lru_cache(maxsize=4096)
+def _canonical(text: str) -> str:
+    return _sorted_json(parsed_arguments(text))
+
+
+def _canonical_arguments(arguments: Any) -> str:
+    return _canonical(arguments) if isinstance(arguments, str) else _sorted_json(arguments)
+
 
 Report = Callable[[float, str], None]
 """How long work tells a progress display where it is: a share from 0 to 1, and a few words."""

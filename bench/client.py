@@ -1,4 +1,4 @@
-"""What a call costs at the door, with an engine that answers at once: ``make bench``.
+"""What a call costs at the server, with an engine that answers at once: ``make bench``.
 
 CPU time, not latency: of this process for our own share, of the clients apart. The conversations
 are four turns on Qwen2.5's template, plain ones and ones that call a tool each time. Amortised over
@@ -56,8 +56,8 @@ TOOLS = Workload("four turns with a tool", write(QWEN25, None, "", [CODE]), [PYT
 
 def instant_serving(workload: Workload = TOOLS):
     serving, engine = make_serving(QWEN25, make_tokenizer())
-    chat = serving.policy.chat
-    ids = [*chat.encode(workload.says), chat.tokenizer.eos_token_id]
+    template = serving.policy.chat_template
+    ids = [*template.encode(workload.says), template.tokenizer.eos_token_id]
     serving.workload = workload
     completion = Completion(ids, [-1.0] * len(ids), "stop")
 
@@ -104,14 +104,14 @@ async def crowd(asks: list[Ask]) -> None:
 
 
 def direct(serving) -> list[Ask]:
-    """The door alone: bytes in, bytes out."""
+    """The server alone: bytes in, bytes out."""
 
-    def make(door) -> Ask:
-        sent = headers(door)
+    def make(model) -> Ask:
+        sent = headers(model)
 
         async def ask(messages):
             body = json.dumps(body_of(serving, messages))
-            reply = await serving.endpoint.respond("/v1/chat/completions", body.encode(), sent)
+            reply = await serving.server.respond("/v1/chat/completions", body.encode(), sent)
             return json.loads(reply.body)["choices"][0]["message"]
 
         return ask
@@ -120,7 +120,7 @@ def direct(serving) -> list[Ask]:
 
 
 def nothing(serving) -> list[Ask]:
-    """The same without the door: what asking, encoding and decoding cost by themselves."""
+    """The same without the server: what asking, encoding and decoding cost by themselves."""
     canned = canned_reply(serving)
 
     def make() -> Ask:
@@ -139,7 +139,7 @@ def in_process(serving) -> list[Ask]:
 
 
 def client_alone(serving) -> list[Ask]:
-    """The same client with a canned answer in the door's place."""
+    """The same client with a canned answer in the server's place."""
     canned = canned_reply(serving)
 
     class Canned(httpx2.AsyncBaseTransport):
@@ -178,7 +178,7 @@ def open_client(serving):
 def canned_reply(serving) -> bytes:
     body = body_of(serving, START)
     raw, sent = json.dumps(body).encode(), headers(open_client(serving))
-    return asyncio.run(serving.endpoint.respond("/v1/chat/completions", raw, sent)).body
+    return asyncio.run(serving.server.respond("/v1/chat/completions", raw, sent)).body
 
 
 def cpu_per_call(serving, make: Callable[[Any], list[Ask]]) -> list[float]:
@@ -189,7 +189,7 @@ def cpu_per_call(serving, make: Callable[[Any], list[Ask]]) -> list[float]:
         started = time.process_time()
         asyncio.run(crowd(asks))
         rounds.append(1000 * (time.process_time() - started) / (EPISODES * TURNS))
-        serving.endpoint.seats.clear()
+        serving.server.agent_keys.clear()
     return rounds[1:]
 
 
@@ -235,18 +235,18 @@ def aiohttp_ask(session: aiohttp.ClientSession, url: str, key: str, tools: list[
 def over_http(serving, client: str, episodes: int) -> tuple[float, float, int, int]:
     """CPU milliseconds a call of this process and of the client's; calls answered and recorded."""
     context = multiprocessing.get_context("spawn")
-    doors = [open_client(serving) for _ in range(episodes)]
-    keys, done = [door.api_key for door in doors], context.Queue()
-    asked = (serving.endpoint.url, keys, client, serving.workload.tools, done)
+    models = [open_client(serving) for _ in range(episodes)]
+    keys, done = [model.api_key for model in models], context.Queue()
+    asked = (serving.server.url, keys, client, serving.workload.tools, done)
     process = context.Process(target=load, args=asked)
     started = time.process_time()
     process.start()
     answered, client_seconds = done.get()
     ours = time.process_time() - started
     process.join()
-    recorded = sum(len(door.calls) for door in doors)
-    for door in doors:
-        door.close()
+    recorded = sum(len(model.calls) for model in models)
+    for model in models:
+        model.close()
     calls = episodes * TURNS
     return 1000 * ours / calls, 1000 * client_seconds / calls, answered, recorded
 
@@ -272,19 +272,19 @@ def main() -> None:
     print(f"{PLAIN.name}:")
     row("=> our share, in process", [a - b for a, b in rounds])
     loopback(plain, "aiohttp")
-    plain.endpoint.close()
+    plain.server.close()
     print(f"{TOOLS.name}:")
     serving, measured = instant_serving(TOOLS), {}
     for name, make in {
         "encoding and decoding alone": nothing,
-        "the door, bytes to bytes, and that": direct,
+        "the server, bytes to bytes, and that": direct,
         "openai's client alone, in process": client_alone,
-        "openai's client and the door, in process": in_process,
+        "openai's client and the server, in process": in_process,
     }.items():
         measured[name] = cpu_per_call(serving, make)
         row(name, measured[name])
-    encoding, door, client, both = measured.values()
-    row("=> our share, in process", [a - b for a, b in zip(door, encoding)])
+    encoding, server, client, both = measured.values()
+    row("=> our share, in process", [a - b for a, b in zip(server, encoding)])
     row("=> our share, in process, beside openai's client", [a - b for a, b in zip(both, client)])
     for client in ("aiohttp", "openai"):
         loopback(serving, client)
@@ -300,7 +300,7 @@ def main() -> None:
             f"{memory:.0f} MiB resident"
         )
         assert answered == recorded == CROWD * TURNS, "a call was lost"
-    serving.endpoint.close()
+    serving.server.close()
 
 
 if __name__ == "__main__":

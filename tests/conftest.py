@@ -87,15 +87,12 @@ def engine(tiny_folder):
 
 @pytest.fixture
 def serving(engine, tokenizer):
-    """The doors to that engine; 16 tokens a call."""
-    from agentrl.serving.chat_template import Chat
+    """The server before that engine; 16 tokens a call."""
     from agentrl.serving.client import Serving
-    from agentrl.serving.handler import Handler
-    from agentrl.serving.output_parser import OutputParser
     from agentrl.serving.server import Server
+    from tests.support.spy import make_handler
 
-    chat = Chat(tokenizer, OutputParser(tokenizer, "hermes"))
-    policy = Handler("policy", engine, chat, temperature=1.0, max_tokens=16, max_model_len=512)
+    policy = make_handler("policy", engine, tokenizer, "hermes", max_tokens=16, max_model_len=512)
     serving = Serving(Server(), policy, seed=0)
     yield serving
-    serving.endpoint.close()
+    serving.server.close()

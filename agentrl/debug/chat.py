@@ -34,7 +34,7 @@ def experiment_of(checkpoint: str) -> str | None:
 
 
 def talk(model: Any, setting: ChatSetting, display: Display, check: Callable[[], None]) -> None:
-    """Talk until Ctrl-D; ``model``: a door to it. Raises what ``check`` does after a failure."""
+    """Talk until Ctrl-D; ``model``: a client of it. Raises what ``check`` does after a failure."""
     tools = ", ".join(tool.name for tool in setting.tools) or "none"
     display.line(f"{HELP} Tools: {tools}.")
     with asyncio.Runner() as runner:

@@ -28,7 +28,7 @@ from agentrl.types import EngineStopped, Episode, Task
 
 NOT_THE_AUTHORS = (agentrl, asyncio, openai)
 """Whose frames are named in a traceback, and not shown."""
-STARTED_WITH = ("model", "sampling", "engine", "endpoint", "auxiliary_models", "seed")
+STARTED_WITH = ("model", "sampling", "engine", "server", "auxiliary_models", "seed")
 """Settings that what is served has been started with."""
 Raised = tuple[BaseException, TracebackType | None]
 

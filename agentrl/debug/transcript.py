@@ -8,8 +8,7 @@ from rich.text import Text
 
 from agentrl.printable import printable
 from agentrl.records.forks import Decode, merge
-from agentrl.serving.history import identity
-from agentrl.types import Call, Episode, Message
+from agentrl.types import Call, Episode, Message, message_key
 
 STYLES = {
     "prompt": "green",
@@ -43,7 +42,7 @@ def print_transcript(console: Console, episode: Episode, decode: Decode) -> None
 
 def _new(messages: Sequence[Message], shown: Sequence[Message]) -> Sequence[Message]:
     """What goes on from what was shown; all of it, where it is another conversation."""
-    begins = [identity(m) for m in messages[: len(shown)]] == [identity(m) for m in shown]
+    begins = [message_key(m) for m in messages[: len(shown)]] == [message_key(m) for m in shown]
     return messages[len(shown) :] if begins else messages
 
 

@@ -21,8 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from agentrl.serving.history import identity
-from agentrl.types import Call, Message
+from agentrl.types import Call, Message, message_key
 from kernels.tree import build_tree, common_prefix_length
 
 Kind = Literal[
@@ -157,7 +156,7 @@ def _num_common(call: Call, other: Call) -> int:
     """How many messages both conversations begin with, the other's reply counted in."""
     said = (*other.messages, other.reply)
     for i, (mine, theirs) in enumerate(zip(call.messages, said)):
-        if identity(mine) != identity(theirs):
+        if message_key(mine) != message_key(theirs):
             return i
     return min(len(call.messages), len(said))
 

@@ -172,11 +172,11 @@ def check_serving(
     _check_positions(folder, model.max_model_len)
     # vLLM knows which parsers there are, and is slow to import.
     with display.phase("checking"), quiet():
-        from agentrl.serving.chat_template import Chat
+        from agentrl.serving.chat_template import ChatTemplate
         from agentrl.serving.output_parser import OutputParser
 
         parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
-    Chat(tokenizer, parser)
+    ChatTemplate(tokenizer, parser.reasoning_end)
     return shape, tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Messages <-> token ids.
+"""Chat template: messages <-> token ids.
 
 A conversation that only grows continues from the exact ids of its last call:
 
@@ -8,13 +8,13 @@ The template decides whether that is possible, as text. A request's messages are
 what was said before, and the whole list is rendered:
 
     <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>\\n<|im_start|>user\\nBye...
-    [---------- the old prompt as it was rendered ----------][ turn ][ end ][------- added -------]
+    [---------- the old prompt as it was rendered ----------][reply ][ end ][------- added -------]
 
-It continues where the rendered text begins with that of the old prompt and the turn still says
-what the model said. Then the sampled ids stand in the place of the turn, whatever tokens, spaces or
-order of JSON keys they were made of, and only the added text is tokenised. Where the template
-changed the past (Qwen3 drops the thinking of earlier turns) the prompt is tokenised afresh, and the
-token tree forks. Text decides only where to continue; a sampled token is never tokenised again.
+It continues where the rendered text begins with that of the old prompt and the reply still says
+what the model said. Then the sampled ids stand for the reply, whatever tokens, spaces or order of
+JSON keys they were made of, and only the added text is tokenised. Where the template changed what
+was said (Qwen3 drops the thinking of earlier replies) the prompt is tokenised afresh, and the token
+tree forks. Text decides only where to continue; a sampled token is never tokenised again.
 """
 
 import inspect
@@ -28,22 +28,22 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from agentrl.serving.history import Context, History, Prompt, extended_by, keys_of, parsed
-from agentrl.serving.output_parser import OutputParser
-from agentrl.serving.protocol import RequestRefused, Turn
-from agentrl.types import Message
+from agentrl.serving.history import History, Prefix, Prompt, extended_by, keys_of
+from agentrl.serving.protocol import Request, RequestRefused
+from agentrl.types import Message, parsed_arguments
 
 _RESERVED = set(inspect.signature(render_jinja_template).parameters) - {"documents", "kwargs"}
 _RESERVED |= {"messages"}
 
 
-class Chat:
+class ChatTemplate:
     """The chat template of one model, and where its conversations can continue."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, output_parser: OutputParser):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, reasoning_end: str = ""):
+        """reasoning_end: what the model writes at the end of its reasoning, if it reasons."""
         if tokenizer.chat_template is None:
             raise ValueError("the model's tokenizer has no chat template: use an instruct model")
-        self.tokenizer, self.output_parser = tokenizer, output_parser
+        self.tokenizer, self._reasoning_end = tokenizer, reasoning_end
         # What transformers wraps around it costs more than the tokenizer itself.
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         # The episodes of a group begin with the same prompt.
@@ -53,74 +53,75 @@ class Chat:
         self._special_tokens = dict(tokenizer.special_tokens_map)
         self._arguments_are_text = False
         self._arguments_are_text = self._wants_text_arguments()
-        self._turn_end = self._find_turn_end()
+        self._reply_end = self._find_reply_end()
 
-    def prompt(self, turn: Turn, past: History) -> Prompt:
-        """Render a request, continuing the longest past call that it extends.
+    def prompt(self, request: Request, history: History) -> Prompt:
+        """The tokens of a request: those of the longest earlier call that it extends, and more.
 
         Raises RequestRefused where the template does not accept the messages.
         """
-        messages = list(turn.messages)
-        tools = list(turn.tools) or None
-        keys = keys_of(turn, messages)
-        candidates = extended_by(messages, keys, past)
+        if request.prompt is not None:
+            return self._plain_prompt(request.prompt, history)
+        messages = list(request.messages)
+        tools = list(request.tools) or None
+        keys = keys_of(request, messages)
+        candidates = extended_by(messages, keys, history)
         nearest = next(candidates, None)
         if nearest:
             messages = _restore(messages, *nearest)
         try:
-            text = self._opening(keys[-1], turn) or self._render(
-                messages, tools, turn.template_arguments
+            text = self._opening(keys[-1], request) or self._render(
+                messages, tools, request.template_arguments
             )
         except RequestRefused:
             if not nearest:
                 raise
-            # Llama's template takes one call a turn. What the model said instead is text to it.
-            i, context = nearest
-            messages[i] = {"role": "assistant", "content": context.said}
-            text = self._render(messages, tools, turn.template_arguments)
-        for _, context in chain([nearest] if nearest else [], candidates):
-            if (ids := self._continue(context, text)) is not None:
+            # Llama's template takes one call a message. What the model said instead is text to it.
+            i, prefix = nearest
+            messages[i] = {"role": "assistant", "content": self._said_and_end(prefix)[0]}
+            text = self._render(messages, tools, request.template_arguments)
+        for _, prefix in chain([nearest] if nearest else [], candidates):
+            if (ids := self._continue(prefix, text)) is not None:
                 return Prompt(ids, text, messages, keys[-1])
         return Prompt(self.encode(text), text, messages, keys[-1])
 
-    def _opening(self, key: int, turn: Turn) -> str | None:
+    def _opening(self, key: int, request: Request) -> str | None:
         """The rendered text of a conversation that the model has not spoken in yet.
 
         Kept, because the episodes of a group begin with the same. Its key says all of it.
         """
-        if any(message["role"] not in ("system", "user") for message in turn.messages):
+        if any(message["role"] not in ("system", "user") for message in request.messages):
             return None
         text = self._openings.get(key)
         if text is None:
-            tools = list(turn.tools) or None
-            text = self._render(list(turn.messages), tools, turn.template_arguments)
+            tools = list(request.tools) or None
+            text = self._render(list(request.messages), tools, request.template_arguments)
             if len(self._openings) >= 256:
                 self._openings.clear()
             self._openings[key] = text
         return text
 
-    def plain_prompt(self, given: str | Sequence[int], past: History) -> Prompt:
-        """A prompt that is no conversation: token ids as they are; text continues the longest past
-        prompt and completion that it begins with."""
+    def _plain_prompt(self, given: str | Sequence[int], history: History) -> Prompt:
+        """A prompt that is no conversation: token ids as they are; text continues the longest
+        earlier prompt and completion that it begins with."""
         if not isinstance(given, str):
             ids = list(given)
             return Prompt(ids, self.decode(ids), [], None)
-        begun = [c for c in past.get(None, ()) if given.startswith(_plain_text(c))]
+        begun = [p for p in history.get(None, ()) if given.startswith(_plain_text(p))]
         if not begun:
             return Prompt(self.tokenizer.encode(given), given, [], None)
-        context = max(begun, key=lambda c: len(_plain_text(c)))
-        said = context.ids[:-1] if context.end else context.ids
-        return Prompt(said + self.encode(given[len(_plain_text(context)) :]), given, [], None)
+        prefix = max(begun, key=lambda p: len(_plain_text(p)))
+        ids = prefix.call.ids
+        said = ids[:-1] if self._said_and_end(prefix)[1] else ids
+        return Prompt(said + self.encode(given[len(_plain_text(prefix)) :]), given, [], None)
 
-    def context(
-        self, prompt: Prompt, ids: list[int], text: str, reply: Message, ended: bool
-    ) -> Context:
-        """Where the conversation can go on.
-
-        text: what ``ids`` say, all of it; ended: the model ended its turn by itself.
-        """
-        end = self.decode_token(ids[-1]) if ended else None
-        return Context(prompt, reply, prompt.ids + ids, end, text.removesuffix(end or ""))
+    def _said_and_end(self, prefix: Prefix) -> tuple[str, str | None]:
+        """What the model said, and the special token that it ended with: None where a length limit
+        ended it."""
+        call, end = prefix.call, None
+        if call.finish_reason == "stop":
+            end = self.decode_token(call.completion_ids[-1])
+        return call.text.removesuffix(end or ""), end
 
     def _encode(self, text: str) -> list[int]:
         if self._fast is None:
@@ -133,31 +134,33 @@ class Chat:
             return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return self._fast.decode(ids, skip_special_tokens=False)
 
-    def _continue(self, context: Context, text: str) -> list[int] | None:
-        """The ids that continue a context to this rendered text; None: the template changed it."""
-        if not text.startswith(context.prompt.text):
+    def _continue(self, prefix: Prefix, text: str) -> list[int] | None:
+        """The ids that continue a prefix to this rendered text; None: the template changed it."""
+        if not text.startswith(prefix.prompt.text):
             return None
-        rest, end = text[len(context.prompt.text) :], context.end or self._turn_end
-        if context.end is None and rest.startswith(context.said):
-            # Cut by its length; whatever closes the turn is the template's, and not trained.
-            return context.ids + self.encode(rest[len(context.said) :])
-        turn, found, added = rest.partition(end or "")
-        if not end or not found or not self._says(turn, context.reply):
+        rest, before = text[len(prefix.prompt.text) :], prefix.call.ids
+        said, own_end = self._said_and_end(prefix)
+        if own_end is None and rest.startswith(said):
+            # Cut by its length; whatever closes the reply is the template's, and not trained.
+            return before + self.encode(rest[len(said) :])
+        end = own_end or self._reply_end
+        rendered, found, added = rest.partition(end or "")
+        if not end or not found or not self._says(rendered, prefix.call.reply):
             return None
         # Tokenised behind the end token: a sentencepiece tokenizer would put a space before it.
         ids = self.encode(end + added)
-        if context.end is None:
-            return context.ids + ids
-        return context.ids + ids[1:] if ids[0] == context.ids[-1] else None
+        if own_end is None:
+            return before + ids
+        return before + ids[1:] if ids[0] == before[-1] else None
 
-    def _says(self, turn: str, reply: Message) -> bool:
-        """Whether a rendered turn holds the reasoning, the text and the calls, in this order."""
+    def _says(self, rendered: str, reply: Message) -> bool:
+        """Whether a rendered reply holds the reasoning, the text and the calls, in this order."""
         reasoning, content = reply.get("reasoning_content"), reply["content"]
-        parts = [reasoning.strip(), self.output_parser.reasoning_end] if reasoning else []
+        parts = [reasoning.strip(), self._reasoning_end] if reasoning else []
         parts += [content.strip()]
         parts += [call["function"]["name"] for call in reply.get("tool_calls") or ()]
         for part in filter(None, parts):
-            _, found, turn = turn.partition(part)
+            _, found, rendered = rendered.partition(part)
             if not found:
                 return False
         return True
@@ -178,8 +181,8 @@ class Chat:
                 return True
         return False
 
-    def _find_turn_end(self) -> str | None:
-        """The special token with which the template ends a turn of the model's."""
+    def _find_reply_end(self) -> str | None:
+        """The special token with which the template ends a reply of the model's."""
         probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "probe-b"}]
         try:
             text = self.tokenizer.apply_chat_template(probe, tokenize=False)
@@ -212,21 +215,21 @@ class Chat:
         return rendered[0]
 
 
-def _plain_text(context: Context) -> str:
-    return context.prompt.text + context.reply["content"]
+def _plain_text(prefix: Prefix) -> str:
+    return prefix.prompt.text + prefix.call.reply["content"]
 
 
-def _restore(messages: list[Message], turn: int, context: Context) -> list[Message]:
-    """The messages with what was recorded up to ``turn``, and the recorded ids of its calls."""
-    sent, recorded = (m.get("tool_calls") or () for m in (messages[turn], context.reply))
+def _restore(messages: list[Message], i: int, prefix: Prefix) -> list[Message]:
+    """The messages with what was recorded up to the i-th, and the recorded ids of its calls."""
+    sent, recorded = (m.get("tool_calls") or () for m in (messages[i], prefix.call.reply))
     ids = {theirs["id"]: ours["id"] for theirs, ours in zip(sent, recorded) if theirs.get("id")}
-    added = messages[turn + 1 :]
+    added = messages[i + 1 :]
     if any(theirs != ours for theirs, ours in ids.items()):
         added = [
             {**m, "tool_call_id": ids[m["tool_call_id"]]} if m.get("tool_call_id") in ids else m
             for m in added
         ]
-    return [*context.prompt.messages, context.reply, *added]
+    return [*prefix.prompt.messages, prefix.call.reply, *added]
 
 
 def _for_template(message: Message, arguments_are_text: bool) -> Message:
@@ -245,4 +248,4 @@ def _for_template(message: Message, arguments_are_text: bool) -> Message:
 
 def _arguments(call: dict) -> Any:
     arguments = call["function"]["arguments"]
-    return parsed(arguments) if isinstance(arguments, str) else arguments
+    return parsed_arguments(arguments) if isinstance(arguments, str) else arguments

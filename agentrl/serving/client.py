@@ -1,4 +1,4 @@
-"""What a workflow holds: the door to a model."""
+"""Client that a workflow holds: one agent's way to a model."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,24 +10,28 @@ import httpx2
 import openai
 from openai.resources.chat.completions import AsyncCompletions
 
+from agentrl.serving.engine import Engine
+from agentrl.serving.handler import Handler
 from agentrl.serving.processes import end_processes
-from agentrl.serving.recording import Backend, Session
+from agentrl.serving.recording import Recording
 from agentrl.serving.remote import RemoteModel
 from agentrl.serving.server import Server
 from agentrl.types import Call
 
 
 class ModelClient(RemoteModel):
-    """The door to a model of this process, bound to one episode and one agent's name."""
+    """A client of a model of this process, bound to one episode and one agent's name."""
 
-    def __init__(self, endpoint: Server, served: Backend, session: Session, agent: str = "agent"):
-        super().__init__(served.name, "", endpoint.seat(session, agent, served))
-        self._endpoint, self._served, self._session = endpoint, served, session
+    def __init__(
+        self, server: Server, handler: Handler, recording: Recording, agent: str = "agent"
+    ):
+        super().__init__(handler.name, "", server.register(recording, agent, handler))
+        self._server, self._handler, self._recording = server, handler, recording
         self._agents = {agent: self}
 
     @cached_property
     def base_url(self) -> str:
-        return f"{self._endpoint.episode_url()}/v1"
+        return f"{self._server.episode_url()}/v1"
 
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:
@@ -35,7 +39,7 @@ class ModelClient(RemoteModel):
         client = openai.AsyncOpenAI(
             api_key=self.api_key,
             base_url="http://agentrl/v1",
-            http_client=httpx2.AsyncClient(transport=_InProcess(self._endpoint), trust_env=False),
+            http_client=httpx2.AsyncClient(transport=_InProcess(self._server), trust_env=False),
             max_retries=0,
         )
         # It would start a thread to find out, for a header that nobody reads.
@@ -46,70 +50,70 @@ class ModelClient(RemoteModel):
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to find the model; whatever was given it ends with the episode."""
-        self._session.has_processes = True
+        self._recording.has_processes = True
         return super().environment
 
     def agent(self, name: str) -> "ModelClient":
-        """The same episode's door under another agent's name."""
+        """The same episode's client under another agent's name."""
         if name not in self._agents:
-            self._agents[name] = ModelClient(self._endpoint, self._served, self._session, name)
+            self._agents[name] = ModelClient(self._server, self._handler, self._recording, name)
             self._agents[name]._agents = self._agents
         return self._agents[name]
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        return tuple(self._session.calls)
+        return tuple(self._recording.calls)
 
     @property
-    def place(self) -> tuple:
+    def rng_key(self) -> tuple:
         """Run seed, step, task and episode."""
-        return self._session.seed
+        return self._recording.rng_key
 
     @property
     def context_full(self) -> bool:
-        return self._session.context_full
+        return self._recording.context_full
 
     @property
     def truncated(self) -> bool:
         """Whether the context or a length limit ended the episode's last call."""
-        calls = self._session.calls
+        calls = self._recording.calls
         return self.context_full or bool(calls and calls[-1].finish_reason == "length")
 
     def close(self) -> None:
         """From now on the keys open nothing; what still runs is aborted and not recorded."""
-        sessions = (self._session, *self._session.companions)
-        keys = self._endpoint.leave(self._session)
-        if any(session.has_processes for session in sessions):
+        recordings = (self._recording, *self._recording.companions)
+        keys = self._server.unregister(self._recording)
+        if any(recording.has_processes for recording in recordings):
             end_processes(keys)
 
 
 class Serving:
-    """The models of a run, and the doors that its episodes get to them."""
+    """The models of a run, and the clients that its episodes get of them."""
 
     def __init__(
         self,
-        endpoint: Server,
-        policy: Backend,
-        auxiliary: Mapping[str, Backend | Callable[[], RemoteModel]] | None = None,
+        server: Server,
+        policy: Handler,
+        auxiliary: Mapping[str, Handler | Callable[[], RemoteModel]] | None = None,
         *,
         seed: int,
     ):
-        self.endpoint, self.policy = endpoint, policy
+        self.server, self.policy = server, policy
         self._auxiliary, self._seed = auxiliary or {}, seed
 
     @property
-    def engine(self) -> Any:
-        """The ``Engine`` that draws for the trained model."""
+    def engine(self) -> Engine:
+        """The engine that samples for the trained model."""
         return self.policy.engine
 
     @property
     def num_tokens(self) -> int:
-        """Completion tokens that the trained model has drawn so far."""
+        """Completion tokens that the trained model has sampled so far."""
         return self.policy.num_tokens
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids of the trained model's."""
-        return self.policy.chat.decode(ids)
+        return self.policy.chat_template.decode(ids)
 
     def push(self, policy: Any, version: int) -> float:
         """Wake the engine, sample from these weights from here on, and forget what was cached.
@@ -128,29 +132,29 @@ class Serving:
     def open(
         self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
     ) -> tuple[ModelClient, dict[str, RemoteModel]]:
-        """A new episode's door to the trained model, and those to the auxiliary ones."""
-        place = (self._seed, step, task_id, episode)
+        """A new episode's client of the trained model, and those of the auxiliary ones."""
+        rng_key = (self._seed, step, task_id, episode)
         auxiliary, companions = {}, []
         for name, model in self._auxiliary.items():
-            if isinstance(model, Backend):
-                companions.append(Session((name, *place), own_sampling=True))
-                auxiliary[name] = ModelClient(self.endpoint, model, companions[-1], name)
+            if isinstance(model, Handler):
+                companions.append(Recording((name, *rng_key), own_sampling=True))
+                auxiliary[name] = ModelClient(self.server, model, companions[-1], name)
             else:
                 auxiliary[name] = model()
-        session = Session(place, own_sampling=own_sampling, companions=companions)
-        self.engine.enter(place)
-        return ModelClient(self.endpoint, self.policy, session), auxiliary
+        recording = Recording(rng_key, own_sampling=own_sampling, companions=companions)
+        self.engine.enter(rng_key)
+        return ModelClient(self.server, self.policy, recording), auxiliary
 
     def release(self, model: ModelClient) -> None:
-        """The engine waits no more for an episode that is over, once others have its place."""
-        self.engine.leave(model.place)
+        """The engine waits no more for an episode that is over, once others have entered."""
+        self.engine.leave(model.rng_key)
 
     def close(self) -> None:
         """Stop the HTTP server and the engines."""
-        self.endpoint.close()
-        for served in (self.policy, *self._auxiliary.values()):
-            if isinstance(served, Backend):
-                served.engine.close()
+        self.server.close()
+        for handler in (self.policy, *self._auxiliary.values()):
+            if isinstance(handler, Handler):
+                handler.engine.close()
 
 
 class _Completions(AsyncCompletions):
@@ -174,23 +178,23 @@ class _Completions(AsyncCompletions):
 
 
 class _InProcess(httpx2.AsyncBaseTransport):
-    """Carries a client's requests to the endpoint on the caller's own event loop."""
+    """Carries a client's requests to the server on the caller's own event loop."""
 
-    def __init__(self, endpoint: Server):
-        self._endpoint = endpoint
+    def __init__(self, server: Server):
+        self._server = server
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         path, headers = request.url.path, request.headers
         if request.method == "GET" and path.startswith("/v1/models"):
             name = path.removeprefix("/v1/models").strip("/") or None
-            reply = self._endpoint.models(headers, name)
+            http_reply = self._server.models(headers, name)
         else:
             raw, seconds = await request.aread(), request.extensions.get("timeout", {}).get("read")
             try:
                 async with asyncio.timeout(seconds):
-                    reply = await self._endpoint.respond(path, raw, headers)
+                    http_reply = await self._server.respond(path, raw, headers)
             except TimeoutError as error:
-                raise httpx2.ReadTimeout("the answer took too long", request=request) from error
+                raise httpx2.ReadTimeout("the response took too long", request=request) from error
         return httpx2.Response(
-            reply.status, content=reply.body, headers=reply.headers, request=request
+            http_reply.status, content=http_reply.body, headers=http_reply.headers, request=request
         )

@@ -72,11 +72,11 @@ class Engine:
             reasoning_parser=reasoning_parser,
         )
         self._shut_down = partial(vllm_args.shut_down, vllm)
-        self._together = None
+        self._engine_ranks = None
         if config.tensor_parallel_size > 1:
-            self._together = EngineRanks(config.tensor_parallel_size)
-            if self._together.leads:
-                self._llm = Leader(vllm, self._together)
+            self._engine_ranks = EngineRanks(config.tensor_parallel_size)
+            if self._engine_ranks.leads:
+                self._llm = Leader(vllm, self._engine_ranks)
         vocabulary = self._llm.model_config.get_vocab_size()
         length = min(PROBE_TOKENS, max_model_len - 1)
         self._probe = np.random.default_rng(0).integers(0, vocabulary, length).tolist()
@@ -96,7 +96,7 @@ class Engine:
 
     def submit(self, prompt_ids: list[int], sampling: Sampling) -> "Future[Completion]":
         """Queue a call from any thread. Cancelling the future aborts it in the engine."""
-        return self._submit(prompt_ids, to_vllm(sampling), from_vllm, sampling.place)
+        return self._submit(prompt_ids, to_vllm(sampling), from_vllm, sampling.rng_key)
 
     def enter(self, episode: tuple) -> None:
         """In lockstep: from now on wait for this episode's calls."""
@@ -113,8 +113,8 @@ class Engine:
         if self._follows:
             return self._call(lambda: self._heard)
         scores = self._result(self._submit(ids, to_vllm_scoring(), scores_from_vllm))
-        if self._together:
-            self._tell(lambda: self._together.say("heard", scores))
+        if self._engine_ranks:
+            self._tell(lambda: self._engine_ranks.broadcast("heard", scores))
             self._call(lambda: None)
         return scores
 
@@ -155,8 +155,8 @@ class Engine:
         done: Future = Future()
 
         def command() -> None:
-            if self._together and self._together.leads:
-                self._together.say("command")
+            if self._engine_ranks and self._engine_ranks.leads:
+                self._engine_ranks.broadcast("command")
             done.set_result(function(*args))
 
         self._commands.put((done, command))
@@ -181,7 +181,7 @@ class Engine:
         self._lockstep.live.add(episode)
 
     def _submit(
-        self, prompt_ids: list[int], params: Any, read: Callable[[Any], Any], place: tuple = ()
+        self, prompt_ids: list[int], params: Any, read: Callable[[Any], Any], rng_key: tuple = ()
     ) -> Future:
         """Queue a request; its future resolves to what ``read`` makes of vLLM's output."""
         from vllm.exceptions import VLLMValidationError
@@ -200,11 +200,11 @@ class Engine:
             )
 
         def hold() -> None:
-            self._lockstep.hold(place, done, add)
+            self._lockstep.hold(rng_key, done, add)
             # Whoever is cancelled waits no more, and the others may go on.
             done.add_done_callback(lambda _: self._tell(lambda: None))
 
-        self._commands.put((done, hold if self._lockstep and place else add))
+        self._commands.put((done, hold if self._lockstep and rng_key else add))
         self._fail_if_stopped()
         return done
 
@@ -232,12 +232,12 @@ class Engine:
 
     @property
     def _follows(self) -> bool:
-        return self._together is not None and not self._together.leads
+        return self._engine_ranks is not None and not self._engine_ranks.leads
 
     def _lead(self) -> None:
         try:
             while self._obey():
-                with vllm_args.turn():
+                with vllm_args.engine_lock():
                     self._abort_cancelled()
                     outputs = self._llm.step()
                 for output in outputs:
@@ -246,19 +246,19 @@ class Engine:
                     with suppress(InvalidStateError):
                         done.set_result(read(output))
         finally:
-            if self._together:
-                self._together.say("close")
+            if self._engine_ranks:
+                self._engine_ranks.broadcast("close")
 
     def _follow(self) -> None:
         """Do what the leader does; at its commands, what this rank was asked for meanwhile."""
-        while (heard := self._together.hear()) != ("close",):
+        while (heard := self._engine_ranks.receive()) != ("close",):
             match heard:
                 case ("command",):
                     self._carry_out(*self._commands.get())
                 case ("heard", scores):
                     self._heard = scores
                 case (name, args, kwargs):
-                    with vllm_args.turn():
+                    with vllm_args.engine_lock():
                         getattr(self._llm, name)(*args, **kwargs)
 
     def _obey(self) -> bool:
@@ -284,7 +284,7 @@ class Engine:
         if done.cancelled():
             return
         try:
-            with vllm_args.turn():
+            with vllm_args.engine_lock():
                 command()
         except Exception as error:
             with suppress(InvalidStateError):

@@ -26,11 +26,11 @@ class EngineRanks:
                 self._group, self._leader = group, first
         self.leads = dist.get_rank() == self._leader
 
-    def say(self, *message: Any) -> None:
+    def broadcast(self, *message: Any) -> None:
         """What the followers ``hear``; for the leader."""
         dist.broadcast_object_list([message], self._leader, self._group)
 
-    def hear(self) -> tuple:
+    def receive(self) -> tuple:
         """What the leader says next, in the order of its saying."""
         heard: list[Any] = [None]
         dist.broadcast_object_list(heard, self._leader, self._group)
@@ -40,8 +40,8 @@ class EngineRanks:
 class Leader:
     """vLLM's engine on the leader: what is done to it is said to the followers first."""
 
-    def __init__(self, llm: Any, together: EngineRanks):
-        self._llm, self._together = llm, together
+    def __init__(self, llm: Any, engine_ranks: EngineRanks):
+        self._llm, self._engine_ranks = llm, engine_ranks
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._llm, name)
@@ -49,7 +49,7 @@ class Leader:
             return method
 
         def say_and_do(*args: Any, **kwargs: Any) -> Any:
-            self._together.say(name, args, kwargs)
+            self._engine_ranks.broadcast(name, args, kwargs)
             return method(*args, **kwargs)
 
         return say_and_do

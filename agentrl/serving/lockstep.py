@@ -16,9 +16,9 @@ class Lockstep:
         self._held: list[tuple[tuple, Future, Callable[[], None]]] = []
         self._unfinished: dict[Future, tuple] = {}
 
-    def hold(self, place: tuple, done: Future, add: Callable[[], None]) -> None:
-        self._held.append((place, done, add))
-        self._unfinished[done] = place[0]
+    def hold(self, rng_key: tuple, done: Future, add: Callable[[], None]) -> None:
+        self._held.append((rng_key, done, add))
+        self._unfinished[done] = rng_key[0]
 
     def everyone_waits(self) -> bool:
         self._unfinished = {d: episode for d, episode in self._unfinished.items() if not d.done()}

@@ -1,7 +1,7 @@
-"""A completion's text -> the message that the agent gets: reasoning, text and tool calls.
+"""Output parser: a completion's text -> the message that the agent gets, and grammars.
 
-The formats are vLLM's knowledge, and so are the grammars that a JSON schema, a forced tool or a
-strict tool asks for.
+A message is reasoning, text and tool calls. Their formats are vLLM's knowledge, and so are the
+grammars that a JSON schema, a forced tool or a strict tool asks for.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from agentrl.serving.protocol import RequestRefused, Turn, invalid
+from agentrl.serving.protocol import Request, RequestRefused, invalid
 from agentrl.types import Message
 
 
@@ -28,8 +28,8 @@ class OutputParser:
         from vllm.parser import ParserManager
 
         # They print a traceback for every malformed call; a model in training makes many.
-        for room in ("vllm.tool_parsers", "vllm.parser", "vllm.reasoning"):
-            logging.getLogger(room).setLevel(logging.CRITICAL)
+        for name in ("vllm.tool_parsers", "vllm.parser", "vllm.reasoning"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._tokenizer, self._has_tools = tokenizer, tool_parser is not None
         try:
             self._parser_class = ParserManager.get_parser(
@@ -45,29 +45,22 @@ class OutputParser:
         self.reasoning_end: str = (parser.reasoning_end_str or "") if parser else ""
         """What the model writes at the end of its reasoning."""
 
-    def grammar(self, turn: Turn) -> Any | None:
-        """vLLM's StructuredOutputsParams, where the turn asks for any.
+    def grammar(self, request: Request) -> Any | None:
+        """vLLM's StructuredOutputsParams, where the request asks for any.
 
         Raises RequestRefused where its tools or its schema are not what they should be.
         """
-        if not turn.tools and turn.response_format is None:
+        if not request.tools and request.response_format is None:
             return None
-        return _request(self._parser_class, self._tokenizer, turn.form)[1]
+        return _vllm_request(self._parser_class, self._tokenizer, request.format_key)[1]
 
-    def parse(self, turn: Turn, prompt_ids: list[int], ids: list[int], text: str) -> Message:
-        """text: what ``ids`` say, without the token that ended it. Tool calls have no ids yet."""
-        if not self._parser_class or (not turn.tools and not self._reasons):
+    def parse(self, request: Request, prompt_ids: list[int], ids: list[int], text: str) -> Message:
+        """text: what ``ids`` say, without the token that ended it. Tool calls get no ids here."""
+        if not self._parser_class or (not request.tools and not self._reasons):
             return {"role": "assistant", "content": text}
-        request, _ = _request(self._parser_class, self._tokenizer, turn.form)
-        parser = self._parser_class(
-            self._tokenizer, request.tools, chat_template_kwargs=dict(turn.template_arguments)
-        )
-        parser.set_prompt_token_ids(prompt_ids)
-        reasoning, content, calls = parser.parse(
-            text, request, enable_auto_tools=self._has_tools, model_output_token_ids=ids
-        )
-        if turn.response_format and not content and self.reasoning_end not in text:
-            # A schema leaves no room for marks.
+        reasoning, content, calls = self._parse_by_vllm(request, prompt_ids, ids, text)
+        if request.response_format and not content and self.reasoning_end not in text:
+            # A schema leaves no space for marks.
             reasoning, content = None, text
         message: Message = {"role": "assistant", "content": content or ""}
         if reasoning:
@@ -81,6 +74,18 @@ class OutputParser:
                 for call in calls
             ]
         return message
+
+    def _parse_by_vllm(
+        self, request: Request, prompt_ids: list[int], ids: list[int], text: str
+    ) -> tuple[str | None, str | None, Any]:
+        asked, _ = _vllm_request(self._parser_class, self._tokenizer, request.format_key)
+        parser = self._parser_class(
+            self._tokenizer, asked.tools, chat_template_kwargs=dict(request.template_arguments)
+        )
+        parser.set_prompt_token_ids(prompt_ids)
+        return parser.parse(
+            text, asked, enable_auto_tools=self._has_tools, model_output_token_ids=ids
+        )
 
 
 def _misnamed(tool_parser: str | None, reasoning_parser: str | None, error: Exception) -> str:
@@ -101,11 +106,13 @@ def _misnamed(tool_parser: str | None, reasoning_parser: str | None, error: Exce
 
 
 @lru_cache(maxsize=256)
-def _request(parser_class: Any, tokenizer: Any, form: tuple[str, str, str, str]) -> tuple[Any, Any]:
-    """The request that vLLM's parsers want to see an answer in the light of, and its grammar."""
+def _vllm_request(
+    parser_class: Any, tokenizer: Any, format_key: tuple[str, str, str, str]
+) -> tuple[Any, Any]:
+    """The request by which vLLM's parsers read a completion, and its grammar."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-    tools, tool_choice, response_format, arguments = map(json.loads, form)
+    tools, tool_choice, response_format, arguments = map(json.loads, format_key)
     try:
         request = ChatCompletionRequest(
             messages=[],

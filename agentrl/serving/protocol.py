@@ -1,4 +1,4 @@
-"""What every dialect comes down to: a turn that is asked for, and the answer that was drawn."""
+"""Request and Response: what every dialect comes down to."""
 
 import json
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ class RequestRefused(Exception):
 def invalid(error: ValidationError) -> RequestRefused:
     """The first thing that pydantic found wrong, in a sentence."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return RequestRefused(400, "unsupported_parameter", f"{place} is not supported here", place)
-    message = f"{place}: {first['msg']}" if place else first["msg"]
-    return RequestRefused(400, "invalid_request", message, place or None)
+        return RequestRefused(400, "unsupported_parameter", f"{where} is not supported here", where)
+    message = f"{where}: {first['msg']}" if where else first["msg"]
+    return RequestRefused(400, "invalid_request", message, where or None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One request, whatever API it came through."""
+class Request:
+    """A request of an agent's, whatever API it came through."""
 
     model: str = "policy"
     messages: tuple[Message, ...] = ()
@@ -53,11 +53,11 @@ class Turn:
     top_logprobs: int | None = None
     """How many alternatives to report for each token; None: no log-probabilities at all."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """What the agent would have drawn with: temperature, top_p, seed, ..."""
+    """What the agent would have sampled with: temperature, top_p, seed, ..."""
 
     @cached_property
-    def form(self) -> tuple[str, str, str, str]:
-        """What decides how an answer must look, as JSON: tools, choice, format, arguments."""
+    def format_key(self) -> tuple[str, str, str, str]:
+        """What decides how a response must look, as JSON: tools, choice, format, arguments."""
         # In the order in which they were given: templates and grammars keep it.
         return (
             json.dumps(self.tools) if self.tools else "[]",
@@ -65,10 +65,6 @@ class Turn:
             json.dumps(self.response_format) if self.response_format else "null",
             json.dumps(dict(self.template_arguments)) if self.template_arguments else "{}",
         )
-
-
-to_json = json.JSONEncoder(sort_keys=True).encode
-"""Equal values give equal text."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,12 @@ class Choice:
     """One completion, and the message that the agent gets for it."""
 
     completion: Completion
+    text: str
+    """The completion as text, special tokens included."""
     message: Message
     """role, content, and where there are any: reasoning_content, tool_calls."""
+    shown_whole: bool = True
+    """Whether the message says all that was sampled: the agent can go on from there."""
     tokens: tuple[Token, ...] = ()
     """Where log-probabilities were asked for."""
 
@@ -97,8 +97,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was drawn for a turn."""
+class Response:
+    """What was sampled for a request."""
 
     id: str
     """Unique within its episode."""

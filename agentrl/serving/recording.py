@@ -1,26 +1,25 @@
-"""The record of one episode, and who may add to it.
+"""Recording of one episode's calls: attempts, retries, and its end.
 
-A request is an attempt. It is recorded when its answer is delivered; one that is cancelled, times
+A request is an attempt. It is recorded when its response is delivered; one that is cancelled, times
 out or whose client goes away is aborted in the engine and leaves nothing. When a client retries a
 request, whatever the earlier attempt left is taken back. Identical requests that are no retries are
 independent calls.
 """
 
-import secrets
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
-from agentrl.serving.history import Context, History, add_prefix, remove_prefix
-from agentrl.serving.protocol import Answer, RequestRefused, Turn
+from agentrl.serving.history import History, Prefix, Prompt, add_prefix, remove_prefix
+from agentrl.serving.protocol import RequestRefused
 from agentrl.types import Call, Message
 
 
 @dataclass(eq=False)
 class Attempt:
-    """One request of one agent, and what it has come to."""
+    """One try at a request of one agent, and what it has come to."""
 
     agent: str
     fingerprint: bytes
@@ -29,28 +28,29 @@ class Attempt:
     futures: list[Future] = field(default_factory=list)
     """Its calls in the engine."""
     calls: tuple[Call, ...] = ()
-    contexts: tuple[Context, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
     state: Literal["running", "delivered", "lost", "over"] = "running"
-    """lost: the client went away before it had the answer; over: refused, or superseded."""
+    """lost: the client went away before it had the response; over: refused, or superseded."""
 
 
-class Session:
-    """One episode as the endpoint sees it. Its methods may be called from any thread."""
+class Recording:
+    """The calls of one episode. Its methods may be called from any thread."""
 
     def __init__(
         self,
-        seed: tuple = (),
+        rng_key: tuple = (),
         *,
         own_sampling: bool = False,
         companions: Sequence["Session"] = (),
     ):
-        self.seed = seed
+        self.rng_key = rng_key
+        """Run seed, step, task and episode: what its draws are seeded by."""
         self.companions = companions
         """Those of the episode's auxiliary models, which end with it."""
         self.own_sampling = own_sampling
         """Whether the agent's own temperature and the like are used: not in training."""
         self.calls: list[Call] = []
-        self.past: dict[str, History] = {}
+        self.histories: dict[str, History] = {}
         self.context_full = False
         """Whether the last request did not fit any more."""
         self.conversations: dict[str, list[Message]] = {}
@@ -85,23 +85,24 @@ class Session:
         if not is_wanted:
             _cancel(futures)
 
-    def deliver(self, attempt: Attempt, calls: Sequence[Call], contexts: Sequence[Context]) -> bool:
+    def deliver(self, attempt: Attempt, prompt: Prompt, calls: Sequence[Call]) -> bool:
         """Record an attempt's calls just before they are sent; False: the episode has ended."""
         with self._lock:
             if not self.is_open or attempt.state != "running":
                 return False
             attempt.state = "delivered"
-            past = self.past.setdefault(attempt.agent, {})
-            attempt.calls, attempt.contexts = tuple(calls), tuple(contexts)
-            attempt.futures = []
+            attempt.calls, attempt.futures = tuple(calls), []
+            # An agent that saw less than was sampled cannot go on from there.
+            attempt.prefixes = tuple(Prefix(prompt, call) for call in calls if call.shown_whole)
             self.calls.extend(calls)
-            for context in contexts:
-                add_prefix(context, past)
+            history = self.histories.setdefault(attempt.agent, {})
+            for prefix in attempt.prefixes:
+                add_prefix(prefix, history)
             self.context_full = False
             return True
 
     def drop(self, attempt: Attempt, state: Literal["lost", "over"]) -> None:
-        """The client went away, or there is no answer: nothing of the attempt stays."""
+        """The client went away, or there is no response: nothing of the attempt stays."""
         with self._lock:
             self._withdraw(attempt, state)
 
@@ -114,7 +115,7 @@ class Session:
 
     def _supersede(self, agent: str, fingerprint: bytes) -> None:
         same = [a for a in self._attempts if (a.agent, a.fingerprint) == (agent, fingerprint)]
-        # What the client lost is what it retries: an answer that it got may be another call's.
+        # What the client lost is what it retries: a response that it got may be another call's.
         # Of those that run, the oldest is the likeliest to have timed out.
         for attempt in (
             *(a for a in same if a.state == "lost"),
@@ -125,7 +126,7 @@ class Session:
             break
 
     def _went_on(self, attempt: Attempt) -> bool:
-        """Whether a later call continues one of these: then the client did get the answer."""
+        """Whether a later call continues one of these: then the client did get the response."""
         return any(
             later.prompt_ids[: len(call.ids)] == call.ids
             for call in attempt.calls
@@ -137,37 +138,11 @@ class Session:
             return
         attempt.state = state
         _cancel(attempt.futures)
-        for context in attempt.contexts:
-            remove_prefix(context, self.past[attempt.agent])
+        for prefix in attempt.prefixes:
+            remove_prefix(prefix, self.histories[attempt.agent])
         gone = {id(call) for call in attempt.calls}
         self.calls[:] = [call for call in self.calls if id(call) not in gone]
-        attempt.calls, attempt.contexts, attempt.futures = (), (), []
-
-
-@runtime_checkable
-class Backend(Protocol):
-    """A model behind the endpoint: ``Handler``."""
-
-    name: str
-    engine: Any
-    num_tokens: int
-    """Completion tokens drawn so far."""
-
-    async def answer(self, seat: "AgentKey", turn: Turn, attempt: Attempt) -> Answer:
-        """Answer a turn and record it. Raises RequestRefused where that cannot be."""
-
-
-@dataclass(frozen=True)
-class AgentKey:
-    """What a key opens: one agent's place in one episode."""
-
-    session: Session
-    agent: str
-    served: Backend
-
-    @staticmethod
-    def new_key() -> str:
-        return f"sk-{secrets.token_urlsafe(24)}"
+        attempt.calls, attempt.prefixes, attempt.futures = (), (), []
 
 
 def _cancel(futures: Sequence[Future]) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of vLLM for one call, and what it drew."""
+"""Sampling parameters and Completion: one request to vLLM, and its result."""
 
 import copy
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How one completion is drawn: from the model's own distribution at this temperature."""
+    """How one completion is sampled: from the model's own distribution at this temperature."""
 
     temperature: float
     max_tokens: int
@@ -18,8 +18,8 @@ class Sampling:
     """How many alternatives to report for each token."""
     grammar: Any = None
     """vLLM's StructuredOutputsParams: draw only what these allow."""
-    place: tuple = ()
-    """Whose call it is, and which of that episode's: what lockstep goes by."""
+    rng_key: tuple = ()
+    """Its episode's key, the number of the request, and the choice: what lockstep goes by."""
     others: Mapping[str, Any] = field(default_factory=dict)
     """top_p, top_k, penalties, ...: never in training, where they would bias the ratio."""
 

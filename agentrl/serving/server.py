@@ -1,16 +1,18 @@
-"""The front of the trained model: OpenAI's and Anthropic's APIs, in this process and over HTTP.
+"""HTTP server of the models: OpenAI's and Anthropic's APIs, in this process and over a socket.
 
-Every episode gets a door of its own (``door.Model``) with an unguessable key. A request that comes
-through it is rendered, drawn and recorded: exactly the ids that the engine was given and returned.
+Every episode gets a client of its own (``client.ModelClient``) with an unguessable key. A request
+under that key is rendered, sampled and recorded: exactly the ids that the engine was given and
+returned.
 
 vLLM's own serving classes are not used here. They render, tokenise and answer in one piece, so that
 neither a conversation's exact ids nor the moment of delivery can be had from them. What vLLM knows
-of tool calls, reasoning and grammars is used, in ``reply``.
+of tool calls, reasoning and grammars is used, in ``output_parser``.
 """
 
 import asyncio
 import hashlib
 import logging
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -21,9 +23,10 @@ from itertools import count
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response
+from fastapi.responses import Response as HttpResponse
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic.json_schema import models_json_schema
@@ -39,8 +42,9 @@ from agentrl.serving.dialects import (
     responses,
 )
 from agentrl.serving.dialects.base import Body
-from agentrl.serving.protocol import Answer, RequestRefused, Turn, invalid
-from agentrl.serving.recording import AgentKey, Backend, Session
+from agentrl.serving.handler import Handler
+from agentrl.serving.protocol import Request, RequestRefused, Response, invalid
+from agentrl.serving.recording import Attempt, Recording
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +60,14 @@ DIALECTS = {
 
 
 @dataclass(frozen=True)
-class Reply:
+class HttpReply:
     """An HTTP response, whatever carries it."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
     take_back: Callable[[], None] = lambda: None
-    """For whoever finds that nobody is there to read it: what was recorded is withdrawn."""
+    """For whoever finds that nobody is there to read it: what was recorded is taken back."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -72,38 +76,47 @@ class Reply:
         return {"content-type": self.content_type, **retry}
 
 
+@dataclass(frozen=True)
+class AgentKey:
+    """What a key opens: the recording of one agent's calls in one episode."""
+
+    recording: Recording
+    agent: str
+    handler: Handler
+
+
 class Server:
     """Answers the requests of all episodes. An HTTP server starts when ``url`` is first read."""
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = 0):
-        self.seats: dict[str, AgentKey] = {}
+        self.agent_keys: dict[str, AgentKey] = {}
         self._numbers = count()
         self._host, self._port = host, port
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def seat(self, session: Session, agent: str, served: Backend) -> str:
-        """A new key to one agent's place in one episode."""
-        key = AgentKey.new_key()
+    def register(self, recording: Recording, agent: str, handler: Handler) -> str:
+        """A new key, under which one agent's requests are recorded in one episode."""
+        key = f"sk-{secrets.token_urlsafe(24)}"
         # An episode that has ended gets no new ones, whoever asks.
-        if session.is_open:
-            self.seats[key] = AgentKey(session, agent, served)
+        if recording.is_open:
+            self.agent_keys[key] = AgentKey(recording, agent, handler)
         return key
 
     def episode_url(self) -> str:
-        """An address that no other door has; without ``/v1``."""
+        """An address that no other client has; without ``/v1``."""
         return f"{self.url}/episode/{next(self._numbers)}"
 
-    def leave(self, session: Session) -> list[str]:
-        """The keys of a session open nothing any more; what still runs is aborted.
+    def unregister(self, recording: Recording) -> list[str]:
+        """The keys of a recording open nothing any more; what still runs is aborted.
 
         Returns those keys.
         """
-        ended = {session, *session.companions}
-        keys = [key for key, seat in list(self.seats.items()) if seat.session in ended]
+        ended = {recording, *recording.companions}
+        keys = [key for key, one in list(self.agent_keys.items()) if one.recording in ended]
         for key in keys:
-            self.seats.pop(key, None)
+            self.agent_keys.pop(key, None)
         for one in ended:
             one.close()
         return keys
@@ -124,7 +137,7 @@ class Server:
                 self._thread.join()
                 self._server = None
 
-    async def respond(self, path: str, raw: bytes, headers: Mapping[str, str]) -> Reply:
+    async def respond(self, path: str, raw: bytes, headers: Mapping[str, str]) -> HttpReply:
         """Answer one request. Cancelling it leaves nothing behind.
 
         headers: their names in lower case, or in any where the mapping ignores it.
@@ -133,25 +146,14 @@ class Server:
         """
         dialect = DIALECTS.get(path)
         try:
-            seat = self._find_seat(headers)
+            agent_key = self._find_agent_key(headers)
             if dialect is None:
                 raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
             body = _parse(dialect.body, raw)
             fingerprint = hashlib.blake2b(path.encode() + raw, digest_size=16).digest()
             is_retry = headers.get("x-stainless-retry-count", "0") != "0"
-            attempt = seat.session.begin(seat.agent, fingerprint, is_retry=is_retry)
-            try:
-                turn = dialect.turn(body, seat.session.conversations)
-                answer = await seat.served.answer(seat, turn, attempt)
-                if dialect.conversation:
-                    conversation = dialect.conversation(answer, body, turn)
-                    seat.session.conversations.update([conversation])
-                kind, written = _write(dialect, answer, body, turn)
-                return Reply(200, written, kind, partial(seat.session.drop, attempt, "lost"))
-            except BaseException as error:
-                was_left = isinstance(error, asyncio.CancelledError)
-                seat.session.drop(attempt, "lost" if was_left else "over")
-                raise
+            attempt = agent_key.recording.begin(agent_key.agent, fingerprint, is_retry=is_retry)
+            return await _carry_out(dialect, body, agent_key, attempt)
         except RequestRefused as refusal:
             return _refuse(refusal, dialect)
         except Exception as error:
@@ -159,24 +161,25 @@ class Server:
             log.exception("a request failed")
             return _refuse(_internal(error), dialect)
 
-    def models(self, headers: Mapping[str, str], name: str | None = None) -> Reply:
+    def models(self, headers: Mapping[str, str], name: str | None = None) -> HttpReply:
         """The one model that a key opens."""
         try:
-            seat = self._find_seat(headers)
-            if name not in (None, seat.served.name):
+            agent_key = self._find_agent_key(headers)
+            if name not in (None, agent_key.handler.name):
                 raise RequestRefused(404, "model_not_found", f"there is no model {name!r}")
         except RequestRefused as refusal:
             return _refuse(refusal, None)
-        model = {"id": seat.served.name, "object": "model", "created": 0, "owned_by": "agentrl"}
-        return Reply(200, to_json(model if name else {"object": "list", "data": [model]}))
+        known = agent_key.handler.name
+        model = {"id": known, "object": "model", "created": 0, "owned_by": "agentrl"}
+        return HttpReply(200, to_json(model if name else {"object": "list", "data": [model]}))
 
-    def _find_seat(self, headers: Mapping[str, str]) -> AgentKey:
+    def _find_agent_key(self, headers: Mapping[str, str]) -> AgentKey:
         bearer = headers.get("authorization", "")
         key = bearer[7:] if bearer[:7].lower() == "bearer " else headers.get("x-api-key", "")
-        seat = self.seats.get(key)
-        if seat is None:
+        agent_key = self.agent_keys.get(key)
+        if agent_key is None:
             raise RequestRefused(401, "invalid_api_key", "this key belongs to no live episode")
-        return seat
+        return agent_key
 
     def _start(self) -> None:
         listener = socket.create_server((self._host, self._port), backlog=4096)
@@ -192,7 +195,7 @@ class Server:
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
-            target=self._server.run, args=([listener],), name="endpoint", daemon=True
+            target=self._server.run, args=([listener],), name="server", daemon=True
         )
         self._thread.start()
 
@@ -200,33 +203,33 @@ class Server:
 class _RawRoute(APIRoute):
     """Hands over the request as it came: FastAPI's own parsing of it would be done for nothing."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]:
         return self.endpoint
 
 
-def make_app(endpoint: Server) -> FastAPI:
-    """The HTTP routes over an endpoint."""
+def make_app(server: Server) -> FastAPI:
+    """The HTTP routes over a server."""
     app = FastAPI(title="agentrl", docs_url=None, redoc_url=None)
     for dialect in DIALECTS.values():
         app.router.add_api_route(
             dialect.path,
-            _route(endpoint, dialect.path),
+            _route(server, dialect.path),
             methods=["POST"],
             openapi_extra=_describe(dialect),
             route_class_override=_RawRoute,
         )
 
     @app.get("/v1/models")
-    async def models(request: Request) -> Response:
-        return _response(endpoint.models(request.headers))
+    async def models(http_request: HttpRequest) -> HttpResponse:
+        return _response(server.models(http_request.headers))
 
     @app.get("/v1/models/{name}")
-    async def model(request: Request, name: str) -> Response:
-        return _response(endpoint.models(request.headers, name))
+    async def model(http_request: HttpRequest, name: str) -> HttpResponse:
+        return _response(server.models(http_request.headers, name))
 
     @app.exception_handler(HTTPException)
-    async def not_served(request: Request, error: HTTPException) -> Response:
-        message = f"{request.method} {request.url.path}: {error.detail}"
+    async def not_found(http_request: HttpRequest, error: HTTPException) -> HttpResponse:
+        message = f"{http_request.method} {http_request.url.path}: {error.detail}"
         return _response(_refuse(RequestRefused(error.status_code, "unknown_url", message), None))
 
     app.openapi = partial(_openapi, app)
@@ -249,19 +252,21 @@ def _under_any_episode(app: FastAPI) -> Any:
     return serve
 
 
-def _route(endpoint: Server, path: str) -> Any:
-    async def route(request: Request) -> Response:
-        work = endpoint.respond(path, await request.body(), request.headers)
-        reply = await _unless_gone(request, work)
+def _route(server: Server, path: str) -> Any:
+    async def route(http_request: HttpRequest) -> HttpResponse:
+        work = server.respond(path, await http_request.body(), http_request.headers)
+        http_reply = await _unless_gone(http_request, work)
         # Whoever has gone reads nothing of what is sent to it.
-        return _response(reply) if reply else Response(status_code=499)
+        return _response(http_reply) if http_reply else HttpResponse(status_code=499)
 
     return route
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply | None:
+async def _unless_gone(
+    http_request: HttpRequest, work: Coroutine[Any, Any, HttpReply]
+) -> HttpReply | None:
     """Do the work, unless the client hangs up: then it is cancelled."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(http_request.receive())
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if gone.done() and task.done():
@@ -274,10 +279,27 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Re
             await task
 
 
-def _write(dialect: Dialect, answer: Answer, body: Body, turn: Turn) -> tuple[str, bytes]:
+async def _carry_out(
+    dialect: Dialect, body: Body, agent_key: AgentKey, attempt: Attempt
+) -> HttpReply:
+    recording = agent_key.recording
+    try:
+        request = dialect.request(body, recording.conversations)
+        response = await agent_key.handler.respond(recording, request, attempt)
+        if dialect.conversation:
+            recording.conversations.update([dialect.conversation(response, body, request)])
+        kind, written = _write(dialect, response, body, request)
+        return HttpReply(200, written, kind, partial(recording.drop, attempt, "lost"))
+    except BaseException as error:
+        was_left = isinstance(error, asyncio.CancelledError)
+        recording.drop(attempt, "lost" if was_left else "over")
+        raise
+
+
+def _write(dialect: Dialect, response: Response, body: Body, request: Request) -> tuple[str, bytes]:
     if not body.stream:
-        return "application/json", to_json(dialect.whole(answer, body, turn))
-    events = [_encode_event(*event) for event in dialect.events(answer, body, turn)]
+        return "application/json", to_json(dialect.whole(response, body, request))
+    events = [_encode_event(*event) for event in dialect.events(response, body, request)]
     return "text/event-stream", b"".join(events)
 
 
@@ -297,13 +319,13 @@ def _internal(error: Exception) -> RequestRefused:
     return RequestRefused(500, "internal_error", f"{type(error).__name__}: {error}")
 
 
-def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> Reply:
+def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> HttpReply:
     body = dialect.error(refusal) if dialect else openai_error(refusal)
-    return Reply(refusal.status, to_json(body))
+    return HttpReply(refusal.status, to_json(body))
 
 
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, status_code=reply.status, headers=reply.headers)
+def _response(http_reply: HttpReply) -> HttpResponse:
+    return HttpResponse(http_reply.body, status_code=http_reply.status, headers=http_reply.headers)
 
 
 def _describe(dialect: Dialect) -> dict:

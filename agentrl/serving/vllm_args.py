@@ -1,4 +1,4 @@
-"""vLLM's own engine: how ours is set up, takes new weights, and shares a process with others."""
+"""vLLM's EngineArgs, its reload of weights, and the lock of the engines of one process."""
 
 import os
 import threading
@@ -123,7 +123,7 @@ def _refresh_head(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def turn() -> Iterator[None]:
+def engine_lock() -> Iterator[None]:
     """One engine of the process at a time, and no engine twice while another waits.
 
     vLLM keeps the context of the forward pass that is running, and its CPU kernels their scratch

@@ -1,4 +1,4 @@
-"""The agent in AgentScope, with the model that the door hands out."""
+"""The agent in AgentScope, with the model that the client hands out."""
 
 import asyncio
 

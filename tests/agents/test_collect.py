@@ -1,4 +1,4 @@
-"""collect() with a scripted door: what matters here are threads, time and counting."""
+"""collect() with a scripted client: what matters here are threads, time and counting."""
 
 import asyncio
 import threading
@@ -18,14 +18,14 @@ from tests.support.scripted_model import ScriptedModel
 
 class ScriptedServing:
     def __init__(self):
-        self.num_tokens, self.doors, self.released, self.engine = 0, [], [], self
+        self.num_tokens, self.clients, self.released, self.engine = 0, [], [], self
 
     def raise_if_stopped(self):
         pass
 
     def open(self, *, step, task_id, episode, own_sampling):
-        self.doors.append(ScriptedModel())
-        return self.doors[-1], {}
+        self.clients.append(ScriptedModel())
+        return self.clients[-1], {}
 
     def release(self, model):
         self.released.append(model)
@@ -48,8 +48,8 @@ def collect(workflow, num_tasks, group_size, **overrides):
         group_size=group_size,
         report=lambda share, note: reports.append((share, note)),
     )
-    assert all(door.closed for door in serving.doors)
-    assert sorted(map(id, serving.released)) == sorted(map(id, serving.doors))
+    assert all(model.closed for model in serving.clients)
+    assert sorted(map(id, serving.released)) == sorted(map(id, serving.clients))
     assert reports[-1][0] == 1.0
     return groups
 
@@ -128,7 +128,7 @@ def test_agents_that_are_not_trained_need_no_reward():
     async def solve(task, model):
         return {"solver": 1.0}
 
-    # The scripted door has calls of one agent, named "agent".
+    # The scripted client has calls of one agent, named "agent".
     (trained,), (recorded,) = (collect(solve, 1, 2, trained_agents=a) for a in (None, ("solver",)))
     assert [episode.status for episode in trained.episodes] == ["error", "error"]
     assert [episode.reward for episode in recorded.episodes] == [{"solver": 1.0}] * 2

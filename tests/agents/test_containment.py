@@ -59,7 +59,7 @@ def warm(serving, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert serving.endpoint.url
+    assert serving.server.url
     collect(serving, {}, 2, 2)
     return serving
 
@@ -75,7 +75,7 @@ def test_one_of_each_among_healthy_ones(warm):
 
 
 @pytest.mark.parametrize(
-    "kind", ["threads", "processes", "files", "seats", "requests", "mebibytes"]
+    "kind", ["threads", "processes", "files", "agent_keys", "requests", "mebibytes"]
 )
 def test_the_control_what_is_left_is_noticed(warm, monkeypatch, kind):
     """Each kind of leak alone, by the check that the tests above end with."""
@@ -88,7 +88,7 @@ def test_the_control_what_is_left_is_noticed(warm, monkeypatch, kind):
         undo.append(subprocess.Popen(["sleep", "60"]).kill)
     if kind == "files":
         undo.append(open("/dev/null").close)  # noqa: SIM115
-    if kind == "seats":
+    if kind == "agent_keys":
         undo.append(warm.open(step=0, task_id="t", episode=0)[0].close)
     if kind == "requests":
         call = warm.engine.submit([20], Sampling(temperature=1.0, max_tokens=500))
@@ -105,7 +105,7 @@ def test_the_control_what_is_left_is_noticed(warm, monkeypatch, kind):
 
 @pytest.mark.slow
 def test_a_call_in_c_is_left_behind_and_counted(warm, monkeypatch, caplog):
-    """Python cannot end it. Its door is shut, its episode is over, and the others go on."""
+    """Python cannot end it. Its client is closed, its episode is over, and the others go on."""
     release = threading.Event()
 
     async def solve(task, model):

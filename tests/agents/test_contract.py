@@ -294,11 +294,11 @@ def test_rewards_of_several_agents():
     async def leaves_it_to_the_judge(task, model):
         return WorkflowOutput(response="x")
 
-    door = ScriptedModel(agents=("solver", "checker", "solver"))
+    model = ScriptedModel(agents=("solver", "checker", "solver"))
     for episode in (
         rewarded(given),
         rewarded(WorkflowOutput(reward=expected)),
-        run(leaves_it_to_the_judge, judge, door),
+        run(leaves_it_to_the_judge, judge, model),
     ):
         assert (episode.status, episode.error, episode.reward) == ("ok", None, expected)
         assert episode.agents == ("solver", "checker")

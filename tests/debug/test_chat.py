@@ -34,7 +34,7 @@ def person(monkeypatch, capsys):
             return line
 
         monkeypatch.setattr("builtins.input", read)
-        talking.talk(script.door, setting, Display(), lambda: None)
+        talking.talk(script.client, setting, Display(), lambda: None)
         return capsys.readouterr().out, script.calls
 
     return types
@@ -99,7 +99,7 @@ def test_a_full_context_is_said_and_the_talk_goes_on(person):
 def test_ctrl_c_stops_an_answer(person, monkeypatch):
     script = Scripted(QWEN25)
     script.says("late")
-    respond, interrupted = script.serving.endpoint.respond, []
+    respond, interrupted = script.serving.server.respond, []
 
     async def is_interrupted(*request):
         if not interrupted:
@@ -107,7 +107,7 @@ def test_ctrl_c_stops_an_answer(person, monkeypatch):
             raise KeyboardInterrupt
         return await respond(*request)
 
-    monkeypatch.setattr(script.serving.endpoint, "respond", is_interrupted)
+    monkeypatch.setattr(script.serving.server, "respond", is_interrupted)
     out, calls = person(script, "first", "second", setting=ChatSetting())
     assert "stopped; what you said is forgotten" in out
     assert [said_to(call) for call in calls] == [["user: second"]]

@@ -125,7 +125,7 @@ def test_tool_calls_of_somebodys_server():
     assert (episode.error, episode.reward) == (None, 1.0)
     (call,) = episode.calls[0].reply["tool_calls"]
     assert call["function"] == {"name": "add", "arguments": '{"a": 1}'}
-    script.serving.endpoint.close()
+    script.serving.server.close()
 
 
 def test_a_debugged_episode_is_shown(serving, tmp_path, capsys):
@@ -325,7 +325,7 @@ def config_of(**fields) -> Config:
 def test_a_server_that_will_not_do(serving, url, key, sentence):
     model, _ = serving.open(step=0, task_id="theirs", episode=0)
     with pytest.raises(ValueError, match=sentence):
-        Upstream(url.replace("URL", serving.endpoint.url), model.api_key + key, None, {})
+        Upstream(url.replace("URL", serving.server.url), model.api_key + key, None, {})
 
 
 def test_a_server_of_several_models(monkeypatch):

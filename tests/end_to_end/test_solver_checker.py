@@ -19,7 +19,7 @@ from tests.support.sizes import SLOW, SOAK
 
 
 class Scripted:
-    """A door behind which the solver says one thing and the checker answers each proposal."""
+    """A client behind which the solver says one thing and the checker answers each proposal."""
 
     def __init__(self, proposal, check):
         self._proposal, self._check = proposal, check

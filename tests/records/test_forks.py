@@ -53,10 +53,10 @@ def test_another_agent(qwen):
     qwen.says("five")
     qwen.ask([SYSTEM, ASK])
     qwen.says("right")
-    qwen.ask([{"role": "system", "content": "Check it."}, ASK], door=qwen.door.agent("checker"))
+    qwen.ask([{"role": "system", "content": "Check it."}, ASK], client=qwen.client.agent("checker"))
     qwen.says("wrong")
-    checker = qwen.door.agent("checker")
-    qwen.ask([{"role": "system", "content": "Check it."}, MORE], door=checker)
+    checker = qwen.client.agent("checker")
+    qwen.ask([{"role": "system", "content": "Check it."}, MORE], client=checker)
     assert forks(qwen) == [
         (1, 0, "another agent", "the first call of checker"),
         (
@@ -71,7 +71,7 @@ def test_two_agents_go_on_from_one_place(qwen):
     qwen.says("five")
     said = [ASK, qwen.ask([ASK])]
     qwen.says("right")
-    qwen.ask([*said, NINE], door=qwen.door.agent("checker"))
+    qwen.ask([*said, NINE], client=qwen.client.agent("checker"))
     qwen.says("six")
     qwen.ask([*said, MORE])
     assert forks(qwen) == [(2, 1, "another agent", "checker has gone on from there, too")]

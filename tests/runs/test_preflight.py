@@ -270,7 +270,7 @@ def test_tasks_over_ranks(tmp_path, capsys):
     assert "warning: 4 tasks a step do not divide over 3 ranks" in capsys.readouterr().out
     with pytest.raises(ValueError, match="5 ranks share tasks_per_step 4: launch fewer processes"):
         surroundings(config, ranks=5)
-    config = dataclasses.replace(config, endpoint=ServerConfig(port=8000))
+    config = dataclasses.replace(config, server=ServerConfig(port=8000))
     with pytest.raises(ValueError, match="port is 8000, but each of 2 ranks needs one: leave it 0"):
         surroundings(config, ranks=2)
 

@@ -60,16 +60,16 @@ def test_an_engine_of_its_own(judged):
     """A second real vLLM in this process: drawn from as the agent asks, recorded nowhere."""
     config, serving = judged
     groups = collect(config, serving)
-    door, auxiliary = serving.open(step=0, task_id="t", episode=0)
+    client, auxiliary = serving.open(step=0, task_id="t", episode=0)
     greedy = {asyncio.run(ask(auxiliary["judge"], temperature=0.0)) for _ in range(3)}
     episodes = [episode for group in groups for episode in group.episodes]
     assert [episode.status for episode in episodes] == ["truncated"] * 4
     assert [[call.agent for call in episode.calls] for episode in episodes] == [["agent"]] * 4
     # Temperature 0 was honoured.
     assert len(greedy) == 1
-    # Its doors died with their episodes.
-    assert len(serving.endpoint.seats) == 2
-    door.close()
+    # Their keys died with their episodes.
+    assert len(serving.server.agent_keys) == 2
+    client.close()
 
 
 @pytest.mark.slow
@@ -112,16 +112,16 @@ def test_engines_of_one_process_take_turns(judged):
 
 
 def test_a_server_somewhere(monkeypatch):
-    """Any OpenAI-compatible URL; here that of another endpoint, in this process."""
+    """Any OpenAI-compatible URL; here that of another server, in this process."""
     there = Scripted(QWEN25)
-    monkeypatch.setenv("JUDGE_KEY", there.door.api_key)
-    judge = AuxiliaryModel(model="m", url=there.door.base_url, key_variable="JUDGE_KEY")
+    monkeypatch.setenv("JUDGE_KEY", there.client.api_key)
+    judge = AuxiliaryModel(model="m", url=there.client.base_url, key_variable="JUDGE_KEY")
     remote = rollout._auxiliary(make_config(), "judge", judge)()
     there.says("five")
     assert asyncio.run(ask(remote)) == "five"
     assert remote.agentscope.model == "m"
-    there.door.close()
-    there.serving.endpoint.close()
+    there.client.close()
+    there.serving.server.close()
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ValueError, match="set that variable"):
         rollout._auxiliary(make_config(), "judge", judge)

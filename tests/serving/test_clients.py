@@ -44,15 +44,15 @@ SAYS["all"] = THINKING + TEXT + SAYS["calls"]
 def episode():
     episode = Scripted(QWEN3)
     yield episode
-    episode.door.close()
-    episode.serving.endpoint.close()
+    episode.client.close()
+    episode.serving.server.close()
 
 
 @pytest.fixture
 def client(episode):
     return openai.OpenAI(
-        api_key=episode.door.api_key,
-        base_url=episode.door.base_url,
+        api_key=episode.client.api_key,
+        base_url=episode.client.base_url,
         max_retries=0,
         _strict_response_validation=True,
     )
@@ -61,8 +61,8 @@ def client(episode):
 @pytest.fixture
 def claude(episode):
     return anthropic.Anthropic(
-        api_key=episode.door.api_key,
-        base_url=episode.door.environment["ANTHROPIC_BASE_URL"],
+        api_key=episode.client.api_key,
+        base_url=episode.client.environment["ANTHROPIC_BASE_URL"],
         max_retries=0,
         _strict_response_validation=True,
     )
@@ -297,11 +297,11 @@ def test_in_process_and_over_http_are_the_same(episode, client):
     said_by(episode, "thinking")
     over_http = client.chat.completions.create(**asked)
     said_by(episode, "thinking")
-    in_process = asyncio.run(episode.door.openai.chat.completions.create(**asked))
+    in_process = asyncio.run(episode.client.openai.chat.completions.create(**asked))
     assert without_numbers(over_http) == without_numbers(in_process)
 
     async def chunks():
-        stream = await episode.door.openai.chat.completions.create(**asked, stream=True)
+        stream = await episode.client.openai.chat.completions.create(**asked, stream=True)
         return [without_numbers(chunk) async for chunk in stream]
 
     said_by(episode, "thinking")
@@ -311,23 +311,23 @@ def test_in_process_and_over_http_are_the_same(episode, client):
     assert asyncio.run(chunks()) == streamed
 
 
-async def listed(door) -> list[str]:
-    return [model.id async for model in door.openai.models.list()]
+async def listed(model) -> list[str]:
+    return [listed.id async for listed in model.openai.models.list()]
 
 
 def test_models_in_process(episode):
-    assert asyncio.run(listed(episode.door)) == ["m"]
+    assert asyncio.run(listed(episode.client)) == ["m"]
 
 
 def test_langchain_in_an_event_loop_of_each_episode(episode):
     """It keeps one client a base URL for the whole process, bound to the loop of its first call."""
     for number in range(3):
-        door, _ = episode.serving.open(step=0, task_id="t", episode=number)
+        model, _ = episode.serving.open(step=0, task_id="t", episode=number)
         episode.says(f"{THINKING}five")
-        model = ChatOpenAI(model="m", base_url=door.base_url, api_key=door.api_key, max_retries=0)
-        assert asyncio.run(model.ainvoke("2+3?")).content.strip() == "five"
-        assert len(door.calls) == 1
-        door.close()
+        chat = ChatOpenAI(model="m", base_url=model.base_url, api_key=model.api_key, max_retries=0)
+        assert asyncio.run(chat.ainvoke("2+3?")).content.strip() == "five"
+        assert len(model.calls) == 1
+        model.close()
 
 
 def test_agentscopes_structured_output(episode):
@@ -337,7 +337,7 @@ def test_agentscopes_structured_output(episode):
     call = {"name": "generate_structured_output", "arguments": {"number": 5}}
     episode.says(f"{THINKING}<tool_call>\n{json.dumps(call)}\n</tool_call>")
     answer = asyncio.run(
-        episode.door.agentscope.generate_structured_output([UserMsg("user", "2+3?")], Answer)
+        episode.client.agentscope.generate_structured_output([UserMsg("user", "2+3?")], Answer)
     )
     assert answer.content == {"number": 5}
     (recorded,) = episode.calls
@@ -350,9 +350,9 @@ def test_agentscopes_structured_output(episode):
 
 
 def test_errors_have_openais_shape(episode):
-    url, headers = f"{episode.door.base_url}/chat/completions", {}
+    url, headers = f"{episode.client.base_url}/chat/completions", {}
     assert requests.post(url, json={}).status_code == 401
-    headers["Authorization"] = f"Bearer {episode.door.api_key}"
+    headers["Authorization"] = f"Bearer {episode.client.api_key}"
     for body, parameter in ((b"{", None), (b"[]", None), (b'{"messages": 3}', "messages")):
         refused = requests.post(url, data=body, headers=headers)
         assert refused.status_code == 400
@@ -360,7 +360,7 @@ def test_errors_have_openais_shape(episode):
         error = refused.json()["error"]
         assert (error["type"], error["param"]) == ("invalid_request_error", parameter)
     assert requests.get(url, headers=headers).status_code == 405
-    assert requests.post(f"{episode.door.base_url}/embeddings", json={}).status_code == 404
+    assert requests.post(f"{episode.client.base_url}/embeddings", json={}).status_code == 404
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
@@ -370,7 +370,7 @@ def test_the_node_client(episode):
     said += [f"{THINKING}six", f"{THINKING}six", "seven", "seven"]
     for text in said:
         episode.says(text)
-    environment = episode.door.environment
+    environment = episode.client.environment
     printed = subprocess.run(
         ["node", NODE / "client.mjs"],
         env={**os.environ, **environment},

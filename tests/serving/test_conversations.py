@@ -1,4 +1,4 @@
-"""Thousands of random conversations over six families' templates, through the endpoint itself.
+"""Thousands of random conversations over six families' templates, through the server itself.
 
 The engine is scripted and spied on: what it is given and what it returns is noted where requests
 enter it, and compared with what the episode recorded. The model writes as its family does, in
@@ -19,10 +19,9 @@ import pytest
 
 from agentrl.learning.packing import pack
 from agentrl.records.forks import merge
-from agentrl.serving.chat_template import Chat
-from agentrl.serving.history import identity
+from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.sampling import Completion
-from agentrl.types import Sample
+from agentrl.types import Sample, message_key
 from kernels.tree import build_tree
 from tests.support.families import (
     DEEPSEEK_R1,
@@ -47,14 +46,14 @@ def tool(name: str) -> dict:
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
-class ModelClient:
+class Writer:
     """Draws turns in the way of a family."""
 
     def __init__(self, family, rng):
         self.family, self.rng, self.tokenizer = family, rng, tokenizer(family)
         self.num_texts = 0
 
-    def turn(self, tools) -> Completion:
+    def completion(self, tools) -> Completion:
         rng, family = self.rng, self.family
         reasoning = self.text() if family.reasoning_parser and rng.random() < 0.7 else None
         calls = []
@@ -78,19 +77,17 @@ class ModelClient:
         return Completion(ids, logprobs, "stop" if ended else "length")
 
     def split(self, text: str) -> list[int]:
-        """Tokenised piece by piece: other tokens than the whole text would get."""
-        pieces, marks = [], [*self.family.markup, *self.family.special_tokens]
+        """Tokenised part by part: other tokens than the whole text would get."""
+        parts, marks = [], [*self.family.markup, *self.family.special_tokens]
         while text:
             mark = next((mark for mark in marks if text.startswith(mark)), None)
             length = len(mark) if mark else self.rng.randint(1, 9)
             for other in marks:
                 if not mark and 0 < (at := text.find(other)) < length:
                     length = at
-            pieces.append(text[:length])
+            parts.append(text[:length])
             text = text[length:]
-        return [
-            i for piece in pieces for i in self.tokenizer.encode(piece, add_special_tokens=False)
-        ]
+        return [i for part in parts for i in self.tokenizer.encode(part, add_special_tokens=False)]
 
     def text(self) -> str:
         """No two are the same: else a turn without its reasoning could be one or another."""
@@ -107,10 +104,10 @@ class Agent:
 
     def __init__(self, family, rng, serving, engine, number):
         self.family, self.rng, self.engine = family, rng, engine
-        self.model = ModelClient(family, rng)
-        self.door, _ = serving.open(step=0, task_id="t", episode=number)
-        self.seat = self.door
-        self.endpoint = serving.endpoint
+        self.writer = Writer(family, rng)
+        self.client, _ = serving.open(step=0, task_id="t", episode=number)
+        self.current = self.client
+        self.server = serving.server
         self.tools = [tool("add"), tool("look_up")]
         self.messages, self.superseded, self.requests = [], [], []
         self.num_foreign = 0
@@ -120,8 +117,8 @@ class Agent:
         self.grows_from = None
         """The call that gave the last turn, while the agent only appends to it."""
         if rng.random() < 0.5:
-            self.messages.append({"role": "system", "content": self.model.text()})
-        self.messages.append({"role": "user", "content": self.model.text()})
+            self.messages.append({"role": "system", "content": self.writer.text()})
+        self.messages.append({"role": "user", "content": self.writer.text()})
 
     async def live(self) -> None:
         for _ in range(self.rng.randint(2, 7)):
@@ -136,29 +133,29 @@ class Agent:
                 self.tools = [tool("add"), tool(f"look_up_{len(self.requests)}")]
                 self.becomes_another_conversation()
             elif fate < 0.36:
-                self.seat = self.door.agent(f"agent-{len(self.requests)}")
+                self.current = self.client.agent(f"agent-{len(self.requests)}")
                 self.becomes_another_conversation()
             await self.step()
 
     async def step(self) -> None:
-        seat = self.seat
+        client = self.current
         body = {"model": "m", "messages": self.sent(), "tools": self.tools}
         n = self.rng.choice([1, 1, 1, 2])
         body |= {"n": n} if n > 1 else {}
-        before, drawn_before = list(seat.calls), len(self.engine.log)
+        before, drawn_before = list(client.calls), len(self.engine.log)
         self.text = self.rendered()
-        status, answer = await self.ask(body, seat)
+        status, answer = await self.ask(body, client)
         if status == 200 and self.rng.random() < 0.15:
             # That answer got lost on its way: the client sends the same again.
             self.superseded += self.engine.log[drawn_before:]
-            status, answer = await self.ask(body, seat, is_retry=True)
+            status, answer = await self.ask(body, client, is_retry=True)
         if status != 200:
             # Some templates refuse what this agent says; what they refuse is not recorded.
             assert answer["error"]["code"] == "invalid_messages", answer
-            assert list(seat.calls) == before
+            assert list(client.calls) == before
             self.start_over()
             return
-        new = seat.calls[-len(answer["choices"]) :]
+        new = client.calls[-len(answer["choices"]) :]
         self.check_text(new[-1])
         self.check_growth(new[-1])
         chosen = self.rng.randrange(len(new))
@@ -169,22 +166,22 @@ class Agent:
     def go_on(self, reply: dict) -> None:
         if reply.get("tool_calls"):
             for call in reply["tool_calls"]:
-                content = self.model.text()
+                content = self.writer.text()
                 self.messages.append(
                     {"role": "tool", "tool_call_id": call["id"], "content": content}
                 )
         else:
-            self.messages.append({"role": "user", "content": self.model.text()})
+            self.messages.append({"role": "user", "content": self.writer.text()})
 
     def start_over(self) -> None:
-        self.messages, self.num_foreign = [{"role": "user", "content": self.model.text()}], 0
+        self.messages, self.num_foreign = [{"role": "user", "content": self.writer.text()}], 0
         self.grows_from = None
 
     def edit(self) -> None:
         """Change an earlier message of the user's, and forget what came after."""
         users = [i for i, m in enumerate(self.messages) if m["role"] == "user"]
         at = self.rng.choice(users)
-        self.messages = [*self.messages[:at], {"role": "user", "content": self.model.text()}]
+        self.messages = [*self.messages[:at], {"role": "user", "content": self.writer.text()}]
         self.num_foreign, self.grows_from = min(self.num_foreign, at), None
 
     def becomes_another_conversation(self) -> None:
@@ -211,15 +208,15 @@ class Agent:
                 message["tool_call_id"] = f"x{message['tool_call_id']}"
         return messages
 
-    async def ask(self, body: dict, seat, *, is_retry: bool = False) -> tuple[int, dict]:
-        self.engine.next = [self.model.turn(self.tools) for _ in range(body.get("n", 1))]
-        reply = await self.endpoint.respond(
-            "/v1/chat/completions", json.dumps(body).encode(), headers(seat, is_retry=is_retry)
+    async def ask(self, body: dict, client, *, is_retry: bool = False) -> tuple[int, dict]:
+        self.engine.next = [self.writer.completion(self.tools) for _ in range(body.get("n", 1))]
+        reply = await self.server.respond(
+            "/v1/chat/completions", json.dumps(body).encode(), headers(client, is_retry=is_retry)
         )
         if reply.status == 200:
-            self.requests.append((body, seat, self.text))
+            self.requests.append((body, client, self.text))
             new = len(json.loads(reply.body)["choices"])
-            self.texts |= {id(call): self.text for call in self.door.calls[-new:]}
+            self.texts |= {id(call): self.text for call in self.client.calls[-new:]}
         return reply.status, json.loads(reply.body)
 
     def check_growth(self, call) -> None:
@@ -229,13 +226,13 @@ class Agent:
         if self.grows_from is None or not appends:
             return
         # Another call may have got the same answer to the same question.
-        said = identity(self.grows_from.reply)
-        same = [c.ids for c in self.door.calls if identity(c.reply) == said]
+        said = message_key(self.grows_from.reply)
+        same = [c.ids for c in self.client.calls if message_key(c.reply) == said]
         assert any(call.prompt_ids[: len(ids)] == ids for ids in same)
 
     def rendered(self) -> str | None:
         try:
-            return self.model.tokenizer.apply_chat_template(
+            return self.writer.tokenizer.apply_chat_template(
                 [for_template(self.family, message) for message in self.messages],
                 tools=self.tools,
                 tokenize=False,
@@ -249,10 +246,10 @@ class Agent:
         if self.text is None:
             assert self.family is LLAMA3  # Several calls in one turn: the raw text stands in.
             return
-        decode = self.model.tokenizer.decode
+        decode = self.writer.tokenizer.decode
         begun = [
             c
-            for c in self.door.calls
+            for c in self.client.calls
             if c is not call
             and call.prompt_ids[: len(c.ids)] == c.ids
             and self.texts[id(c)] is not None
@@ -315,8 +312,8 @@ def test_random_conversations(family, how_many):
             engine.log.clear()
             agent = Agent(family, rng, serving, engine, number)
             await agent.live()
-            calls = agent.door.calls
-            agent.door.close()
+            calls = agent.client.calls
+            agent.client.close()
 
             # What the engine consumed and produced is what is recorded, less what was superseded.
             recorded = [(c.prompt_ids, c.completion_ids, c.logprobs) for c in calls]
@@ -362,21 +359,21 @@ def num_shared(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def tokenised_again(chat, context, text):
-    return chat.encode(text)
+def tokenised_again(template, prefix, text):
+    return template.encode(text)
 
 
-def with_less_space(chat, context, text):
-    ids = continues(chat, context, text)
-    kept = len(context.ids)
-    return ids and ids[:kept] + [i for i in ids[kept:] if chat.decode([i]).strip()]
+def with_less_space(template, prefix, text):
+    ids = continues(template, prefix, text)
+    kept = len(prefix.call.ids)
+    return ids and ids[:kept] + [i for i in ids[kept:] if template.decode([i]).strip()]
 
 
-continues = Chat._continue
+continues = ChatTemplate._continue
 
 
 @pytest.mark.parametrize("wrong", [tokenised_again, with_less_space])
 def test_the_controls_are_caught(monkeypatch, wrong):
-    monkeypatch.setattr(Chat, "_continue", wrong)
+    monkeypatch.setattr(ChatTemplate, "_continue", wrong)
     with pytest.raises(AssertionError):
         test_random_conversations(QWEN25, 20)

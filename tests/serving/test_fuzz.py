@@ -10,12 +10,10 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-from agentrl.serving.chat_template import Chat
 from agentrl.serving.client import Serving
-from agentrl.serving.handler import Handler
-from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.server import Server, make_app
 from tests.support.sizes import sizes
+from tests.support.spy import make_handler
 
 ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
 ROUTES += ["/v1/models/{name}"]
@@ -23,15 +21,14 @@ ROUTES += ["/v1/models/{name}"]
 
 @pytest.fixture
 def serving(engine, tokenizer):
-    chat = Chat(tokenizer, OutputParser(tokenizer, "hermes"))
-    policy = Handler("policy", engine, chat, temperature=1.0, max_tokens=1, max_model_len=512)
+    policy = make_handler("policy", engine, tokenizer, "hermes", max_tokens=1, max_model_len=512)
     return Serving(Server(), policy, seed=0)
 
 
 def statuses(serving, route: str, cases: int) -> Counter:
     """Send this many random requests, and count what came back."""
-    door, _ = serving.open(step=0, task_id="fuzz", episode=0)
-    schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(serving.endpoint))
+    model, _ = serving.open(step=0, task_id="fuzz", episode=0)
+    schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(serving.server))
     operation = schema[route]["GET" if "models" in route else "POST"]
     seen = Counter()
 
@@ -45,13 +42,13 @@ def statuses(serving, route: str, cases: int) -> Counter:
         suppress_health_check=list(HealthCheck),
     )
     def send(case):
-        response = case.call(headers={"Authorization": f"Bearer {door.api_key}"})
+        response = case.call(headers={"Authorization": f"Bearer {model.api_key}"})
         assert response.status_code < 500, response.text
         seen[response.status_code] += 1
 
     logging.getLogger("agentrl.serving").setLevel(logging.ERROR)
     send()
-    door.close()
+    model.close()
     return seen
 
 

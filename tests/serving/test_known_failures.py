@@ -62,7 +62,9 @@ def test_two_tool_calls_with_the_same_empty_text(qwen):
 
 
 def test_the_control_matching_by_text_alone_mistakes_one_call_for_the_other(qwen, monkeypatch):
-    monkeypatch.setattr(history, "identity", lambda message: (message["role"], message["content"]))
+    monkeypatch.setattr(
+        history, "message_key", lambda message: (message["role"], message["content"])
+    )
     with pytest.raises(AssertionError, match="False, True"):
         test_two_tool_calls_with_the_same_empty_text(qwen)
 
@@ -247,7 +249,7 @@ def test_another_agent_of_the_episode_is_another_conversation(qwen):
     qwen.says("five", ids=letters)
     reply = qwen.ask([ASK])
     qwen.says("done")
-    qwen.ask([ASK, reply, MORE], door=qwen.door.agent("other"))
+    qwen.ask([ASK, reply, MORE], client=qwen.client.agent("other"))
     first, second = qwen.calls
     assert [call.agent for call in qwen.calls] == ["agent", "other"]
     assert not continues(first, second)

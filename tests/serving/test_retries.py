@@ -36,9 +36,9 @@ class Slow(Scripted):
         self.engine.submit = submit
 
     @property
-    def client(self) -> openai.OpenAI:
+    def http(self) -> openai.OpenAI:
         return openai.OpenAI(
-            api_key=self.door.api_key, base_url=self.door.base_url, timeout=0.3, max_retries=1
+            api_key=self.client.api_key, base_url=self.client.base_url, timeout=0.3, max_retries=1
         )
 
 
@@ -52,8 +52,8 @@ def make(request):
 
     yield make
     for episode in made:
-        episode.door.close()
-        episode.serving.endpoint.close()
+        episode.client.close()
+        episode.serving.server.close()
 
 
 def wait_for(condition) -> None:
@@ -67,7 +67,7 @@ def wait_for(condition) -> None:
 def test_a_request_that_times_out_is_aborted_and_its_retry_counts_once(make, stream):
     episode = make(hanging=1)
     episode.says("five")
-    answer = episode.client.chat.completions.create(model="m", messages=ASK, stream=stream)
+    answer = episode.http.chat.completions.create(model="m", messages=ASK, stream=stream)
     if stream:
         assert "".join(c.choices[0].delta.content or "" for c in answer if c.choices) == "five"
     else:
@@ -84,8 +84,8 @@ def test_a_lost_request_does_not_take_an_independent_one_with_it(make):
     episode.engine.submit, hang = lambda *_: episode.hanging[0], episode.engine.submit
     episode.hanging.append(Future())
     body = {"messages": ASK, "model": "m"}
-    headers = {"Authorization": f"Bearer {episode.door.api_key}"}
-    url = f"{episode.door.base_url}/chat/completions"
+    headers = {"Authorization": f"Bearer {episode.client.api_key}"}
+    url = f"{episode.client.base_url}/chat/completions"
     # The same bytes as the first request, over a socket that is closed too early.
     with pytest.raises(requests.Timeout):
         requests.post(url, data=json.dumps(body), headers=headers, timeout=0.2)
@@ -114,13 +114,13 @@ def test_an_answer_that_was_delivered_is_superseded_by_its_retry(make):
 
 def test_a_client_that_hangs_up_leaves_nothing(make):
     episode = make(hanging=1)
-    port = int(episode.serving.endpoint.url.rpartition(":")[2])
+    port = int(episode.serving.server.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port)) as raw:
         body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "?"}]}'
         raw.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
             b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n%s"
-            % (episode.door.api_key.encode(), len(body), body)
+            % (episode.client.api_key.encode(), len(body), body)
         )
         wait_for(lambda: episode.hanging)
     wait_for(episode.hanging[0].cancelled)
@@ -132,7 +132,7 @@ def test_a_cancelled_task_leaves_nothing(make):
 
     async def cancel(stream: bool):
         waiting = asyncio.create_task(
-            episode.door.openai.chat.completions.create(model="m", messages=ASK, stream=stream)
+            episode.client.openai.chat.completions.create(model="m", messages=ASK, stream=stream)
         )
         while len(episode.hanging) <= stream:
             await asyncio.sleep(0.001)
@@ -148,7 +148,7 @@ def test_a_cancelled_task_leaves_nothing(make):
 
 def test_the_end_of_an_episode_is_an_error_that_is_not_retried(make):
     episode = make(hanging=1)
-    client, errors = episode.client.with_options(timeout=30, max_retries=5), []
+    client, errors = episode.http.with_options(timeout=30, max_retries=5), []
 
     def ask():
         try:
@@ -159,7 +159,7 @@ def test_the_end_of_an_episode_is_an_error_that_is_not_retried(make):
     thread = threading.Thread(target=ask)
     thread.start()
     wait_for(lambda: episode.hanging)
-    episode.door.close()
+    episode.client.close()
     thread.join(5)
     (error,) = errors
     assert error.response.headers["x-should-retry"] == "false"
@@ -171,16 +171,16 @@ def test_the_end_of_an_episode_is_an_error_that_is_not_retried(make):
 def test_keys_of_agents_die_with_the_episode(make):
     episode = make(hanging=0)
     stranger, _ = episode.serving.open(step=0, task_id="t", episode=1)
-    seer = episode.door.agent("seer")
-    assert len({episode.door.api_key, seer.api_key, stranger.api_key}) == 3
-    assert episode.door.agent("seer") is seer
+    seer = episode.client.agent("seer")
+    assert len({episode.client.api_key, seer.api_key, stranger.api_key}) == 3
+    assert episode.client.agent("seer") is seer
     episode.says("five")
-    episode.ask(ASK, door=seer)
+    episode.ask(ASK, client=seer)
     assert [call.agent for call in episode.calls] == ["seer"]
     assert stranger.calls == ()
-    episode.door.close()
-    for door, status in ((episode.door, 401), (seer, 401), (stranger, 200)):
-        url, key = f"{door.base_url}/models", door.api_key
+    episode.client.close()
+    for model, status in ((episode.client, 401), (seer, 401), (stranger, 200)):
+        url, key = f"{model.base_url}/models", model.api_key
         got = requests.get(url, headers={"Authorization": f"Bearer {key}"})
         assert got.status_code == status
     stranger.close()
@@ -190,9 +190,9 @@ def test_what_an_agent_samples_with_is_honoured_outside_training(make):
     episode = make(hanging=0)
     evaluated, _ = episode.serving.open(step=0, task_id="t", episode=0, own_sampling=True)
     asked = {"temperature": 0.3, "top_p": 0.5, "seed": 7, "max_tokens": 5000}
-    for door in (episode.door, evaluated):
+    for model in (episode.client, evaluated):
         episode.says("five")
-        episode.ask(ASK, door=door, **asked)
+        episode.ask(ASK, client=model, **asked)
     training, evaluation = episode.engine.samplings
     assert (training.temperature, training.others, training.max_tokens) == (1.0, {}, 999)
     assert training.seed != 7
@@ -214,7 +214,7 @@ def test_many_requests_of_one_episode_at_once(make):
             return answer(prompt_ids, sampling)
 
     episode.engine.submit = submit
-    client = episode.client.with_options(timeout=60)
+    client = episode.http.with_options(timeout=60)
 
     def over_http():
         for _ in range(10):
@@ -223,7 +223,8 @@ def test_many_requests_of_one_episode_at_once(make):
 
     async def in_process():
         asked = [
-            episode.door.openai.chat.completions.create(model="m", messages=ASK) for _ in range(40)
+            episode.client.openai.chat.completions.create(model="m", messages=ASK)
+            for _ in range(40)
         ]
         answered.extend(a.choices[0].message.content for a in await asyncio.gather(*asked))
 
@@ -252,7 +253,7 @@ def test_an_answer_that_is_ready_as_the_client_hangs_up_is_taken_back(make):
     gone = Request({"type": "http"}, disconnected)
 
     async def both_at_once():
-        work = episode.serving.endpoint.respond("/v1/chat/completions", body, headers(episode.door))
+        work = episode.serving.server.respond("/v1/chat/completions", body, headers(episode.client))
         reply = await work
         assert len(episode.calls) == 1
 

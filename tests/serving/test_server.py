@@ -1,4 +1,4 @@
-"""The door of an episode: the real client and the real engine, and what is recorded of them."""
+"""The server of an episode: the real client and the real engine, and what is recorded of them."""
 
 import asyncio
 import json
@@ -217,13 +217,13 @@ def test_a_key_opens_its_own_episode_while_that_lives(serving, model):
 def test_agents_have_keys_of_their_own_and_one_record(model):
     solver, checker = model.agent("solver"), model.agent("checker")
     assert len({model.api_key, solver.api_key, checker.api_key}) == 3
-    for door in (solver, checker, model, solver):
-        asyncio.run(ask(door))
+    for one in (solver, checker, model, solver):
+        asyncio.run(ask(one))
     assert [call.agent for call in model.calls] == ["solver", "checker", "agent", "solver"]
     assert solver.calls == checker.calls == model.calls
 
 
-def test_two_doors_of_one_name_are_one_agent(model):
+def test_two_clients_of_one_name_are_one_agent(model):
     async def converse():
         answer = await ask(model.agent("solver"))
         grown = [*HELLO, answer.choices[0].message.model_dump(), {"role": "user", "content": "?"}]
@@ -234,7 +234,7 @@ def test_two_doors_of_one_name_are_one_agent(model):
     assert second.prompt_ids[: len(first.ids)] == first.ids
 
 
-def test_the_end_of_the_episode_closes_every_agents_door(serving):
+def test_the_end_of_the_episode_closes_every_agents_key(serving):
     model = open_client(serving, episode=5)
     clients = [model.agent("solver").openai, model.agent("checker").openai, model.openai]
     model.close()
@@ -261,7 +261,7 @@ def test_an_answer_that_comes_after_the_end_is_not_recorded(serving):
     assert model.calls == ()
 
 
-def test_closing_the_door_aborts_what_runs(serving):
+def test_closing_the_client_aborts_what_runs(serving):
     model = open_client(serving, episode=3)
 
     async def left_behind():
@@ -292,13 +292,13 @@ def test_an_agent_that_closes_its_client_closes_only_its_own(serving, model):
 
 
 def test_what_breaks_on_our_side_says_so(serving, model, monkeypatch):
-    monkeypatch.setattr(serving.policy.chat, "prompt", lambda turn, past: 1 / 0)
+    monkeypatch.setattr(serving.policy.chat_template, "prompt", lambda *_: 1 / 0)
     with pytest.raises(openai.InternalServerError, match="ZeroDivisionError") as refused:
         asyncio.run(ask(model))
     assert refused.value.response.headers["x-should-retry"] == "false"
     assert model.calls == ()
 
 
-def test_no_other_path_is_served(model):
+def test_no_other_path_is_answered(model):
     with pytest.raises(openai.NotFoundError, match="/v1/embeddings"):
         asyncio.run(model.openai.embeddings.create(model="policy", input="x"))

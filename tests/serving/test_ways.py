@@ -95,7 +95,7 @@ def server():
 
 @pytest.fixture
 def model(server):
-    """The door as workflows know it."""
+    """The client as workflows know it."""
     from agentscope.credential import OpenAICredential
     from agentscope.model import OpenAIChatModel
 

@@ -183,7 +183,7 @@ async def waits_for_a_program_with_its_key(task, model):
     program = subprocess.Popen(["sleep", "1000"], env=model.environment, stdout=subprocess.PIPE)
     with program:
         program.stdout.read()
-    # It ends with its door; the workflow goes on.
+    # It ends with its client; the workflow goes on.
     while True:
         time.sleep(0.05)
 
@@ -327,7 +327,7 @@ class Held:
     threads: int
     processes: int
     files: int
-    seats: int
+    agent_keys: int
     requests: int
     mebibytes: float
 
@@ -341,7 +341,7 @@ class Held:
             threads=threading.active_count(),
             processes=len(children),
             files=here.num_fds(),
-            seats=len(serving.endpoint.seats),
+            agent_keys=len(serving.server.agent_keys),
             requests=len(engine._waiting) + engine._llm.get_num_unfinished_requests(),
             mebibytes=allocated_mebibytes(),
         )

@@ -1,11 +1,11 @@
-"""A scripted engine behind a real endpoint, for tests in which the model does not matter."""
+"""A scripted engine behind a real server, for tests in which the model does not matter."""
 
 import asyncio
 import json
 from concurrent.futures import Future
 from typing import Any
 
-from agentrl.serving.chat_template import Chat
+from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.client import Serving
 from agentrl.serving.engine import Engine
 from agentrl.serving.handler import Handler
@@ -39,16 +39,29 @@ class SpyEngine(Engine):
 
 def make_serving(family: Family, own_tokenizer: Any = None) -> tuple[Serving, SpyEngine]:
     engine, tokens = SpyEngine(), own_tokenizer or tokenizer(family)
-    output_parser = OutputParser(tokens, family.tool_parser, family.reasoning_parser)
-    chat = Chat(tokens, output_parser)
-    policy = Handler("m", engine, chat, temperature=1.0, max_tokens=999, max_model_len=10**6)
+    parsers = family.tool_parser, family.reasoning_parser
+    policy = make_handler("m", engine, tokens, *parsers, max_tokens=999, max_model_len=10**6)
     return Serving(Server(), policy, seed=0), engine
 
 
-def headers(door, *, is_retry: bool = False) -> dict[str, str]:
-    """What a client of this door's sends."""
+def make_handler(
+    name: str,
+    engine: Any,
+    tokenizer: Any,
+    tool_parser: str | None,
+    reasoning_parser: str | None = None,
+    **limits: int,
+) -> Handler:
+    """A model at temperature 1; limits: max_tokens and max_model_len."""
+    parser = OutputParser(tokenizer, tool_parser, reasoning_parser)
+    template = ChatTemplate(tokenizer, parser.reasoning_end)
+    return Handler(name, engine, template, parser, temperature=1.0, **limits)
+
+
+def headers(client, *, is_retry: bool = False) -> dict[str, str]:
+    """The headers that a client sends."""
     return {
-        "authorization": f"Bearer {door.api_key}",
+        "authorization": f"Bearer {client.api_key}",
         "x-stainless-retry-count": str(int(is_retry)),
     }
 
@@ -58,7 +71,7 @@ class Scripted:
 
     def __init__(self, family: Family):
         self.serving, self.engine = make_serving(family)
-        self.door, _ = self.serving.open(step=0, task_id="t", episode=0)
+        self.client, _ = self.serving.open(step=0, task_id="t", episode=0)
         self.tokenizer = tokenizer(family)
 
     def says(
@@ -70,14 +83,14 @@ class Scripted:
         fields = {"finish_reason": "stop" if ended else "length", **fields}
         self.engine.next.append(Completion(ids, [-1.0] * len(ids), **fields))
 
-    def ask(self, messages, *, is_retry: bool = False, door=None, **options) -> dict:
+    def ask(self, messages, *, is_retry: bool = False, client=None, **options) -> dict:
         """The answer's message."""
         body = {"messages": messages, **options}
         reply = asyncio.run(
-            self.serving.endpoint.respond(
+            self.serving.server.respond(
                 "/v1/chat/completions",
                 json.dumps(body).encode(),
-                headers(door or self.door, is_retry=is_retry),
+                headers(client or self.client, is_retry=is_retry),
             )
         )
         answer = json.loads(reply.body)
@@ -89,4 +102,4 @@ class Scripted:
 
     @property
     def calls(self):
-        return self.door.calls
+        return self.client.calls

@@ -1,28 +1,28 @@
-"""The APIs that agents speak. Each is two translations around one ``Turn`` and its ``Answer``."""
+"""API dialects that agents speak: two translations each, to ``Request`` and from ``Response``."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from agentrl.serving.dialects.base import Body
-from agentrl.serving.protocol import Answer, RequestRefused, Turn
+from agentrl.serving.protocol import Request, RequestRefused, Response
 from agentrl.types import Message
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """One route: what it takes, and how an answer looks in its words."""
+    """An API's route: what it takes, and how a response looks in its words."""
 
     path: str
     body: type[Body]
-    turn: Callable[[Any, dict[str, list[Message]]], Turn]
-    """(body, earlier conversations by answer id) -> Turn."""
-    whole: Callable[[Answer, Any, Turn], dict]
-    events: Callable[[Answer, Any, Turn], Iterator[tuple[str | None, Any]]]
+    request: Callable[[Any, dict[str, list[Message]]], Request]
+    """(body, earlier conversations by response id) -> Request."""
+    whole: Callable[[Response, Any, Request], dict]
+    events: Callable[[Response, Any, Request], Iterator[tuple[str | None, Any]]]
     """The same as server-sent events: name and data."""
     error: Callable[[RequestRefused], dict]
-    conversation: Callable[[Answer, Any, Turn], tuple[str, list[Message]]] | None = None
-    """Under which id, and as which messages, later requests can refer to this turn."""
+    conversation: Callable[[Response, Any, Request], tuple[str, list[Message]]] | None = None
+    """Under which id, and as which messages, later requests can refer to this one."""
 
 
 def text_of(content: Any) -> str:

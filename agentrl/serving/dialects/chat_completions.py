@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
 from agentrl.serving.dialects.base import Known, Sampled, StopStrings, StreamOptions
-from agentrl.serving.protocol import Answer, Choice, Turn
+from agentrl.serving.protocol import Choice, Request, Response
 from agentrl.types import Message
 
 
@@ -104,10 +104,10 @@ def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
     return call
 
 
-def turn(body: ChatBody, _: dict) -> Turn:
+def request(body: ChatBody, _: dict) -> Request:
     effort = {"reasoning_effort": body.reasoning_effort} if body.reasoning_effort else {}
     wants_logprobs = body.logprobs or body.top_logprobs
-    return Turn(
+    return Request(
         model=body.model,
         messages=tuple(plain_message(message) for message in body.messages),
         tools=tuple(body.tools or ()),
@@ -124,38 +124,38 @@ def turn(body: ChatBody, _: dict) -> Turn:
     )
 
 
-def whole(answer: Answer, body: ChatBody, turn: Turn) -> dict:
+def whole(response: Response, body: ChatBody, request: Request) -> dict:
     choices = [
         {
             "index": i,
             "message": _message(choice.message),
-            "logprobs": _logprobs(choice, turn),
+            "logprobs": _logprobs(choice, request),
             "finish_reason": choice.finish_reason,
         }
-        for i, choice in enumerate(answer.choices)
+        for i, choice in enumerate(response.choices)
     ]
-    return _envelope(answer, turn, "chat.completion", choices, usage(answer))
+    return _envelope(response, request, "chat.completion", choices, usage(response))
 
 
-def events(answer: Answer, body: ChatBody, turn: Turn) -> Iterator[tuple[None, Any]]:
+def events(response: Response, body: ChatBody, request: Request) -> Iterator[tuple[None, Any]]:
     include_usage = bool(body.stream_options and body.stream_options.get("include_usage"))
     extra = {"usage": None} if include_usage else {}
-    for i, choice in enumerate(answer.choices):
+    for i, choice in enumerate(response.choices):
         deltas = list(_deltas(choice.message))
         for j, delta in enumerate(deltas):
-            logprobs = _logprobs(choice, turn) if j == 1 or len(deltas) == 1 else None
-            yield None, _chunk(answer, turn, i, delta, logprobs, None) | extra
-        yield None, _chunk(answer, turn, i, {}, None, choice.finish_reason) | extra
+            logprobs = _logprobs(choice, request) if j == 1 or len(deltas) == 1 else None
+            yield None, _chunk(response, request, i, delta, logprobs, None) | extra
+        yield None, _chunk(response, request, i, {}, None, choice.finish_reason) | extra
     if include_usage:
-        yield None, _envelope(answer, turn, "chat.completion.chunk", [], usage(answer))
+        yield None, _envelope(response, request, "chat.completion.chunk", [], usage(response))
     yield None, "[DONE]"
 
 
-def usage(answer: Answer) -> dict:
+def usage(response: Response) -> dict:
     return {
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.completion_tokens,
-        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+        "prompt_tokens": response.prompt_tokens,
+        "completion_tokens": response.completion_tokens,
+        "total_tokens": response.prompt_tokens + response.completion_tokens,
     }
 
 
@@ -179,32 +179,32 @@ def _deltas(reply: Message) -> Iterator[dict]:
 
 
 def _chunk(
-    answer: Answer,
-    turn: Turn,
+    response: Response,
+    request: Request,
     index: int,
     delta: dict,
     logprobs: dict | None,
     finish_reason: str | None,
 ) -> dict:
     choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-    return _envelope(answer, turn, "chat.completion.chunk", [choice])
+    return _envelope(response, request, "chat.completion.chunk", [choice])
 
 
 def _envelope(
-    answer: Answer, turn: Turn, kind: str, choices: list[dict], usage: dict | None = None
+    response: Response, request: Request, kind: str, choices: list[dict], usage: dict | None = None
 ) -> dict:
     body = {
-        "id": f"chatcmpl-{answer.id}",
+        "id": f"chatcmpl-{response.id}",
         "object": kind,
-        "created": answer.created,
-        "model": turn.model,
+        "created": response.created,
+        "model": request.model,
         "choices": choices,
     }
     return body if usage is None else {**body, "usage": usage}
 
 
-def _logprobs(choice: Choice, turn: Turn) -> dict | None:
-    if turn.top_logprobs is None:
+def _logprobs(choice: Choice, request: Request) -> dict | None:
+    if request.top_logprobs is None:
         return None
     return {"content": token_logprobs(choice), "refusal": None}
 
@@ -222,4 +222,4 @@ def _token(text: str, logprob: float) -> dict:
     return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
 
 
-DIALECT = Dialect("/v1/chat/completions", ChatBody, turn, whole, events, openai_error)
+DIALECT = Dialect("/v1/chat/completions", ChatBody, request, whole, events, openai_error)

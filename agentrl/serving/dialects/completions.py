@@ -8,7 +8,7 @@ from pydantic import Field
 from agentrl.serving.dialects import Dialect, openai_error
 from agentrl.serving.dialects.base import Sampled, StopStrings, StreamOptions
 from agentrl.serving.dialects.chat_completions import usage
-from agentrl.serving.protocol import Answer, Choice, Turn
+from agentrl.serving.protocol import Choice, Request, Response
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -29,11 +29,11 @@ class CompletionBody(Sampled):
     best_of: Literal[1] | None = None
 
 
-def turn(body: CompletionBody, _: dict) -> Turn:
+def request(body: CompletionBody, _: dict) -> Request:
     prompt = body.prompt
     if isinstance(prompt, list) and not isinstance(prompt[0], int):
         (prompt,) = prompt
-    return Turn(
+    return Request(
         model=body.model,
         prompt=prompt if isinstance(prompt, str) else tuple(prompt),
         n=body.n or 1,
@@ -44,34 +44,36 @@ def turn(body: CompletionBody, _: dict) -> Turn:
     )
 
 
-def whole(answer: Answer, body: CompletionBody, turn: Turn) -> dict:
-    choices = [_choice(i, choice, turn) for i, choice in enumerate(answer.choices)]
-    return {**_envelope(answer, turn, choices), "usage": usage(answer)}
+def whole(response: Response, body: CompletionBody, request: Request) -> dict:
+    choices = [_choice(i, choice, request) for i, choice in enumerate(response.choices)]
+    return {**_envelope(response, request, choices), "usage": usage(response)}
 
 
-def events(answer: Answer, body: CompletionBody, turn: Turn) -> Iterator[tuple[None, Any]]:
-    for i, choice in enumerate(answer.choices):
-        yield None, _envelope(answer, turn, [_choice(i, choice, turn)])
+def events(
+    response: Response, body: CompletionBody, request: Request
+) -> Iterator[tuple[None, Any]]:
+    for i, choice in enumerate(response.choices):
+        yield None, _envelope(response, request, [_choice(i, choice, request)])
     if body.stream_options and body.stream_options.get("include_usage"):
-        yield None, {**_envelope(answer, turn, []), "usage": usage(answer)}
+        yield None, {**_envelope(response, request, []), "usage": usage(response)}
     yield None, "[DONE]"
 
 
-def _envelope(answer: Answer, turn: Turn, choices: list[dict]) -> dict:
+def _envelope(response: Response, request: Request, choices: list[dict]) -> dict:
     return {
-        "id": f"cmpl-{answer.id}",
+        "id": f"cmpl-{response.id}",
         "object": "text_completion",
-        "created": answer.created,
-        "model": turn.model,
+        "created": response.created,
+        "model": request.model,
         "choices": choices,
     }
 
 
-def _choice(index: int, choice: Choice, turn: Turn) -> dict:
+def _choice(index: int, choice: Choice, request: Request) -> dict:
     return {
         "index": index,
         "text": choice.message["content"],
-        "logprobs": _logprobs(choice) if turn.top_logprobs is not None else None,
+        "logprobs": _logprobs(choice) if request.top_logprobs is not None else None,
         "finish_reason": choice.finish_reason,
     }
 
@@ -90,4 +92,4 @@ def _logprobs(choice: Choice) -> dict:
     }
 
 
-DIALECT = Dialect("/v1/completions", CompletionBody, turn, whole, events, openai_error)
+DIALECT = Dialect("/v1/completions", CompletionBody, request, whole, events, openai_error)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agentrl.serving.dialects import Dialect, text_of
 from agentrl.serving.dialects.base import Body, Known, StopStrings
-from agentrl.serving.protocol import Answer, RequestRefused, Turn
+from agentrl.serving.protocol import Request, RequestRefused, Response
 from agentrl.types import Message
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "api_error"}
@@ -93,14 +93,14 @@ class MessagesBody(Body):
     cache_control: dict[str, Any] | None = None
 
 
-def turn(body: MessagesBody, _: dict) -> Turn:
+def request(body: MessagesBody, _: dict) -> Request:
     if body.messages[-1]["role"] == "assistant":
         refused = "an answer that is begun for the model (a prefill) is not supported here"
         raise RequestRefused(400, "unsupported_parameter", refused, "messages")
     system = [{"role": "system", "content": text_of(body.system)}] if body.system else []
     chosen = body.tool_choice or {"type": "auto"}
     form = (body.output_config or {}).get("format")
-    return Turn(
+    return Request(
         model=body.model,
         messages=(*system, *(plain for m in body.messages for plain in _plain_messages(m))),
         tools=tuple(_plain_tool(tool) for tool in body.tools or ()),
@@ -118,21 +118,26 @@ def turn(body: MessagesBody, _: dict) -> Turn:
     )
 
 
-def whole(answer: Answer, body: MessagesBody, turn: Turn) -> dict:
-    (choice,) = answer.choices
+def whole(response: Response, body: MessagesBody, request: Request) -> dict:
+    (choice,) = response.choices
     return {
-        **_opening(answer, turn),
+        **_opening(response, request),
         "content": _blocks(choice.message),
         "stop_reason": _stop_reason(choice),
         "stop_sequence": choice.completion.stop,
-        "usage": _usage(answer),
+        "usage": _usage(response),
     }
 
 
-def events(answer: Answer, body: MessagesBody, turn: Turn) -> Iterator[tuple[str, Any]]:
-    (choice,) = answer.choices
-    opening = {**_opening(answer, turn), "content": [], "stop_reason": None, "stop_sequence": None}
-    opening["usage"] = {**_usage(answer), "output_tokens": 0}
+def events(response: Response, body: MessagesBody, request: Request) -> Iterator[tuple[str, Any]]:
+    (choice,) = response.choices
+    opening = {
+        **_opening(response, request),
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+    opening["usage"] = {**_usage(response), "output_tokens": 0}
     yield _event("message_start", message=opening)
     for i, block in enumerate(_blocks(choice.message)):
         empty, delta = _as_delta(block)
@@ -140,7 +145,7 @@ def events(answer: Answer, body: MessagesBody, turn: Turn) -> Iterator[tuple[str
         yield _event("content_block_delta", index=i, delta=delta)
         yield _event("content_block_stop", index=i)
     ending = {"stop_reason": _stop_reason(choice), "stop_sequence": choice.completion.stop}
-    yield _event("message_delta", delta=ending, usage=_usage(answer))
+    yield _event("message_delta", delta=ending, usage=_usage(response))
     yield _event("message_stop")
 
 
@@ -188,17 +193,17 @@ def _plain_choice(chosen: dict[str, Any]) -> str | dict:
     return {"any": "required"}.get(chosen["type"], chosen["type"])
 
 
-def _opening(answer: Answer, turn: Turn) -> dict:
+def _opening(response: Response, request: Request) -> dict:
     return {
-        "id": f"msg_{answer.id}",
+        "id": f"msg_{response.id}",
         "type": "message",
         "role": "assistant",
-        "model": turn.model,
+        "model": request.model,
     }
 
 
-def _usage(answer: Answer) -> dict:
-    return {"input_tokens": answer.prompt_tokens, "output_tokens": answer.completion_tokens}
+def _usage(response: Response) -> dict:
+    return {"input_tokens": response.prompt_tokens, "output_tokens": response.completion_tokens}
 
 
 def _blocks(reply: Message) -> list[dict]:
@@ -236,4 +241,4 @@ def _event(name: str, /, **data: Any) -> tuple[str, dict]:
     return name, {"type": name, **data}
 
 
-DIALECT = Dialect("/v1/messages", MessagesBody, turn, whole, events, error)
+DIALECT = Dialect("/v1/messages", MessagesBody, request, whole, events, error)

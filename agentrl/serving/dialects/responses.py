@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from agentrl.serving.dialects import Dialect, openai_error, text_of
 from agentrl.serving.dialects.base import Known, Sampled
 from agentrl.serving.dialects.chat_completions import token_logprobs
-from agentrl.serving.protocol import Answer, RequestRefused, Turn
+from agentrl.serving.protocol import Request, RequestRefused, Response
 from agentrl.types import Message
 
 
@@ -91,7 +91,7 @@ class ResponsesBody(Sampled):
     stream_options: dict[str, Any] | None = None
 
 
-def turn(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Turn:
+def request(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Request:
     earlier: list[Message] = []
     if body.previous_response_id:
         if body.previous_response_id not in conversations:
@@ -109,7 +109,7 @@ def turn(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Turn:
         chosen = {"type": "function", "function": {"name": chosen["name"]}}
     effort = (body.reasoning or {}).get("effort")
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or ())
-    return Turn(
+    return Request(
         model=body.model,
         messages=(*instructions, *earlier, *_plain_messages(given)),
         tools=tuple(_plain_tool(tool) for tool in body.tools or ()),
@@ -123,48 +123,50 @@ def turn(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Turn:
     )
 
 
-def conversation(answer: Answer, body: ResponsesBody, turn: Turn) -> tuple[str, list[Message]]:
+def conversation(
+    response: Response, body: ResponsesBody, request: Request
+) -> tuple[str, list[Message]]:
     """What ``previous_response_id`` brings back: all but the instructions, which hold once."""
-    said = turn.messages[1:] if body.instructions else turn.messages
-    return _id(answer), [*said, answer.choices[0].message]
+    said = request.messages[1:] if body.instructions else request.messages
+    return _id(response), [*said, response.choices[0].message]
 
 
-def whole(answer: Answer, body: ResponsesBody, turn: Turn) -> dict:
-    cut = answer.choices[0].finish_reason == "length"
-    response = _response(answer, body, turn, "incomplete" if cut else "completed")
-    response["output"] = [item for _, item in _items(answer)]
-    response["usage"] = {
-        "input_tokens": answer.prompt_tokens,
+def whole(response: Response, body: ResponsesBody, request: Request) -> dict:
+    cut = response.choices[0].finish_reason == "length"
+    written = _object(response, body, request, "incomplete" if cut else "completed")
+    written["output"] = [item for _, item in _items(response)]
+    written["usage"] = {
+        "input_tokens": response.prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": answer.completion_tokens,
+        "output_tokens": response.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": answer.prompt_tokens + answer.completion_tokens,
+        "total_tokens": response.prompt_tokens + response.completion_tokens,
     }
     if cut:
-        response["incomplete_details"] = {"reason": "max_output_tokens"}
-    return response
+        written["incomplete_details"] = {"reason": "max_output_tokens"}
+    return written
 
 
-def events(answer: Answer, body: ResponsesBody, turn: Turn) -> Iterator[tuple[str, Any]]:
+def events(response: Response, body: ResponsesBody, request: Request) -> Iterator[tuple[str, Any]]:
     numbers = count()
 
     def event(name: str, /, **data: Any) -> tuple[str, dict]:
         return name, {"type": name, "sequence_number": next(numbers), **data}
 
-    begun = _response(answer, body, turn, "in_progress")
+    begun = _object(response, body, request, "in_progress")
     yield event("response.created", response=begun)
     yield event("response.in_progress", response=begun)
-    for i, (empty, item) in enumerate(_items(answer)):
+    for i, (empty, item) in enumerate(_items(response)):
         yield event("response.output_item.added", output_index=i, item=empty)
         for name, data in _contents(item):
             yield event(name, output_index=i, item_id=item["id"], **data)
         yield event("response.output_item.done", output_index=i, item=item)
-    done = whole(answer, body, turn)
+    done = whole(response, body, request)
     yield event(f"response.{done['status']}", response=done)
 
 
 def _plain_messages(items: list[dict[str, Any]]) -> list[Message]:
-    """Items as messages: reasoning, text and calls that follow each other are one turn."""
+    """Items as messages: reasoning, text and calls that follow each other are one message."""
     messages: list[Message] = []
     for item in items:
         kind = item.get("type", "message")
@@ -175,21 +177,21 @@ def _plain_messages(items: list[dict[str, Any]]) -> list[Message]:
             role = "user" if item["role"] == "user" else "system"
             messages.append({"role": role, "content": text_of(item["content"])})
         elif kind == "message":
-            said = _open_turn(messages, "content", "tool_calls")
+            said = _open_message(messages, "content", "tool_calls")
             said["content"] = text_of(item["content"])
         elif kind == "reasoning":
             if text := text_of(item.get("content")):
-                said = _open_turn(messages, "content", "tool_calls", "reasoning_content")
+                said = _open_message(messages, "content", "tool_calls", "reasoning_content")
                 said["reasoning_content"] = text
         else:
             function = {"name": item["name"], "arguments": item["arguments"]}
             call = {"id": item["call_id"], "type": "function", "function": function}
-            _open_turn(messages).setdefault("tool_calls", []).append(call)
+            _open_message(messages).setdefault("tool_calls", []).append(call)
     return messages
 
 
-def _open_turn(messages: list[Message], *closed_by: str) -> Message:
-    """The assistant's turn that an item belongs to: the last message, or a new one."""
+def _open_message(messages: list[Message], *closed_by: str) -> Message:
+    """The assistant's message that an item belongs to: the last one, or a new one."""
     last = messages[-1] if messages else {"role": "user"}
     if last["role"] != "assistant" or any(last.get(name) for name in closed_by):
         messages.append({"role": "assistant", "content": ""})
@@ -211,23 +213,23 @@ def _plain_format(form: dict[str, Any] | None) -> dict | None:
     return {"type": "json_schema", "json_schema": named}
 
 
-def _id(answer: Answer) -> str:
-    return f"resp_{answer.id}"
+def _id(response: Response) -> str:
+    return f"resp_{response.id}"
 
 
-def _response(answer: Answer, body: ResponsesBody, turn: Turn, status: str) -> dict:
+def _object(response: Response, body: ResponsesBody, request: Request, status: str) -> dict:
     return {
-        "id": _id(answer),
+        "id": _id(response),
         "object": "response",
-        "created_at": answer.created,
+        "created_at": response.created,
         "status": status,
-        "model": turn.model,
+        "model": request.model,
         "output": [],
         "error": None,
         "incomplete_details": None,
         "instructions": body.instructions,
         "metadata": {},
-        "parallel_tool_calls": turn.parallel_tool_calls,
+        "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": body.previous_response_id,
         "temperature": None,
         "tool_choice": body.tool_choice or "auto",
@@ -237,24 +239,24 @@ def _response(answer: Answer, body: ResponsesBody, turn: Turn, status: str) -> d
     }
 
 
-def _items(answer: Answer) -> Iterator[tuple[dict, dict]]:
+def _items(response: Response) -> Iterator[tuple[dict, dict]]:
     """Of each output item, how it looks when it is opened and when it is done."""
-    (choice,) = answer.choices
+    (choice,) = response.choices
     reply = choice.message
     if reply.get("reasoning_content"):
         part = {"type": "reasoning_text", "text": reply["reasoning_content"]}
-        item = {"id": f"rs_{answer.id}", "type": "reasoning", "summary": []}
+        item = {"id": f"rs_{response.id}", "type": "reasoning", "summary": []}
         yield {**item, "content": []}, {**item, "content": [part]}
     if reply["content"] or not reply.get("tool_calls"):
         part = {"type": "output_text", "text": reply["content"], "annotations": []}
         part["logprobs"] = token_logprobs(choice)
-        item = {"id": f"msg_{answer.id}", "type": "message", "role": "assistant"}
+        item = {"id": f"msg_{response.id}", "type": "message", "role": "assistant"}
         yield (
             {**item, "status": "in_progress", "content": []},
             {**item, "status": "completed", "content": [part]},
         )
     for i, call in enumerate(reply.get("tool_calls") or ()):
-        item = {"id": f"fc_{answer.id}_{i}", "type": "function_call", "call_id": call["id"]}
+        item = {"id": f"fc_{response.id}_{i}", "type": "function_call", "call_id": call["id"]}
         item |= call["function"]
         yield (
             {**item, "status": "in_progress", "arguments": ""},
@@ -270,12 +272,14 @@ def _contents(item: dict) -> Iterator[tuple[str, dict]]:
         yield "response.function_call_arguments.done", done
         return
     (part,) = item["content"]
-    kind, place = part["type"], {"content_index": 0}
+    kind, at = part["type"], {"content_index": 0}
     logprobs = {"logprobs": part["logprobs"]} if kind == "output_text" else {}
-    yield "response.content_part.added", {**place, "part": {**part, "text": ""}}
-    yield f"response.{kind}.delta", {**place, "delta": part["text"], **logprobs}
-    yield f"response.{kind}.done", {**place, "text": part["text"], **logprobs}
-    yield "response.content_part.done", {**place, "part": part}
+    yield "response.content_part.added", {**at, "part": {**part, "text": ""}}
+    yield f"response.{kind}.delta", {**at, "delta": part["text"], **logprobs}
+    yield f"response.{kind}.done", {**at, "text": part["text"], **logprobs}
+    yield "response.content_part.done", {**at, "part": part}
 
 
-DIALECT = Dialect("/v1/responses", ResponsesBody, turn, whole, events, openai_error, conversation)
+DIALECT = Dialect(
+    "/v1/responses", ResponsesBody, request, whole, events, openai_error, conversation
+)
