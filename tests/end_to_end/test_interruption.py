@@ -81,7 +81,7 @@ def test_interrupted_in_an_evaluation_it_has_only_that_left_to_do(
             from tests.support import drawn_rewards
 
             async def solve(task, model):
-                if model.place[1] == -1 and os.path.exists(os.environ["SLOW"]):
+                if model.rng_key[1] == -1 and os.path.exists(os.environ["SLOW"]):
                     print("evaluating", flush=True)
                     await asyncio.sleep(60)
                 return await gsm8k.solve(task, model)
@@ -234,7 +234,7 @@ def test_a_workflow_that_hangs_does_not_hold_up_the_end(tmp_path, tiny_folder):
             from tests.support import drawn_rewards
 
             async def solve(task, model):
-                if model.place[1] == 2:
+                if model.rng_key[1] == 2:
                     time.sleep(3600)
                 return await gsm8k.solve(task, model)
 

@@ -19,7 +19,7 @@ def make_workflow(chosen: dict[tuple[str, int], str]):
     """Two calls, with the fault in between that is chosen for this task and episode."""
 
     async def solve(task, model):
-        *_, task_id, index = model._recording.seed
+        *_, task_id, index = model.rng_key
         said = [await ask(model)]
         output = None
         if (task_id, index) in chosen:
