@@ -37,7 +37,8 @@ from agentrl.learning.learner import Learner, adamw
 from agentrl.learning.loading import load_policy, load_reference
 from agentrl.learning.packing import pack, split
 from agentrl.learning.ranks import Ranks
-from agentrl.runs.session import Session, open_session
+from agentrl.runs.ending import open_session
+from agentrl.runs.session import Session
 from agentrl.runs.tally import Tally
 from agentrl.tasks.batches import find_batches
 from agentrl.types import Chunk

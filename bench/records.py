@@ -24,6 +24,7 @@ from agentrl.algorithms.advantages import credit
 from agentrl.records import open_run
 from agentrl.records.recorder import Recorder
 from agentrl.records.scores import Scores
+from agentrl.runs import session, tally
 from tests.support.made_runs import long_group, long_scores
 
 
@@ -70,7 +71,7 @@ def main() -> None:
         if flags.made_up:
             make_up(Path(folder))
             return
-        train.Recorder, train.Scores = Measured, MeasuredScores
+        session.Recorder, tally.Scores = Measured, MeasuredScores
         sys.argv = ["train.py", "--exp", "gsm8k_offline", "--steps", flags.steps]
         sys.argv += ["--runs", folder, *(["--model.path", flags.model] if flags.model else [])]
         train.main()

@@ -142,7 +142,7 @@ async def converse(client: openai.AsyncOpenAI, task: dict, turns: int) -> None:
 
 def workflow(way: str, options: Options, recorded: dict[tuple, Recorded]) -> Callable:
     async def by_ids(task, model):
-        episode = recorded[task["id"], model._session.seed[-1]]
+        episode = recorded[task["id"], model.rng_key[-1]]
         ids, sampling = episode.first, Sampling(temperature=1.0, max_tokens=options.tokens)
         for added in (*episode.added, []):
             call = model._served.engine.submit(ids, sampling)

@@ -372,11 +372,11 @@ def check_failures(groups: Sequence[Group], max_failed: float) -> None:
 
 def check_first_batch(groups: Sequence[Group], config: Config, display: Display) -> None:
     """Raise CannotStart where nothing of a run's first batch can be trained on."""
-    _check_trained_agents(groups, config.trained_agents, display)
+    check_trained_agents(groups, config.trained_agents, display)
     _check_prompts_fit(groups, config.model.max_model_len)
 
 
-def _check_trained_agents(
+def check_trained_agents(
     groups: Sequence[Group], trained_agents: Sequence[str] | None, display: Display
 ) -> None:
     callers = {agent for group in groups for e in group.episodes for agent in e.agents}

@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from agentrl.records import load, open_run
+from agentrl.runs.preflight import CannotStart, check_trained_agents
 from agentrl.runs.progress import Display
 from agentrl.types import Call, Episode, Group
 from tests.support.commands import RANDOM_REWARDS, ROOT, SHORT, read_metrics, run
 from tests.support.gsm8k_rows import gsm8k_rows
-from train import check_trained_agents
 
 EVERY_STEP = {
     *("reward/mean", "habit/no_print", "habit/impatient", "loss", "grad_norm"),
@@ -45,9 +45,7 @@ def test_agents_that_make_no_call_are_said(capsys):
         "warning: trained_agents names cheker, but the first batch has no such call: "
         "its agents are checker, solver\n"
     )
-    with pytest.raises(
-        SystemExit, match="error: trained_agents names cheker, slover, but .*Choose"
-    ):
+    with pytest.raises(CannotStart, match="^trained_agents names cheker, slover, but .*Choose"):
         check_trained_agents(groups, ("slover", "cheker"), Display())
 
 
