@@ -30,7 +30,8 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import PreTrainedTokenizerBase
 
 from agentrl.learning.policy import Policy
-from agentrl.learning.ranks import RankLost, Ranks
+from agentrl.learning.ranks import Ranks
+from agentrl.learning.rendezvous import RankLost
 
 RESUME = "resume"
 SEAMS = "seams.json"

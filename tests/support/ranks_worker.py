@@ -19,7 +19,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCau
 from agentrl.learning import checkpoint
 from agentrl.learning.packing import deal, pack
 from agentrl.learning.policy import Policy
-from agentrl.learning.ranks import RankLost, Ranks
+from agentrl.learning.ranks import Ranks
+from agentrl.learning.rendezvous import RankLost
 from agentrl.signals import Interrupted, Signals
 from tests.support.small_samples import SIZES, TEMPERATURE, conversations, loss_sum
 
@@ -76,7 +77,6 @@ def dealing(ranks: Ranks, out: Path) -> dict:
         "share": ranks.shard(range(7)),
         "gathered": ranks.gather(ranks.shard(range(7)), "numbers"),
         "nothing": ranks.gather([], "nothing"),
-        "sum": ranks.sum({"a": 1.5, "b": float(ranks.rank)}),
     }
 
 
@@ -155,14 +155,14 @@ def waits(ranks: Ranks, out: Path) -> dict:
     """The last rank is late once."""
     if ranks.size == 1:
         return {}
-    ranks._wait_seconds, said = 1.0, None
+    ranks._timeout_seconds, said = 1.0, None
     if ranks.rank == ranks.size - 1:
         time.sleep(3)
     try:
         ranks.wait("episodes")
     except RankLost as error:
         said = str(error)
-    ranks._wait_seconds = 60.0
+    ranks._timeout_seconds = 60.0
     ranks.wait("after")
     return {"said": said}
 
