@@ -268,18 +268,17 @@ class _Episodes:
     def start(self) -> None:
         """Start as many as may run at once."""
         free = min(len(self._todo), self._config.concurrent_episodes - len(self._running))
-        places = [self._todo.popleft() for _ in range(free)]
+        keys = [self._todo.popleft() for _ in range(free)]
         # All clients before the first thread: in lockstep, the engine waits for all of them.
         clients = [
-            self._open_client(task_id=self._tasks[row]["id"], episode=index)
-            for row, index in places
+            self._open_client(task_id=self._tasks[row]["id"], episode=index) for row, index in keys
         ]
-        for place, (model, auxiliary_models) in zip(places, clients, strict=True):
-            thread = EndableThread(partial(self._run, place, model, auxiliary_models))
+        for key, (model, auxiliary_models) in zip(keys, clients, strict=True):
+            thread = EndableThread(partial(self._run, key, model, auxiliary_models))
             deadline = time.monotonic() + self._config.episode_seconds + GRACE_SECONDS
-            self._running[place] = _Running(model, thread, deadline)
+            self._running[key] = _Running(model, thread, deadline)
             thread.start()
-        # Only now that others have their places.
+        # Only now that others are in.
         self._release()
 
     def end(self) -> None:
@@ -287,11 +286,11 @@ class _Episodes:
         ended = list(self._given_up())
         with suppress(queue.Empty):
             ended.append(self._finished.get(timeout=0.1))
-        for place, episode in ended:
+        for key, episode in ended:
             # One that was left behind may still come to its end.
-            if place in self._running:
-                self._clients_to_release.append(self._running.pop(place).model)
-                self.episodes[place] = _punished(episode, self._config.failed_reward)
+            if key in self._running:
+                self._clients_to_release.append(self._running.pop(key).model)
+                self.episodes[key] = _punished(episode, self._config.failed_reward)
                 self._num_failed += episode.failed
 
     def progress(self) -> tuple[float, str]:
@@ -314,8 +313,8 @@ class _Episodes:
         while self._clients_to_release:
             self._serving.release(self._clients_to_release.pop())
 
-    def _run(self, place: EpisodeKey, model, auxiliary_models: dict) -> None:
-        row, index = place
+    def _run(self, key: EpisodeKey, model, auxiliary_models: dict) -> None:
+        row, index = key
         episode = run_episode(
             self._tasks[row],
             index,
@@ -326,18 +325,18 @@ class _Episodes:
             seconds=self._config.episode_seconds,
             trained_agents=self._config.trained_agents,
         )
-        self._finished.put((place, episode))
+        self._finished.put((key, episode))
 
     def _given_up(self) -> Iterator[tuple[EpisodeKey, Episode]]:
         """Interrupt the threads whose time is over; those that ignore it are left behind."""
         now = time.monotonic()
-        for place, one in [(p, r) for p, r in self._running.items() if now > r.deadline]:
+        for key, one in [(p, r) for p, r in self._running.items() if now > r.deadline]:
             one.model.close()
-            self._running[place] = replace(one, deadline=now + INTERRUPT_SECONDS)
+            self._running[key] = replace(one, deadline=now + INTERRUPT_SECONDS)
             if not one.thread.interrupt():
-                row, index = place
+                row, index = key
                 seconds = self._config.episode_seconds
-                yield place, blocked(self._tasks[row], index, one.model.calls, seconds)
+                yield key, blocked(self._tasks[row], index, one.model.calls, seconds)
 
 
 def _punished(episode: Episode, reward: float | None) -> Episode:

@@ -74,7 +74,7 @@ class Trackers:
         for row in rows:
             self._log(row)
         run.followers.append(self._log)
-        return [f"{tracker.name}: {_place(tracker, run.folder)}" for tracker in self._started]
+        return [f"{tracker.name}: {_location(tracker, run.folder)}" for tracker in self._started]
 
     def _log(self, row: dict[str, Any]) -> None:
         for tracker in list(self._started):
@@ -126,7 +126,7 @@ def _make(name: str, folder: Path, *, goes_on: bool) -> GeneralTracker:
     return SwanLabTracker(project, log_dir=str(folder / "swanlab"), name=title, settings=settings)
 
 
-def _place(tracker: GeneralTracker, folder: Path) -> str:
+def _location(tracker: GeneralTracker, folder: Path) -> str:
     """The page of a run that is sent somewhere, or the folder here."""
     if tracker.name == "tensorboard":
         return f"tensorboard --logdir {folder}"

@@ -21,7 +21,7 @@ def files() -> dict[str, tuple[bytes, str]]:
     }
 
 
-def served(nonce: str) -> str:
+def linked(nonce: str) -> str:
     """The page that finds its parts on the server. The nonce is what lets its import map run."""
     modules = {name: f"/page/{file}" for name, file in _modules().items()}
     styles = "".join(f'<link rel="stylesheet" href="/page/{file}">' for file in STYLES)

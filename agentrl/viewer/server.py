@@ -30,6 +30,10 @@ STARTED = secrets.token_hex(8)
 Number = Annotated[int, Query(ge=0, lt=2**31)]
 
 
+RunAt = Callable[[int], RunRecords]
+"""A run by its number. Raises UnknownRun."""
+
+
 class UnknownRun(ValueError):
     """A number that none of the runs has."""
 
@@ -58,11 +62,21 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
     app = FastAPI(title="agentrl", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(GZipMiddleware, minimum_size=4096, compresslevel=1)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
+    _add_page(app)
 
     def run_at(number: int) -> RunRecords:
         if not 0 <= number < len(runs):
             raise UnknownRun(f"there is no run {number}: {len(runs)} are served.")
         return runs[number]
+
+    _add_runs(app, runs, run_at)
+    _add_episodes(app, run_at)
+    _add_refusals(app)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page, and its parts."""
 
     @app.get("/")
     def index() -> HTMLResponse:
@@ -73,7 +87,7 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
             "frame-ancestors 'none'"
         )
         headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-        return HTMLResponse(page.served(nonce), headers=headers)
+        return HTMLResponse(page.linked(nonce), headers=headers)
 
     @app.get("/page/{name:path}")
     def part(name: str) -> Response:
@@ -81,6 +95,10 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
             return _refusal(404, "The page has no such part.")
         content, media_type = page.files()[name]
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+
+def _add_runs(app: FastAPI, runs: Sequence[RunRecords], run_at: RunAt) -> None:
+    """What there is, and the metrics of each run."""
 
     @app.get("/api/runs")
     def describe() -> Response:
@@ -96,6 +114,10 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
     def batches(number: int, request: Request) -> Response:
         recorded = run_at(number).batches()
         return _unless_known(recorded, lambda: recorded, request)
+
+
+def _add_episodes(app: FastAPI, run_at: RunAt) -> None:
+    """The episodes of a run: a list by filters, and one whole."""
 
     @app.get("/api/runs/{number}/episodes")
     def episodes(
@@ -131,6 +153,10 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
         block = answers.episode(run_at(number), step, task_id, index, group)
         return Response(block, media_type="application/octet-stream")
 
+
+def _add_refusals(app: FastAPI) -> None:
+    """What is wrong, as a sentence for the page to show."""
+
     @app.exception_handler(ValueError)
     def refused(request: Request, error: ValueError) -> JSONResponse:
         """What cannot be read: its sentence, for the page to show."""
@@ -140,8 +166,6 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
     def mistyped(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         return _refusal(422, f"{first['loc'][-1]}: {first['msg']}")
-
-    return app
 
 
 def _json(value: Any) -> Response:

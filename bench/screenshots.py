@@ -1,7 +1,7 @@
 """Pictures of the viewer for docs/, taken in a headless Chromium.
 
-python -m docs.screenshots                          # of made runs
-python -m docs.screenshots runs/gsm8k_offline/*     # of these
+python -m bench.screenshots                          # of made runs
+python -m bench.screenshots runs/gsm8k_offline/*     # of these
 """
 
 import sys
