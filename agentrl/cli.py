@@ -72,7 +72,7 @@ def experiment_module(name: str) -> ModuleType:
             f"there is no experiment {name!r}{folder}: "
             f"choose one of {', '.join(experiment_names())}, or give the path of a .py file"
         )
-    module = load_module(module_name(name))
+    module = load_module(name if name.endswith(".py") else module_name(name))
     if not isinstance(getattr(module, "config", None), Config):
         raise ValueError(f"{name} defines no `config` of type agentrl.config.Config")
     return module

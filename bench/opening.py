@@ -88,7 +88,7 @@ def copy(records: Path, num_steps: int) -> None:
         numbers = pa.array([step] * len(rows), pa.int32())
         rows = rows.set_column(rows.column_names.index("step"), "step", numbers)
         rows = rows.replace_schema_metadata(episodes.metadata.metadata)
-        pq.write_table(rows, there["episodes"], compression="zstd", write_statistics=False)
+        pq.write_table(rows, there["episodes"], write_statistics=False)
 
 
 def main() -> None:

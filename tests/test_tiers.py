@@ -4,14 +4,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support import skips
+from tests.support.checkout import ROOT
 from tests.support.soak import Table
 from tests.support.tiers import COLLECTED
 
-ROOT = Path(__file__).parent.parent
 TEST = """
 import pytest
 
@@ -69,7 +69,7 @@ def test_no_test_module_imports_another():
 def test_in_ci_a_skip_is_a_failure(tmp_path, ci, outcomes):
     (tmp_path / "test_it.py").write_text(TEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.skips", "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", skips.__name__, "test_it.py"]
     environment = {**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     counts = re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1].partition(" in ")[0])

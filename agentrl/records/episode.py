@@ -20,29 +20,24 @@ AS_STORED = (
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRow:
-    """A row of an episodes file."""
+    """A row of an episodes file; see ``schema``."""
 
     step: int
     group: int
-    """The number of its group in the step: tells two groups of one task apart."""
     episode: int
-    """Its number in its group."""
     task_id: str
     held_out: bool
-    """Drawn by the step's evaluation, after the step."""
     status: str
     error: str | None
     reward: Reward | None
+    """The agents' own, by name, where they have their own."""
     parts: dict[str, float]
-    """Rewards by name, where the reward is made of several."""
     success: bool | None
     metrics: dict[str, float]
     seconds: float
     num_calls: int
     num_tokens: int
-    """Tree tokens, each counted once."""
     num_trained: int
-    """Loss terms: a token that several calls sampled counts for each."""
 
     @property
     def key(self) -> Key:
@@ -57,11 +52,13 @@ class EpisodeRow:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CallRecord:
-    """One call, as a path of its episode's tree. Arrays have a value a completion token."""
+    """One call, as a path of its episode's tree; see ``schema``.
+
+    Arrays have a value a completion token, NaN where there is none.
+    """
 
     agent: str
     model: str | None
-    """The name of an auxiliary model; None: the trained one."""
     path: np.ndarray
     """Tree positions, from the root to the last token of the completion."""
     start: int
@@ -71,10 +68,8 @@ class CallRecord:
     finish_reason: str
     under_grammar: bool
     why_forked: str | None
-    """Where it leaves the tokens of the calls before it: why (see ``agentrl.records.forks``)."""
     in_loss: bool
     advantage: float | None
-    """The mean over its tokens; None where it was no sample."""
     reward: float | None
     state: str | None
     observation: str | None
@@ -83,11 +78,9 @@ class CallRecord:
     entropies: np.ndarray
     advantages: np.ndarray
     weights: np.ndarray
-    """The loss's importance weights. These five are NaN where there are none."""
+    """The loss's importance weights."""
     versions: np.ndarray | None
-    """Of the weights that drew each token; None: the step's."""
     measures: dict[str, np.ndarray]
-    """An algorithm's own, by name."""
 
     @property
     def leaf(self) -> int:
@@ -140,7 +133,8 @@ def record_of(row: EpisodeRow, block: dict[str, Any]) -> EpisodeRecord:
 
 def _calls_of(row: EpisodeRow, calls: pa.Table) -> list[dict[str, Any]]:
     """The stored calls of an episode; lists of numbers as arrays."""
-    mine = calls.filter((pc.field("group") == row.group) & (pc.field("episode") == row.episode))
+    of_group, of_number = (pc.equal(calls[n], getattr(row, n)) for n in ("group", "episode"))
+    mine = calls.filter(pc.and_(of_group, of_number))
     if len(mine) != row.num_calls:
         raise ValueError(f"it has {len(mine)} calls of an episode that made {row.num_calls}")
     columns = {

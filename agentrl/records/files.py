@@ -4,14 +4,13 @@ They are written under hidden names and then renamed, the episodes last. Whoever
 episodes files, and so never meets what a kill or a full disk left.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-NAME = re.compile(r"(step|eval)-(\d+)\.\w+\.parquet")
 
-
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class StepFiles:
     """The files of a step's training, or of its evaluation, which comes after it."""
 
@@ -31,21 +30,23 @@ class StepFiles:
 
 def recorded(folder: Path) -> list[StepFiles]:
     """What has been recorded, as of now, in order."""
-    return sorted(files for files in _found(folder) if files["episodes"].exists())
+    return _steps(folder, "episodes")
 
 
 def cut_back(folder: Path, last_step: int) -> None:
     """Remove the files of later steps; all where it is -1. Raises ValueError as below."""
     refuse_earlier(folder.parent)
-    for files in _found(folder):
+    for files in _steps(folder, r"\w+"):
         if files.step > last_step:
             files.remove()
 
 
 def remove_leftovers(folder: Path) -> None:
     """What a writer that was killed had not finished."""
-    for files in _found(folder) - set(recorded(folder)):
-        files.remove()
+    whole = set(recorded(folder))
+    for files in _steps(folder, r"\w+"):
+        if files not in whole:
+            files.remove()
     for path in folder.glob(".*.parquet"):
         path.unlink()
 
@@ -59,6 +60,9 @@ def refuse_earlier(run: Path) -> None:
         )
 
 
-def _found(folder: Path) -> set[StepFiles]:
-    matches = (NAME.fullmatch(path.name) for path in folder.glob("*.parquet"))
-    return {StepFiles(folder, int(m[2]), m[1] == "eval") for m in matches if m}
+def _steps(folder: Path, what: str) -> list[StepFiles]:
+    """Those that have a file of what is asked for, a pattern."""
+    name = re.compile(rf"(step|eval)-(\d+)\.{what}\.parquet")
+    names = os.listdir(folder) if folder.exists() else []
+    found = {(int(m[2]), m[1] == "eval") for m in map(name.fullmatch, names) if m}
+    return [StepFiles(folder, step, held_out) for step, held_out in sorted(found)]

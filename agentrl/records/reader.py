@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import islice
-from operator import and_
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from agentrl.records.episode import EpisodeRecord, EpisodeRow, Key, record_of, row_of
@@ -200,13 +200,12 @@ class RunRecords:
         held_out: bool | None = None,
         **filters: Any,
     ) -> Iterator[_Stored]:
-        condition = _condition(**filters)
         for files in recorded(self._records):
             asked = step in (None, files.step) and held_out in (None, files.held_out)
             rows = []
             if asked and files.step >= after[0]:
                 with _passing_over(unread):
-                    rows = read_episodes(files["episodes"]).filter(condition).to_pylist()
+                    rows = _matching(read_episodes(files["episodes"]), **filters).to_pylist()
             stored = (_Stored(row_of(row), files, row["block"]) for row in rows)
             yield from (one for one in stored if one.row.key > after)
 
@@ -231,7 +230,8 @@ def _says(episode: EpisodeRecord, text: str, texts: Texts) -> bool:
     return text.casefold() in said.casefold()
 
 
-def _condition(
+def _matching(
+    table: pa.Table,
     task_id: str | None = None,
     episode: int | None = None,
     group: int | None = None,
@@ -239,18 +239,22 @@ def _condition(
     min_reward: float | None = None,
     max_reward: float | None = None,
     habit: str | None = None,
-) -> pc.Expression:
-    asked = [
-        (task_id, lambda: pc.field("task_id") == str(task_id)),
-        (episode, lambda: pc.field("episode") == episode),
-        (group, lambda: pc.field("group") == group),
-        (status, lambda: pc.field("status") == status),
-        (min_reward, lambda: pc.field("reward") >= min_reward),
-        (max_reward, lambda: pc.field("reward") <= max_reward),
-        (habit, lambda: pc.map_lookup(pc.field("metrics"), habit, "first") > 0),
+) -> pa.Table:
+    """The rows for which all hold."""
+    wanted = [
+        ("task_id", pc.equal, None if task_id is None else str(task_id)),
+        ("episode", pc.equal, episode),
+        ("group", pc.equal, group),
+        ("status", pc.equal, status),
+        ("reward", pc.greater_equal, min_reward),
+        ("reward", pc.less_equal, max_reward),
     ]
-    wanted = [condition() for value, condition in asked if value is not None]
-    return reduce(and_, wanted, pc.scalar(True))
+    for name, holds, value in wanted:
+        if value is not None:
+            table = table.filter(holds(table[name], value))
+    if habit is not None:
+        table = table.filter(pc.greater(pc.map_lookup(table["metrics"], habit, "first"), 0.0))
+    return table
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def _conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
         if one.name in table.column_names:
             column = table[one.name]
             # A call may lack fields, or have new ones.
-            columns[one.name] = column if one.name == "calls" else column.cast(one.type)
+            is_one = one.name == "calls" or column.type == one.type
+            columns[one.name] = column if is_one else column.cast(one.type)
         elif one.nullable:
             columns[one.name] = pa.nulls(len(table), one.type)
         else:

@@ -47,7 +47,7 @@ class Options:
     shape: Literal["tiny", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen3-0.6b"] = "tiny"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the layers compute in; weights are fp32."""
-    kernels: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
+    attention: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
     recompute: Literal["off", "full", "selective"] = "off"
     repeats: int = 20
     budgets: tuple[int, ...] = (2048, 4096, 8192)

@@ -163,7 +163,9 @@ def place(tmp_path, tiny_folder):
     """Good and bad things under the names that the flags above use."""
     for name in ("EMPTY", "RUN/checkpoints/step-00002"):
         (tmp_path / name).mkdir(parents=True)
-    Run.create(tmp_path / "runs", "mine", '{"steps": 3}').folder.rename(tmp_path / "MINE")
+    Run.create(tmp_path / "runs", "mine", '{"steps": 3}', model="m").folder.rename(
+        tmp_path / "MINE"
+    )
     (tmp_path / "EMPTY/file").touch()
     for name, missing in {
         "WEIGHTLESS": "model.safetensors",

@@ -56,7 +56,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, keep_last, best, k
 
 
 def a_run(folder: Path) -> Run:
-    run = Run.create(folder, "mine", json.dumps({"steps": 3, "optim": {"lr": 0.1}}))
+    run = Run.create(folder, "mine", json.dumps({"steps": 3, "optim": {"lr": 0.1}}), model="m")
     for step in range(4):
         run.log({"step": step, "eval/success": [0.5, 0.7, 0.7, 0.6][step]})
         record(run, step)

@@ -13,7 +13,8 @@ from agentrl.records import load, open_run
 from agentrl.runs.preflight import CannotStart, check_trained_agents
 from agentrl.runs.progress import Display
 from agentrl.types import Call, Episode, Group
-from tests.support.commands import RANDOM_REWARDS, ROOT, SHORT, read_metrics, run
+from tests.support.checkout import ROOT
+from tests.support.commands import RANDOM_REWARDS, SHORT, read_metrics, run
 from tests.support.gsm8k_rows import gsm8k_rows
 
 EVERY_STEP = {

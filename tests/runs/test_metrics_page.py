@@ -12,7 +12,8 @@ from agentrl.learning.ranks import Ranks
 from agentrl.runs.metrics import Clock, episode_metrics, token_metrics
 from agentrl.runs.tally import Tally
 from agentrl.signals import Signals
-from tests.support.metrics_page import LINE, ROOT, described, page
+from tests.support.checkout import ROOT
+from tests.support.metrics_page import LINE, described, page
 from tests.support.terms import make_terms
 
 

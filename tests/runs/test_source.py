@@ -57,7 +57,7 @@ def test_the_changes_and_the_experiment(tmp_path, checkout):
     # A folder of runs that git does not ignore, in which an earlier run left something large.
     (checkout / "kept/x").mkdir(parents=True)
     (checkout / "kept/x/large.bin").write_bytes(b"x" * 2**22)
-    run = Run.create(checkout / "kept", str(mine / "my_experiment.py"), config)
+    run = Run.create(checkout / "kept", str(mine / "my_experiment.py"), config, model="m")
     copied = {"source/my_experiment.py", "source/package_of_mine/rewards.py"}
     assert files_of(run) == {"config.json", "source/changes.diff", *copied}
     assert (run.folder / "source/my_experiment.py").read_text() == EXPERIMENT
@@ -82,9 +82,9 @@ def test_what_is_too_long_is_cut(tmp_path, checkout, monkeypatch):
 
 def test_where_there_is_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    run = Run.create(tmp_path / "runs", str(tmp_path / "mine.py"), "{}")
+    run = Run.create(tmp_path / "runs", str(tmp_path / "mine.py"), "{}", model="m")
     assert (run.folder.parent.name, run.description["commit"]) == ("mine", None)
     assert run.description["file"] == str(tmp_path / "mine.py")
     assert files_of(run) == {"config.json"}
     # Another one in the same second.
-    assert Run.create(tmp_path / "runs", "mine", "{}").folder != run.folder
+    assert Run.create(tmp_path / "runs", "mine", "{}", model="m").folder != run.folder

@@ -55,7 +55,7 @@ def wait_for_wandb() -> None:
 
 
 def make_run(folder: Path) -> Run:
-    return Run.create(folder, "mine", json.dumps({"steps": 9, "optim": {"betas": [0.9, 0.95]}}))
+    return Run.create(folder, "mine", json.dumps({"steps": 9, "optim": {"betas": [0.9, 0.95]}}), model="m")
 
 
 def logged(run: Path) -> tracked.Curves:

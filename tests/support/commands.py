@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
+
 SHORT = (
     *("--steps", "2", "--tasks-per-step", "4", "--group-size", "4"),
     *("--eval.num-tasks", "8", "--eval.every", "2"),

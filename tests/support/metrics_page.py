@@ -1,9 +1,9 @@
 """What docs/metrics.md describes."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.checkout import ROOT
+
 LINE = re.compile(r"\| `(\S+)` \| (.+) \| (.+) \|")
 
 

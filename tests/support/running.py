@@ -14,9 +14,9 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
+from tests.support.checkout import ROOT
 from tests.support.warm import WarmProcess
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENT = str(Path(__file__).with_name("drawn_rewards.py"))
 STEPS = 8
 """Of a run that others are compared with."""
