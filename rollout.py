@@ -420,15 +420,22 @@ def _do(
         from agentrl.debug.episodes import debug
 
         again = partial(command.read_again, sys.argv[1:], flags)
-        debug(tasks, config, serving, step=EVALUATION, display=display, read_again=again)
+        # Somebody's server tells no token ids.
+        keep = None if flags.base_url else _kept(config, flags, serving, display).add
+        debug(
+            tasks,
+            config,
+            serving,
+            step=EVALUATION,
+            display=display,
+            read_again=again,
+            keep=keep,
+        )
     elif flags.evaluate:
         with display.phase("episodes") as report:
-            metrics = evaluation_metrics(run_evaluation(tasks, config, serving, report=report))
-        cause = metrics.pop("eval/failure")
-        rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
-        display.table(f"{len(tasks)} held-out tasks", ("", "mean or count"), rows)
-        if cause is not None:
-            display.line(f"the commonest failure: {cause}")
+            groups = run_evaluation(tasks, config, serving, report=report)
+        _show_evaluation(evaluation_metrics(groups), len(tasks), display)
+        _kept(config, flags, serving, display).add(groups)
     else:
         with display.phase("episodes") as report:
             groups = run_groups(
@@ -437,6 +444,21 @@ def _do(
         for group in groups:
             print_transcript(display.console, group.episodes[0], serving.decode)
             print_verdict(display.console, group.episodes[0])
+        _kept(config, flags, serving, display).add(groups)
+
+
+def _show_evaluation(metrics: dict[str, Any], num_tasks: int, display: Display) -> None:
+    cause = metrics.pop("eval/failure")
+    rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
+    display.table(f"{num_tasks} held-out tasks", ("", "mean or count"), rows)
+    if cause is not None:
+        display.line(f"the commonest failure: {cause}")
+
+
+def _kept(config: Config, flags: Namespace, serving: Any, display: Display) -> Any:
+    from agentrl.debug.kept import KeptEpisodes
+
+    return KeptEpisodes(config, flags, serving.tokenizer, display)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from agentrl.debug.transcript import print_merged, print_scores, print_transcrip
 from agentrl.printable import printable
 from agentrl.runs.progress import Display
 from agentrl.signals import Interrupted, Signals
-from agentrl.types import EngineStopped, Episode, Task
+from agentrl.types import EngineStopped, Episode, Group, Task
 
 NOT_THE_AUTHORS = (agentrl, asyncio, openai)
 """Whose frames are named in a traceback, and not shown."""
@@ -41,18 +41,22 @@ def debug(
     step: int,
     display: Display,
     read_again: Callable[[Config], Config] | None = None,
+    keep: Callable[[Sequence[Group]], None] | None = None,
 ) -> None:
     """Run an episode of each task and print it, and again whenever a person asks for it.
 
     serving: a ``Serving``, or an ``Upstream``. read_again: the config anew, from the last
-    that was good; raises ValueError. Ctrl-C ends it all; a debugger's quit, this round.
+    that was good; raises ValueError. keep: takes a round's episodes. Ctrl-C ends it all; a
+    debugger's quit, this round.
     Raises EngineStopped where the engine has.
     """
     signals, started_with = Signals(), config
     signals.listen()
     try:
         while config is not None:
-            _run_all(tasks, config, serving, step, display, signals)
+            groups = _run_all(tasks, config, serving, step, display, signals)
+            if keep is not None and groups:
+                keep(groups)
             config = read_again and _ask(config, started_with, read_again, display)
     except Interrupted:
         display.line("stopped")
@@ -65,7 +69,8 @@ def _run_all(
     step: int,
     display: Display,
     signals: Signals,
-) -> None:
+) -> list[Group]:
+    groups: list[Group] = []
     for task in tasks:
         raised: list[Raised] = []
         episode = _run(task, config, serving, step, raised)
@@ -73,9 +78,11 @@ def _run_all(
         if signals.signal:
             raise Interrupted(signals.signal)
         if any(isinstance(error, BdbQuit) for error, _ in raised):
-            return
+            break
+        groups.append(Group(task, (episode,)))
         _show(display, serving, episode, raised)
         serving.engine.raise_if_stopped()
+    return groups
 
 
 def _ask(

@@ -35,9 +35,12 @@ class Run:
         """Called with every row that is logged from then on."""
 
     @classmethod
-    def create(cls, runs: Path, exp: str, config_json: str, model: str | Path) -> "Run":
-        """exp: the experiment's name, or its file. model: what the run begins with."""
-        name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    def create(
+        cls, runs: Path, exp: str, config_json: str, model: str | Path, kind: str = ""
+    ) -> "Run":
+        """exp: the experiment's name, or its file. model: what the run begins with. kind: said in
+        the folder's name, where nothing is trained."""
+        name = datetime.now().strftime("%Y%m%d-%H%M%S") + f"-{kind}" * bool(kind)
         for suffix in ["", *map("-{}".format, range(2, 99))]:
             folder = runs / Path(exp).stem / f"{name}{suffix}"
             # Another run may have begun in the same second.

@@ -111,6 +111,11 @@ class Serving:
         """Completion tokens that the trained model has sampled so far."""
         return self.policy.num_tokens
 
+    @property
+    def tokenizer(self) -> Any:
+        """The trained model's."""
+        return self.policy.chat_template.tokenizer
+
     def decode(self, ids: list[int]) -> str:
         """The text of token ids of the trained model's."""
         return self.policy.chat_template.decode(ids)

@@ -1,0 +1,37 @@
+"""Records of episodes that were run without training, in a folder that opens like a run's."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from agentrl.cli import to_json
+from agentrl.config import Config
+from agentrl.records.untrained import UntrainedRecords
+from agentrl.runs.progress import Display
+from agentrl.runs.run import Run
+from agentrl.types import Group
+
+
+class KeptEpisodes:
+    """Where a command keeps its episodes; the folder is made with the first of them."""
+
+    def __init__(self, config: Config, flags: Namespace, tokenizer: Any, display: Display):
+        """flags: ``exp``, and ``checkpoint`` where one was named."""
+        self._config, self._flags = config, flags
+        self._tokenizer, self._display = tokenizer, display
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """Record the episodes as one evaluation, and say how to look at their tokens.
+
+        Raises OSError where they cannot be written.
+        """
+        self._records.add(groups)
+        self._display.line(f"every token  {self._records.command}")
+
+    @cached_property
+    def _records(self) -> UntrainedRecords:
+        config, flags = self._config, self._flags
+        model = flags.checkpoint or config.model.path or "made"
+        run = Run.create(config.runs, flags.exp, to_json(config), model, kind="untrained")
+        return UntrainedRecords(run.folder, run.description, self._tokenizer)
