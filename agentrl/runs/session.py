@@ -1,0 +1,292 @@
+"""Session: a run as the training loop sees it, from what was typed to how it ends.
+
+It owns the run's folder, the phases of a step (clock and bar in one), what is logged, recorded and
+saved, and going on after an end; ``ending`` opens it and closes it. It knows nothing of the
+algorithm: what is trained, and how, is ``train.py``'s.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoTokenizer
+
+from agentrl.cli import to_json
+from agentrl.config import Config, compute_dtype
+from agentrl.learning import checkpoint
+from agentrl.learning.policy import Policy
+from agentrl.learning.ranks import Ranks
+from agentrl.records.recorder import Recorder
+from agentrl.runs import preflight, summary
+from agentrl.runs.metrics import Clock
+from agentrl.runs.model import find_model_once
+from agentrl.runs.preflight import CannotStart
+from agentrl.runs.progress import Display
+from agentrl.runs.quiet import quiet
+from agentrl.runs.run import Run
+from agentrl.runs.seams import Seams
+from agentrl.runs.tally import Tally
+from agentrl.runs.trackers import Trackers
+from agentrl.types import Group, Report, Task
+from kernels.tree_attention import choose
+
+BARS = {"rollout": "episodes", "train": "training", "eval": "evaluation", "load": "loading"}
+"""What the bar of a phase says, where that is not the phase's name."""
+
+Item = TypeVar("Item")
+
+
+class Session:
+    """One run of one process; of several ranks, the first writes."""
+
+    def __init__(self, config: Config, flags: Namespace, ranks: Ranks, trackers: Trackers):
+        """flags: ``exp``, and ``resume`` where a run is to go on."""
+        self.config, self.ranks, self.seams = config, ranks, Seams(config)
+        self.display = Display(silent=not ranks.is_first)
+        self.num_steps, self.num_updates = 0, 0
+        """Of the run; and those whose weights there are so far."""
+        self.is_checked = False
+        """Whether what can be known to fail has been checked: from then on errors are ours."""
+        self._exp, self._resume, self._trackers = flags.exp, flags.resume, trackers
+        self._whole, self._clock = Clock(), Clock()
+        self._report: Report = lambda share, note: None
+        self._recorder: Recorder | None = None
+        self._unrecorded: tuple[int, Sequence[Group]] | None = None
+        self._may_stop = True
+        self._saves: Any = None
+
+    # Before the first step.
+
+    def check(self, tasks: Sequence[Task], held_out: Sequence[Task], batches: Sequence) -> Config:
+        """What can be known to fail is said here, before minutes are spent; the run's folder is
+        there from then on. Returns the config with what the model decides. Raises ValueError."""
+        config, ranks = self.config, self.ranks
+        self.num_steps = len(batches)
+        attention = choose(config.attention, ranks.device)
+        preflight.check_surroundings(
+            config, tasks, held_out, ranks=ranks.num_engines, display=self.display
+        )
+        if config.deterministic:
+            compute_repeatably()
+        with self._whole("model"):
+            config = self.config = preflight.with_max_model_len(config, self.model, self.display)
+            preflight.check_model(
+                config,
+                self.model,
+                tasks,
+                num_steps=self.num_steps,
+                ranks=ranks.size,
+                ranks_here=ranks.size_here,
+                dtype=compute_dtype(config),
+                attention=attention,
+                device=ranks.device,
+                display=self.display,
+            )
+        self._begin()
+        self._recorder = Recorder(self.run.records, writes=ranks.is_first)
+        self.display.line(f"attention: {attention}")
+        self.is_checked = True
+        return config
+
+    @cached_property
+    def model(self) -> str | Path:
+        """What to load: the newest checkpoint of a run that goes on, else the model to start from."""
+        return self._checkpoint or find_model_once(self.config, self.ranks, self.display)
+
+    @cached_property
+    def first_model(self) -> str | Path:
+        """The model that the run began with, also after a resume."""
+        return self.run.description.get("model") or self.model
+
+    @cached_property
+    def run(self) -> Run:
+        """The run's folder. Raises ValueError where --resume names none of this experiment."""
+        if self._resume is not None:
+            return Run.reopen(self._resume, Path(self._exp).stem, writes=self.ranks.is_first)
+        made = []
+        if self.ranks.is_first:
+            made = [Run.create(self.config.runs, self._exp, to_json(self.config), self.model)]
+        (folder,) = self.ranks.gather([run.folder for run in made], "run's folder")
+        return Run(folder, writes=self.ranks.is_first)
+
+    @cached_property
+    def _checkpoint(self) -> Path | None:
+        return checkpoint.newest(self.run.checkpoints) if self._resume else None
+
+    def _begin(self) -> None:
+        if self._resume is None:
+            self.display.line(f"run: {self.run.folder}")
+            return
+        step = checkpoint.step_of(self._checkpoint) if self._checkpoint else None
+        self.ranks.wait("resume")
+        changed = self.run.go_on(step, to_json(self.config))
+        where = "from the start" if step is None else f"after step {step}"
+        self.display.line(f"run: {self.run.folder}, {where}")
+        for name, (before, now) in changed.items():
+            self.display.line(f"warning: {name} was {before} and is {now} from here on")
+
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+        """Put back what a checkpoint holds besides the weights; returns the updates made so far.
+
+        Call it last: vLLM seeds every generator when it starts. From here on a signal ends the run
+        where it can end, saved.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(self.model)
+        if self.ranks.is_first:
+            tokenizer.save_pretrained(self.run.tokenizer)
+        if self._checkpoint:
+            lost = checkpoint.load(self._checkpoint, policy, optimizer, self.ranks, self.seams)
+            self.num_updates = checkpoint.step_of(self._checkpoint)
+            if lost:
+                self.display.line(f"warning: {lost}")
+        self._saves = (policy, optimizer, tokenizer)
+        self._random_state = checkpoint.get_random_state()
+        rows = self.run.rows
+        if rows and self.is_evaluated(self.num_updates):
+            # It is logged whole when it has been evaluated.
+            rows = rows[:-1]
+        try:
+            lines = self._trackers.follow(self.run, rows)
+        except ValueError as error:
+            raise CannotStart(str(error)) from error
+        for line in lines:
+            self.display.line(line)
+        self.ranks.signals.postpone()
+        self._clock = Clock()
+        return self.num_updates
+
+    # In a step.
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """The clock and the bar of a part of a step; ``time/<name>_seconds``."""
+        clock = self._whole if name == "load" else self._clock
+        with ExitStack() as stack:
+            stack.enter_context(clock(name))
+            self._report = stack.enter_context(self.display.phase(BARS.get(name, name)))
+            if name == "load":
+                stack.enter_context(quiet())
+            yield
+
+    def report(self, share: float, note: str) -> None:
+        """How far the phase is: a share from 0 to 1, and a few words."""
+        self._report(share, note)
+
+    def progress(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The items, each told; between them a run can be interrupted, on all ranks at once, until
+        an optimizer step of the batch has been made."""
+        for i, item in enumerate(items):
+            if self._may_stop:
+                self.ranks.check_in_step()
+            yield item
+            self.report((i + 1) / len(items), f"{i + 1} of {len(items)} trees")
+
+    def stepped(self) -> None:
+        """An optimizer step was made: the batch is trained on to its end."""
+        self._may_stop = False
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the weights after so many updates are evaluated, and have not been yet."""
+        every = self.config.eval.every
+        if every is None or not (step % every == 0 or step == self.num_steps):
+            return False
+        rows = self.run.rows
+        return not (rows and rows[-1]["step"] == step and "eval/episodes/ok" in rows[-1])
+
+    def check_batch(self, step: int, groups: Sequence[Group]) -> None:
+        """Raise where a step's episodes are nothing to train on; they are recorded all the same."""
+        self._unrecorded = (step, groups)
+        preflight.check_failures(groups, self.config.max_failed)
+        if step == 1:
+            preflight.check_first_batch(groups, self.config, self.display)
+
+    def record(self, step: int, tally: Tally) -> None:
+        """Record a step's episodes, and what was trained of them."""
+        self._recorder.add(step, tally.groups, tally.samples, tally.scores)
+        self._unrecorded, self._trained = None, tally
+
+    def record_evaluation(self, groups: Sequence[Group]) -> None:
+        self._recorder.add(self.num_updates, groups, held_out=True)
+
+    def after_step(self, step: int, metrics: dict[str, Any], policy: Policy, serving: Any) -> dict:
+        """The metrics of the seam ``after_step``, where there is one."""
+        return self.seams.after_step(step, self._trained, metrics, policy, serving)
+
+    def start(self, step: int, metrics: dict[str, Any]) -> None:
+        """Log what the first push has shown; a run that goes on has it already."""
+        if not self.run.rows:
+            self.log(step, metrics)
+
+    def end_step(self, step: int, metrics: dict[str, Any]) -> None:
+        """There are ``step`` updates: log them, and save where that is due."""
+        self.num_updates, self._random_state = step, checkpoint.get_random_state()
+        self._may_stop = True
+        self.log(step, metrics)
+        every = self.config.save_every
+        if step == self.num_steps or (every and step % every == 0):
+            self._save()
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Add metrics to the row of a step; exits where the first evaluation scored nothing."""
+        if step == 0 and metrics.get("eval/failure") and "eval/success" not in metrics:
+            sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
+        rows = self.run.rows
+        row = rows[-1] if rows and rows[-1]["step"] == step else {"step": step}
+        times = self._clock.metrics()
+        self._clock = Clock()
+        timed = {name: row.get(name, 0.0) + seconds for name, seconds in times.items()}
+        row = row | metrics | timed
+        # A row to which an evaluation is to come is not whole yet.
+        self.run.log(row, is_whole="eval/episodes/ok" in metrics or not self.is_evaluated(step))
+        if self.is_evaluated(step):
+            return
+        if "eval/success" in row:
+            self.run.draw_curve()
+        self.display.line(summary.step_line(self.run.rows, self.num_steps))
+
+    # How it ends.
+
+    def finish(self) -> None:
+        """The picture, and the summary."""
+        self.run.draw_curve()
+        summary.summary(self.display, self._exp, self.run, self._whole)
+
+    def leave(self, cause: BaseException) -> None:
+        """Save what is done, and say where to go on from."""
+        self._save()
+        done = self.num_updates
+        what = f"after step {done}" if self.run.rows else "before the first step was done"
+        self.display.line(f"{cause} {what}: go on with --resume {self.run.folder}")
+
+    def close(self, error: BaseException | None) -> None:
+        """Write what waits. Episodes that something was wrong with are what one wants to look at."""
+        if self._recorder is None:
+            return
+        if self._unrecorded is not None and isinstance(error, Exception):
+            self._recorder.add(*self._unrecorded)
+        self._recorder.close()
+
+    def _save(self) -> None:
+        if self._saves is None or not self.run.rows:
+            return
+        # Whoever goes on from a checkpoint finds the records of what led to it.
+        self._recorder.flush()
+        folder = self.run.checkpoints / f"step-{self.num_updates:05d}"
+        if not folder.exists():
+            with self._whole("save"), quiet():
+                checkpoint.save(folder, *self._saves, self.ranks, self._random_state, self.seams)
+        if self.config.keep_last and self.ranks.is_first:
+            checkpoint.prune(self.run.checkpoints, self.config.keep_last, self.run.best_step)
+
+
+def compute_repeatably() -> None:
+    """One thread, and no kernel whose result depends on timing."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
