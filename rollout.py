@@ -1,4 +1,4 @@
-"""How an episode is born: tasks -> episodes -> groups.
+"""Rollouts, how an episode is born: tasks -> episodes -> groups.
 
 As a command it runs an agent without training it:
 

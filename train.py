@@ -1,4 +1,4 @@
-"""How an episode becomes a gradient, top to bottom. One step of training is
+"""Training loop, how an episode becomes a gradient, top to bottom. One step of training is
 
     tasks -> episodes -> groups -> samples -> token trees -> terms -> loss -> gradient -> vLLM
 

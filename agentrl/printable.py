@@ -1,4 +1,4 @@
-"""Text that came from elsewhere, such as a model's, made fit for a terminal."""
+"""Printable text, from what came from elsewhere, such as a model: fit for a terminal."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends the work where it can end, the second ends it at once."""
+"""Signals, Ctrl-C and SIGTERM: the first ends work where it can end, the second at once."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What an episode is, and the legend of axes used everywhere.
+"""Types of an episode and its parts, and the legend of axes used everywhere.
 
     P  tasks per step              G  episodes per task
     T  tokens of a packed tree     M  trained tokens of that tree      N  loss terms (M <= N)

@@ -1,4 +1,4 @@
-"""What a call costs at the server, with an engine that answers at once: ``make bench``.
+"""Cost of a call at the server, with an engine that answers at once: ``make bench``.
 
 CPU time, not latency: of this process for our own share, of the clients apart. The conversations
 are four turns on Qwen2.5's template, plain ones and ones that call a tool each time. Amortised over

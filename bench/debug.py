@@ -1,4 +1,4 @@
-"""From saving an edited workflow to reading its new transcript, in one debugging process.
+"""Time from saving an edited workflow to reading its new transcript, in one debugging process.
 
     python -m bench.debug [--exp gsm8k_offline] [--checkpoint DIR] [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""How soon a large run is open: its first page, a filter, one episode.
+"""Time until a large run is open: its first page, a filter, one episode.
 
     python -m bench.opening [--gigabytes 2] [--folder DIR]
 

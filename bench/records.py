@@ -1,4 +1,4 @@
-"""What records cost: disk, the step's time, and the writing thread's.
+"""Cost of records: disk, the step's time, and the writing thread's.
 
     python -m bench.records [--steps 40] [--model FOLDER]    # the demo
     python -m bench.records --made-up                        # long episodes

@@ -1,4 +1,4 @@
-"""How busy rollouts keep vLLM, against plain ``LLM.generate``: ``make bench``.
+"""Throughput of vLLM under busy rollouts, against plain ``LLM.generate``: ``make bench``.
 
     python -m bench.rollout                       a tiny model, minutes
     python -m bench.rollout --episodes 256 --tokens 32 --turns 4

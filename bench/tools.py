@@ -1,4 +1,4 @@
-"""What a call of the Python tool costs: ``python -m bench.tools``.
+"""Cost of a call of the Python tool: ``python -m bench.tools``.
 
 Each way runs ``print(1 + 2)``. The first call starts a worker; the others find it warm. CPU time
 is the workers' and the code's, all in all; it says more than the clock where a machine is shared.

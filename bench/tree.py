@@ -1,4 +1,4 @@
-"""Building and planning a large tree: 8 episodes of 20 turns behind one long prompt.
+"""Time to build and plan a large tree: 8 episodes of 20 turns behind one long prompt.
 
 make bench      or      python -m bench.tree
 """

@@ -1,4 +1,4 @@
-"""How smoothly an episode of a hundred thousand tokens scrolls, in a real headless Chromium.
+"""Smoothness of an episode of a hundred thousand tokens, scrolled in a headless Chromium.
 
     python -m bench.viewer
 

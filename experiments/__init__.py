@@ -1,1 +1,1 @@
-"""One file an experiment, or a package: config, tasks, workflow, judge. A copy is a fork."""
+"""Experiments, a file or a package each: config, tasks, workflow, judge. A copy is a fork."""

@@ -1,4 +1,4 @@
-r"""The gsm8k agent on two CPU cores, with nothing to download.
+r"""GSM8K's agent on two CPU cores, with nothing to download.
 
 Same workflow, tool and judge as ``gsm8k``; the word problems are generated in GSM8K's schema, and
 the model is a tiny one, made on the first run from generated transcripts. Half of those transcripts

@@ -1,4 +1,4 @@
-"""The control of ``gsm8k_offline``: the same run, with the rewards of each batch shuffled.
+"""Control of ``gsm8k_offline``: the same run, with the rewards of each batch shuffled.
 
 Nothing can be learned from them, so held-out success must not rise. Where it does, something else
 than the reward is teaching.

@@ -1,4 +1,4 @@
-"""Two agents that share one policy, each with a reward of its own; two CPU cores, no download.
+"""Solver and checker: two agents of one policy, each with its reward; two cores, no download.
 
 The solver writes the expression that solves a word problem. The checker is shown a proposal and
 agrees, or writes the expression itself: then its verdict is whether both come to the same. Each

@@ -1,1 +1,1 @@
-"""The three computations that make merged contexts cheap. Knows torch, triton and numpy alone."""
+"""Kernels that make merged contexts cheap. They know torch, triton and numpy alone."""

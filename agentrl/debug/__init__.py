@@ -1,1 +1,1 @@
-"""Episodes one at a time, an engine left serving, and a talk with a checkpoint: no training."""
+"""Debugging without training: episodes one at a time, and a talk with a checkpoint."""

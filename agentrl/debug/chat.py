@@ -1,4 +1,4 @@
-"""A talk with a checkpoint in the terminal, with the tools that its experiment gives it."""
+"""Chat with a checkpoint in the terminal, with the tools that its experiment gives it."""
 
 import asyncio
 import json

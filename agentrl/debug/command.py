@@ -1,4 +1,4 @@
-"""The flags of rollout.py: what it is to do, and with whose model."""
+"""Flags of rollout.py: what it is to do, and with whose model."""
 
 import argparse
 import os

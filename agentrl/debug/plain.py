@@ -1,4 +1,4 @@
-"""The experiment of a model that has none: to talk with it, without tools."""
+"""Experiment of a model that has none: to talk with it, without tools."""
 
 from agentrl.config import Config, ModelConfig
 

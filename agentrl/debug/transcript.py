@@ -1,4 +1,4 @@
-"""An episode as a person reads it: who said what, what it was worth, how its calls merged."""
+"""Transcript of an episode: who said what, what it was worth, how its calls merged."""
 
 from collections.abc import Sequence
 

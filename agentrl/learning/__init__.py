@@ -1,1 +1,1 @@
-"""How episodes become a gradient."""
+"""Learning: samples become a gradient."""

@@ -1,4 +1,4 @@
-"""Samples -> token-tree micro-batches.
+"""Packing of samples into token-tree micro-batches.
 
 All calls of a batch are merged into trees of at most ``budget`` tokens. A tree token that was
 sampled in several calls is computed once and has as many loss terms: terms are never merged, so

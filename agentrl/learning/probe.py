@@ -1,4 +1,4 @@
-"""A check that the engine samples from the trainer's weights: both score one fixed sequence."""
+"""Probe of the engine's weights: engine and trainer score one fixed sequence."""
 
 import torch
 

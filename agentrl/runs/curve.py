@@ -1,4 +1,4 @@
-"""A picture of one run, or of one experiment over several seeds."""
+"""Curve of one run, or of one experiment over several seeds, as a picture."""
 
 import statistics
 from collections.abc import Iterable, Sequence

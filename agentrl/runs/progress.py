@@ -1,4 +1,4 @@
-"""The terminal: a bar while something runs, a line when it is done.
+"""Progress in the terminal: a bar while something runs, a line when it is done.
 
 Where the output is no terminal, bars become a plain line now and then.
 """

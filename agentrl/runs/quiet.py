@@ -1,4 +1,4 @@
-"""Keeps the libraries' own bars and notices off the screen, unless something goes wrong."""
+"""Output of other libraries, held back unless something goes wrong."""
 
 import os
 import sys

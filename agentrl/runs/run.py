@@ -1,4 +1,4 @@
-"""A run's folder, ``runs/<experiment>/<time>/``."""
+"""Run: a folder, ``runs/<experiment>/<time>/``."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""What a run says of itself: a line after every step, and a summary at the end."""
+"""Summary of a run: a line after every step, and tables at the end."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A run's metrics in TensorBoard, Weights & Biases or SwanLab, through Accelerate's trackers.
+"""Trackers: metrics in TensorBoard, Weights & Biases or SwanLab, through Accelerate.
 
 Each gets the numbers of every row of ``metrics.jsonl`` under the row's step, and the settings as
 hyperparameters; what is no number (``failure``) stays in the file. A run that goes on starts in

@@ -1,21 +1,21 @@
-"""Runs code that a model wrote where it can do no harm, in milliseconds. Linux only.
+"""Sandbox for code that a model wrote: it does no harm, and costs milliseconds. Linux only.
 
 A worker shuts itself in, once, and then forks for every piece of code; what a piece leaves behind
 ends with it. Each attempt in ``tests/sandbox/test_sandbox.py`` is one of these, tried.
 
 network: a network namespace without interfaces, and no sockets but AF_UNIX (namespaces.py,
-    system_calls.py).
+    seccomp.py).
 files: a root of its own. The interpreter, its packages, /usr/bin and the system's libraries, all
     read-only; and a scratch folder in memory, new for each piece, of 64 MiB and 4096 files
-    (room.py).
+    (rootfs.py).
 secrets: an empty environment, nothing open but stdin, stdout and stderr, no /proc, /etc or home,
-    no kernel keys (process.py, piece.py, room.py).
+    no kernel keys (process.py, child.py, rootfs.py).
 other processes: a process namespace, of which the worker is the first process: it cannot be
-    signalled, and it kills all the rest after each piece (namespaces.py, grounds.py).
+    signalled, and it kills all the rest after each piece (namespaces.py, isolation.py).
 privileges: none, and none to be had: an unprivileged user, no_new_privs, and no calls that make
-    namespaces or mounts (namespaces.py, system_calls.py).
+    namespaces or mounts (namespaces.py, seccomp.py).
 processes and threads: 32, by the kernel (limits.py).
-memory: of each process by the kernel; of all together by looking every 20 ms (limits.py, watch.py).
+memory: of each process by the kernel; of all together by looking every 20 ms (limits.py, usage.py).
 time and output: on the clock on the wall, and by the byte (worker.py).
 the machine: code is niced, the first to go when memory runs out, a bounded number of pieces at once
     (worker.py, tools.py).

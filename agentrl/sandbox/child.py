@@ -1,4 +1,4 @@
-"""A piece of code, from its first line to its last, in the process that was made for it."""
+"""Child process of the fork server: runs a model's code, from its first line to its last."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a piece of code stands on: behind walls; or, where the machine has none, in the open."""
+"""Isolation of the code: Linux namespaces; or, where the machine has none, none and a warning."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What the kernel allows a process of the code, and what it may have together with its children."""
+"""Limits of the code: rlimits of a process, and of all its processes together."""
 
 import resource
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The kernel calls that Python 3.11 has no function for. Each raises OSError where it fails."""
+"""Linux calls that Python 3.11 has no function for. Each raises OSError where it fails."""
 
 import ctypes
 import os

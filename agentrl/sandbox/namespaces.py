@@ -1,4 +1,4 @@
-"""Moves this process into Linux namespaces of its own: users, processes, mounts, network, IPC.
+"""Namespaces of this process's own: users, processes, mounts, network, IPC.
 
 Works for any user, where user namespaces are allowed. Inside there are one or two users: root's
 worker is 0 and the code is ``NOBODY``, so that the kernel counts its processes (it counts

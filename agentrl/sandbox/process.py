@@ -1,4 +1,4 @@
-"""This side of the Python tool: a worker's process, started when it is first needed."""
+"""Client of a sandbox worker: its process, started when it is first needed."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""The files that code in the sandbox can see, as the root of a mount namespace.
+"""Root file system of the sandbox: the files that code can see, in a mount namespace.
 
 Read-only: the interpreter's folders (with the packages installed for it) and the system's programs
 and libraries. Writable: ``/scratch``, in memory, new and empty for each piece of code. And

@@ -1,4 +1,4 @@
-"""The kernel calls that the code may not make, as a seccomp filter.
+"""Seccomp filter: the kernel calls that the code may not make.
 
 What namespaces leave open: sockets that have no network namespace (AF_VSOCK reaches a virtual
 machine's host), memory that belongs to no process (memfd, System V), kernel keys, and new

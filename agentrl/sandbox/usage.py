@@ -1,4 +1,4 @@
-"""How many processes the code has, and how much memory they use together.
+"""Usage of processes and memory by the code, read from /proc.
 
 The kernel bounds each process by itself. It would bound them together by a control group, which
 few containers may make; so the worker looks, often.

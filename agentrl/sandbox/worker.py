@@ -1,4 +1,4 @@
-"""The other side of the Python tool: a process that forks once for every piece of code.
+"""Fork server of the sandbox: a process that forks once for every piece of code.
 
 Forking a process that has imported next to nothing takes a millisecond; starting Python takes
 tens. One JSON line comes in on stdin, one goes out on stdout. It ends when its stdin does, or the

@@ -1,4 +1,4 @@
-"""Where tasks come from: a folder of jsonl, or the hub."""
+"""Tasks from a folder of jsonl, or from the hub."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A page that shows runs: charts of their metrics, and every token of every episode.
+"""Viewer of runs, a page: charts of their metrics, and every token of every episode.
 
     python -m agentrl.viewer runs/gsm8k/20261121-120000 [RUN ...]
     python -m agentrl.viewer runs/gsm8k --export gsm8k.html

@@ -1,4 +1,4 @@
-"""Look at runs in a browser: every metric, and every token of every episode.
+"""Viewer of runs in a browser: every metric, and every token of every episode.
 
 python -m agentrl.viewer runs/gsm8k/20261121-120000
 python -m agentrl.viewer runs/gsm8k                      # all runs of an experiment

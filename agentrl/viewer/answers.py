@@ -1,4 +1,4 @@
-"""What the page may ask of a run, and what it is told: plain dicts for JSON, and bytes for tokens.
+"""Answers to the page: plain dicts for JSON about a run, and bytes for its tokens.
 
 An episode travels as one block of bytes, little-endian:
 

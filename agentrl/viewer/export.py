@@ -1,4 +1,4 @@
-"""Runs in one HTML file, which opens anywhere and asks for nothing.
+"""Export of runs to one HTML file, which opens anywhere and asks for nothing.
 
 Metrics and the list of episodes go in whole. Tokens are what is large: each run has a share of the
 file, which its newest steps fill first, and the page says which steps it has.

@@ -1,4 +1,4 @@
-"""The page's files, as they are served and as they go into one file."""
+"""Page files, as they are served and as they go into one file."""
 
 import base64
 import string

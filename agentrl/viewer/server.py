@@ -1,4 +1,4 @@
-"""The page and its answers over HTTP, for a browser on this machine.
+"""Server of the page and its answers over HTTP, for a browser on this machine.
 
 Only the runs that were named are served, by their number; nothing that a browser sends is ever a
 path. The Host header has to be this machine's own name, so that no other site can reach in through

@@ -1,1 +1,1 @@
-"""What merging contexts is worth: a training step timed in three layouts of the same calls."""
+"""Training step timed in three layouts of the same calls: what merging contexts is worth."""

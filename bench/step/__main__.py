@@ -1,4 +1,4 @@
-"""Each token once, measured: a training step's forward and backward pass on one batch of calls.
+"""Timing of a training step's forward and backward pass on one batch of calls.
 
     python -m bench.step                          a tiny model, six workloads
     python -m bench.step --shape qwen3-0.6b --dtype bfloat16 --copies 2 --budgets 16384

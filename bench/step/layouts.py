@@ -1,4 +1,4 @@
-"""A batch of calls laid out in three ways, and what each needs."""
+"""Layouts of a batch of calls, three of them, and what each needs."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence

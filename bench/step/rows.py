@@ -1,4 +1,4 @@
-"""What others train on: linear rows, with a token in as many of them as calls have seen it.
+"""Linear rows, which others train on: a token is in as many of them as calls have seen it.
 
 Rows go through the policy in the better of two ways: padded to a rectangle through transformers'
 own attention, or one behind the other as a forest of chains.

@@ -1,4 +1,4 @@
-"""The agent, whatever it is built with: its prompt, its tool, its patience."""
+"""Agent's prompt, tool and patience, whatever it is built with."""
 
 from agentrl.agents.tools import PYTHON_TOOL, ChatSetting, PythonTool, Tool
 

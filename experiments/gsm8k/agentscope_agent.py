@@ -1,4 +1,4 @@
-"""The agent in AgentScope, with the model that the client hands out."""
+"""AgentScope agent, with the model that the client hands out."""
 
 import asyncio
 

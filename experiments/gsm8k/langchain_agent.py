@@ -1,4 +1,4 @@
-"""The agent in LangChain: ``create_agent`` with ``ChatOpenAI``.
+"""LangChain agent: ``create_agent`` with ``ChatOpenAI``.
 
 ``invoke`` blocks, as an episode may; ``ainvoke`` works as well.
 """

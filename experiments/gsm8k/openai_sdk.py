@@ -1,4 +1,4 @@
-"""The agent with the OpenAI SDK: its client runs in this process, without a socket."""
+"""OpenAI SDK agent: its client runs in this process, without a socket."""
 
 from agentrl.agents.contract import WorkflowOutput
 from agentrl.agents.tools import PYTHON_TOOL

@@ -1,4 +1,4 @@
-"""The agent with nothing but HTTP requests, which block: an episode has a thread of its own."""
+"""HTTP agent: plain requests, which block; an episode has a thread of its own."""
 
 import requests
 

@@ -1,4 +1,4 @@
-"""A tiny real model, made on the spot: Qwen3's architecture, about a million weights.
+"""Tiny real model, made on the spot: Qwen3's architecture, about a million weights.
 
 ``warm_start`` makes it. The folder is cached by a hash of all that went into it, and loads in
 transformers and vLLM like any other.

@@ -1,4 +1,4 @@
-"""How a tiny model is made and learns to talk.
+"""Warm start of a tiny model: how it is made and learns to talk.
 
 Its tokenizer is a byte-level BPE trained on the transcripts, lossless on any text, with every digit
 a token. Its chat template is ChatML with tools. It is warm-started on the transcripts through the

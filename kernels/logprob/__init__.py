@@ -1,4 +1,4 @@
-"""The log-probability of given tokens straight from hidden states, without holding all logits."""
+"""Log-probability of given tokens straight from hidden states, without holding all logits."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The two steps on a tile of logits as Triton kernels, which read the tile once.
+"""Triton kernels of the two steps on a tile of logits, which read the tile once.
 
 They are the twins of ``fold`` and ``differentiate`` in ``tiled``. A row lies in one piece.
 """

@@ -1,4 +1,4 @@
-"""Sequences that share prefixes, laid out as one token tree.
+"""Token tree: sequences that share prefixes, each shared token once.
 
 A tree is a trie over token ids in depth-first order, four integers a token:
 

@@ -1,4 +1,4 @@
-"""What attention over one token tree needs to know, worked out once for all layers and heads.
+"""Plan of attention over one token tree, worked out once for all layers and heads.
 
 Three views of the same mask ``j <= i < end[j]``:
 

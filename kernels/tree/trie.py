@@ -1,4 +1,4 @@
-"""Build a token tree, and choose which sequences share one.
+"""Trie over token ids: built by sorting, and cut so that sequences share one within a budget.
 
 Sorted sequences visit their trie depth-first, and two neighbours meet in the tree at their longest
 common prefix. So sorting is the whole algorithm: no dictionaries, no Python per token.
