@@ -10,6 +10,7 @@ import torch
 
 from agentrl.agents.contract import JudgeOutput, WorkflowOutput, check_signatures, run_episode
 from agentrl.serving.remote import RemoteModel
+from tests.support.scripted_model import ScriptedModel
 
 TASK = {"id": "t", "question": "?"}
 
