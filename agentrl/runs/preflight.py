@@ -281,7 +281,7 @@ def _engine(
         room, cause = held - weights, "engine.gpu_memory_utilization"
     if call > room:
         raise ValueError(
-            f"a call of model.max_model_len {max_model_len} takes {size(call)} of KV cache, and there "
+            f"model.max_model_len {max_model_len} takes {size(call)} of KV cache a call, and there "
             f"is {size(max(0, room))}: raise {cause}, or lower model.max_model_len"
         )
     return held

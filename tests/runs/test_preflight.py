@@ -228,7 +228,7 @@ def test_a_cache_that_one_call_overflows(tmp_path):
     shape = dataclasses.replace(SHAPE, layers=64, key=1024)
     with pytest.raises(
         ValueError,
-        match=r"of model.max_model_len 4096 tokens takes 2.0 GiB of KV cache, .* is 1.0 GiB: ",
+        match=r"model.max_model_len 4096 takes 2.0 GiB of KV cache a call, .* is 1.0 GiB: ",
     ):
         preflight._engine(EngineConfig(), shape, "float32", 4096, torch.device("cpu"))
 
