@@ -174,7 +174,9 @@ def check_serving(
     with display.phase("checking"), quiet():
         from agentrl.serving.chat_template import ChatTemplate
         from agentrl.serving.output_parser import OutputParser
+        from agentrl.serving.process import prepare_process
 
+        prepare_process()
         parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
     ChatTemplate(tokenizer, parser.reasoning_end)
     return shape, tokenizer
