@@ -73,6 +73,34 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class EngineHealth(Protocol):
+    """What running episodes needs of the engine that samples for them."""
+
+    def raise_if_stopped(self) -> None:
+        """Raise EngineStopped where nothing can be sampled any more."""
+
+
+@runtime_checkable
+class InferencePool(Protocol):
+    """What running episodes needs of a run's models: a client of each for every episode."""
+
+    num_tokens: int
+    """Completion tokens that the trained model has sampled so far."""
+    engine: EngineHealth
+
+    def open(
+        self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
+    ) -> tuple[Model, dict[str, Any]]:
+        """A new episode's client of the trained model, and those of the auxiliary ones."""
+
+    def release(self, model: Model) -> None:
+        """An episode is over, and those that come after it are open."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids of the trained model's."""
+
+
 def check_signatures(workflow: Callable, judge: Callable | None) -> None:
     """Raise ValueError, in one sentence, where a function does not follow the contract."""
     _check_signature("workflow", workflow, ["task", "model", "auxiliary_models"])

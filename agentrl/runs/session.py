@@ -83,7 +83,7 @@ class Session:
                 num_steps=self.num_steps,
                 ranks=ranks.size,
                 ranks_here=ranks.size_here,
-                dtype=compute_dtype(config),
+                dtype=compute_dtype(config.model),
                 attention=attention,
                 device=ranks.device,
                 display=self.display,

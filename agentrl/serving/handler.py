@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentrl.serving.chat_template import ChatTemplate
-from agentrl.serving.engine import Engine
 from agentrl.serving.history import Prompt
 from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.protocol import Choice, Request, RequestRefused, Response, Token
 from agentrl.serving.recording import Attempt, Recording
-from agentrl.serving.sampling import Completion, Sampling
+from agentrl.serving.sampling import Completion, EngineClient, Sampling
 from agentrl.types import Call
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class Handler:
     def __init__(
         self,
         name: str,
-        engine: Engine,
+        engine: EngineClient,
         chat_template: ChatTemplate,
         output_parser: OutputParser,
         *,

@@ -19,7 +19,7 @@ def test_two_ranks_hold_one_engine(tmp_path, tiny_folder, left_alone):
     both, alone = metrics(the_run(tmp_path)), metrics(left_alone(STEPS))
     assert len(both) == 3
     for mine in both:
-        # What the sampler drew from is the trainer's model, put both from both halves.
+        # What the sampler drew from is the trainer's model, put together from both halves.
         assert mine["gap/probe"] < 1e-4
         assert mine["step"] == 0 or mine["gap/max_abs_logprob"] < 1e-4
     # Before the first update, and until rounding draws another token, the same tokens.
