@@ -63,9 +63,7 @@ class Engine:
             config=config,
             reasoning_parser=reasoning_parser,
         )
-        vocabulary = self._llm.model_config.get_vocab_size()
-        length = min(PROBE_TOKENS, max_model_len - 1)
-        self._probe = np.random.default_rng(0).integers(0, vocabulary, length).tolist()
+        self._probe = _probe_ids(self._llm.model_config.get_vocab_size(), max_model_len)
         self._numbers = itertools.count()
         self._waiting: dict[str, QueuedCall] = {}
         self._queue: queue.SimpleQueue[QueuedCall | Command | None] = queue.SimpleQueue()
@@ -280,6 +278,11 @@ class Engine:
 
     def _stopped(self) -> EngineStopped:
         return EngineStopped(f"the engine has stopped: {self._failure!r}")
+
+
+def _probe_ids(vocabulary: int, max_model_len: int) -> list[int]:
+    length = min(PROBE_TOKENS, max_model_len - 1)
+    return np.random.default_rng(0).integers(0, vocabulary, length).tolist()
 
 
 def _nothing() -> None:

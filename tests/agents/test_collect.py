@@ -223,7 +223,7 @@ def test_a_transcript_says_whose_turn_it_is_and_shows_each_conversation_once(cap
     ]
 
 
-def test_what_is_served_is_what_collect_needs(serving):
+def test_what_collect_needs_of_serving(serving):
     """The scripted one that these tests use, and the real one."""
     model, _ = serving.open(step=0, task_id="t", episode=0)
     model.close()

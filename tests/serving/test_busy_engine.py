@@ -122,7 +122,7 @@ def test_the_stepper_waits_for_no_episode(serving):
     groups = collect(serving, {}, GROUP, 2, workflow=solve, judge=None)
     seconds = {place: episode.seconds for place, episode in by_episode(groups).items()}
     assert min(seconds["0", index] for index in (0, 1)) > 3
-    assert max(s for place, s in seconds.items() if place[0] != "0") < 3
+    assert max(s for key, s in seconds.items() if key[0] != "0") < 3
 
 
 @pytest.mark.slow
