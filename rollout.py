@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agentrl.agents.contract import InferencePool, Model, blocked, run_episode
+from agentrl.agents.contract import InferencePool, Model
+from agentrl.agents.episode import blocked, run_episode
 from agentrl.agents.interrupt import EndableThread, num_left_behind
 from agentrl.agents.tools import ChatSetting
 from agentrl.callables import load_callable

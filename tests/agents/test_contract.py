@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.agents.contract import JudgeOutput, WorkflowOutput, check_signatures, run_episode
+from agentrl.agents.contract import JudgeOutput, WorkflowOutput, check_signatures
+from agentrl.agents.episode import run_episode
 from agentrl.serving.remote import RemoteModel
 from tests.support.scripted_model import ScriptedModel
 
