@@ -8,8 +8,6 @@ As a command it runs an agent without training it:
     python rollout.py --chat runs/gsm8k_offline/TIME/checkpoints/step-00040
 """
 
-import atexit
-import gc
 import logging
 import queue
 import sys
@@ -20,15 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agentrl.agents.contract import blocked, run_episode
+from agentrl.agents.contract import InferencePool, Model
+from agentrl.agents.episode import blocked, run_episode
 from agentrl.agents.interrupt import EndableThread, num_left_behind
 from agentrl.agents.tools import ChatSetting
 from agentrl.callables import load_callable
 from agentrl.cli import experiment_module
-from agentrl.config import AuxiliaryModel, Config, EngineConfig, compute_dtype
+from agentrl.config import Config
 from agentrl.debug import command
 from agentrl.debug.transcript import print_transcript, print_verdict
 from agentrl.runs.progress import Display
@@ -51,70 +49,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def serve(config: Config, folder: str | Path):
-    """Start vLLM on a model folder, and the server in front of it and of the auxiliary models."""
-    # Slow to import, and not needed for --help.
-    from agentrl.serving.client import Serving
-    from agentrl.serving.server import Server
-
-    model = config.model
-    policy = _serve_model(config, "policy", folder, model, config.engine)
-    auxiliary = {name: _auxiliary(config, name, m) for name, m in config.auxiliary_models.items()}
-    server = Server(host=config.server.host, port=config.server.port)
-    serving = Serving(server, policy, auxiliary, seed=config.seed)
-    # However the process ends, vLLM is shut down first.
-    atexit.register(serving.close)
-    # What is loaded now stays: looking through it for garbage would halt all episodes for 0.3 s.
-    gc.collect()
-    gc.freeze()
-    return serving
-
-
-def _auxiliary(config: Config, name: str, model: AuxiliaryModel):
-    """A frozen model with an engine of its own, or how to reach the one at its url."""
-    from agentrl.serving.remote import RemoteModel, key_of
-
-    if model.url is None:
-        return _serve_model(config, name, model.model, model, model.engine)
-    return partial(RemoteModel, model.model, model.url, key_of(name, model))
-
-
-def _serve_model(config: Config, name: str, folder: str | Path, model, engine_config: EngineConfig):
-    from transformers import AutoTokenizer
-
-    from agentrl.serving.chat_template import ChatTemplate
-    from agentrl.serving.engine import Engine
-    from agentrl.serving.handler import Handler
-    from agentrl.serving.output_parser import OutputParser
-
-    dtype = compute_dtype(config)
-    engine = Engine(
-        folder,
-        max_model_len=model.max_model_len,
-        dtype=dtype,
-        config=engine_config,
-        reasoning_parser=model.reasoning_parser,
-        lockstep=config.deterministic,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
-    return Handler(
-        name,
-        engine,
-        ChatTemplate(tokenizer, output_parser.reasoning_end),
-        output_parser,
-        temperature=config.sampling.temperature,
-        max_tokens=config.sampling.max_tokens,
-        max_model_len=model.max_model_len,
-    )
-
-
 EpisodeKey = tuple[int, int]
 """The row of a task in its batch, and the number of the episode in its group."""
 
 
 def rollouts(
-    serving,
+    serving: InferencePool,
     batches: Sequence[list[Task]],
     config: Config,
     ranks: "Ranks",
@@ -137,7 +77,12 @@ def find_collect(config: Config) -> Callable[..., list[Group]]:
 
 
 def collect(
-    tasks: Sequence[Task], config: Config, serving, ranks: "Ranks", run: "Session", step: int
+    tasks: Sequence[Task],
+    config: Config,
+    serving: InferencePool,
+    ranks: "Ranks",
+    run: "Session",
+    step: int,
 ) -> list[Group]:
     """Run the episodes of a step's tasks: each rank its share; all groups, on every rank.
 
@@ -156,7 +101,11 @@ def collect(
 
 
 def evaluate(
-    serving, held_out: Sequence[Task], config: Config, ranks: "Ranks", run: "Session"
+    serving: InferencePool,
+    held_out: Sequence[Task],
+    config: Config,
+    ranks: "Ranks",
+    run: "Session",
 ) -> dict[str, Any]:
     """Metrics of one episode of each held-out task, drawn with the same seeds each time."""
     with run.phase("eval"):
@@ -171,7 +120,7 @@ def evaluate(
 def run_evaluation(
     tasks: Sequence[Task],
     config: Config,
-    serving,
+    serving: InferencePool,
     *,
     report: Report,
     check: Callable[[], None] = lambda: None,
@@ -198,7 +147,7 @@ def evaluation_metrics(groups: Sequence[Group]) -> dict[str, Any]:
 def run_groups(
     tasks: Sequence[Task],
     config: Config,
-    serving,
+    serving: InferencePool,
     *,
     step: int,
     group_size: int,
@@ -234,7 +183,7 @@ def run_groups(
 class _Running:
     """An episode's client, its thread, and when that is given up."""
 
-    model: Any
+    model: Model
     thread: EndableThread
     deadline: float
 
@@ -246,7 +195,7 @@ class _Episodes:
         self,
         tasks: Sequence[Task],
         config: Config,
-        serving,
+        serving: InferencePool,
         open_client: Callable[..., tuple[Any, dict]],
         group_size: int,
     ):
@@ -257,7 +206,7 @@ class _Episodes:
         self._total = len(self._todo)
         self._running: dict[EpisodeKey, _Running] = {}
         self._finished: queue.SimpleQueue[tuple[EpisodeKey, Episode]] = queue.SimpleQueue()
-        self._clients_to_release: list[Any] = []
+        self._clients_to_release: list[Model] = []
         self._num_failed = 0
         self._tokens_before, self._started = serving.num_tokens, time.monotonic()
 
@@ -270,9 +219,7 @@ class _Episodes:
         free = min(len(self._todo), self._config.concurrent_episodes - len(self._running))
         keys = [self._todo.popleft() for _ in range(free)]
         # All clients before the first thread: in lockstep, the engine waits for all of them.
-        clients = [
-            self._open_client(task_id=self._tasks[row]["id"], episode=index) for row, index in keys
-        ]
+        clients = [self._open_client(task_id=self._tasks[row]["id"], episode=i) for row, i in keys]
         for key, (model, auxiliary_models) in zip(keys, clients, strict=True):
             thread = EndableThread(partial(self._run, key, model, auxiliary_models))
             deadline = time.monotonic() + self._config.episode_seconds + GRACE_SECONDS
@@ -313,7 +260,7 @@ class _Episodes:
         while self._clients_to_release:
             self._serving.release(self._clients_to_release.pop())
 
-    def _run(self, key: EpisodeKey, model, auxiliary_models: dict) -> None:
+    def _run(self, key: EpisodeKey, model: Model, auxiliary_models: dict) -> None:
         row, index = key
         episode = run_episode(
             self._tasks[row],
@@ -392,12 +339,13 @@ def _choose_tasks(flags: Namespace, config: Config) -> list[Task]:
     return [with_id(task) for task in (held_out or train)[: flags.num_tasks or 1]]
 
 
-def _start(config: Config, path: str | None, display: Display) -> Any:
+def _start(config: Config, path: str | None, display: Display) -> InferencePool:
     """Serve a model in this process. Raises ValueError, in a sentence, where it cannot be."""
     with display.phase("importing"):
         # Slow, and not needed where somebody else has the model.
         from agentrl.runs import preflight
         from agentrl.runs.model import find_model
+        from agentrl.serving.start import serve
 
     preflight.check_serving_addresses(config)
     folder = find_model(config, path, display)
@@ -408,7 +356,11 @@ def _start(config: Config, path: str | None, display: Display) -> Any:
 
 
 def _do(
-    flags: Namespace, config: Config, serving: Any, tasks: list[Task], display: Display
+    flags: Namespace,
+    config: Config,
+    serving: InferencePool,
+    tasks: list[Task],
+    display: Display,
 ) -> None:
     if flags.chat:
         from agentrl.debug.chat import talk

@@ -40,9 +40,10 @@ from agentrl.learning.ranks import Ranks
 from agentrl.runs.ending import open_session
 from agentrl.runs.session import Session
 from agentrl.runs.tally import Tally
+from agentrl.serving.start import serve
 from agentrl.tasks.batches import find_batches
 from agentrl.types import Chunk
-from rollout import evaluate, find_tasks, rollouts, serve
+from rollout import evaluate, find_tasks, rollouts
 
 
 def train(config: Config, run: Session, ranks: Ranks) -> None:

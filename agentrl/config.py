@@ -57,6 +57,16 @@ class ModelConfig:
         _check(self.path != "", "model.path", "empty", "name a transformers folder or a hub model")
 
 
+def compute_dtype(model: ModelConfig) -> str:
+    """What the trainer and vLLM compute in, by its name in torch."""
+    if model.dtype != "auto":
+        return model.dtype
+    # Slow to import, and not needed to read flags.
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     path: str | None = None
@@ -315,12 +325,3 @@ class Config:
             f"the algorithm {self.algorithm.name} collects in a way of its own: leave one out",
         )
         check_signatures(self.workflow, self.judge)
-
-
-def compute_dtype(config: Config) -> str:
-    """What both engines compute in: model.dtype, where auto is bfloat16 on a GPU."""
-    if config.model.dtype != "auto":
-        return config.model.dtype
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() else "float32"

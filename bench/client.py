@@ -26,6 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from agentrl.agents.tools import PYTHON_TOOL
+from agentrl.serving.process import freeze_garbage, prepare_process
 from agentrl.serving.sampling import Completion
 from tests.support.families import QWEN25, tokenizer, write
 from tests.support.spy import headers, make_serving
@@ -263,9 +264,9 @@ def loopback(serving, client: str) -> None:
 
 
 def main() -> None:
-    # As rollout.serve does.
-    gc.collect()
-    gc.freeze()
+    # As ``serve`` does.
+    prepare_process()
+    freeze_garbage()
     print(f"{'CPU milliseconds a call':52} median   least .. most, {ROUNDS - 1} rounds")
     plain = instant_serving(PLAIN)
     rounds = zip(cpu_per_call(plain, direct), cpu_per_call(plain, nothing), strict=True)

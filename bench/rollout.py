@@ -44,6 +44,7 @@ import rollout
 from agentrl.agents.tools import PYTHON_TOOL
 from agentrl.config import Config, EngineConfig, ModelConfig, SamplingConfig
 from agentrl.serving.sampling import Sampling
+from agentrl.serving.start import serve
 from agentrl.serving.vllm_args import arguments
 from experiments import gsm8k_offline
 from experiments.tiny_model import Recipe, make_tiny_model
@@ -145,7 +146,7 @@ def workflow(way: str, options: Options, recorded: dict[tuple, Recorded]) -> Cal
         episode = recorded[task["id"], model.rng_key[-1]]
         ids, sampling = episode.first, Sampling(temperature=1.0, max_tokens=options.tokens)
         for added in (*episode.added, []):
-            call = model._served.engine.submit(ids, sampling)
+            call = model._handler.engine.submit(ids, sampling)
             ids = ids + (await asyncio.wrap_future(call)).ids + added
         return 1.0
 
@@ -249,8 +250,6 @@ def row(name: str, rounds: list[Spent], plain: list[Spent], options: Options) ->
 
 
 def main(options: Options) -> None:
-    from vllm import LLM
-
     config = Config(
         workflow=workflow("openai", options, {}),
         tasks=lambda data: ([], []),
@@ -258,7 +257,10 @@ def main(options: Options) -> None:
         sampling=SamplingConfig(max_tokens=options.tokens),
     )
     folder = tiny_model()
-    serving = rollout.serve(config, folder)
+    serving = serve(config, folder)
+    # Only now are the variables set that it reads.
+    from vllm import LLM
+
     to_the_end(serving)
     plain = LLM(**arguments(folder, max_model_len=MAX_LEN, dtype="float32", config=EngineConfig()))
     recorded = record(serving, options)

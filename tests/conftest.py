@@ -15,10 +15,13 @@ if torch.cuda.is_available():
 else:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from agentrl.serving.process import prepare_process
 from experiments.tiny_model import Recipe, make_tiny_model
 from tests.support.skips import pytest_runtest_makereport as pytest_runtest_makereport
 from tests.support.tiers import pytest_collection_modifyitems as pytest_collection_modifyitems
 
+# Before anything imports vLLM.
+prepare_process()
 # As many as a laptop has: results must not depend on the machine more than they have to.
 torch.set_num_threads(2)
 

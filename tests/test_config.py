@@ -147,8 +147,8 @@ def test_everything_is_frozen():
 
 def test_a_partial_is_recorded_by_its_function(experiment, capsys):
     config = parse(["--exp", experiment], "")[1]
-    config = dataclasses.replace(config, advantages=functools.partial(max, default=0))
-    assert json.loads(to_json(config))["advantages"] == "builtins:max"
+    config = dataclasses.replace(config, after_step=functools.partial(max, default=0))
+    assert json.loads(to_json(config))["after_step"] == "builtins:max"
     (module,) = [m for name, m in sys.modules.items() if name == experiment]
     module.config = config
     with pytest.raises(SystemExit):

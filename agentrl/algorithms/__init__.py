@@ -9,7 +9,7 @@ makes it GRPO, DAPO, GSPO:
 
 ``grpo`` is the textbook, and the base of every other: a variant overrides what it does differently.
 ``--algorithm NAME`` is the module of that name here, ``--algorithm path.py`` a file of one's own;
-each defines ``algorithm``, an instance. This room knows the project's types, numpy and torch alone.
+each defines ``algorithm``, an instance. It imports no torch: every config knows its algorithm.
 """
 
 from agentrl.algorithms.grpo import GRPO

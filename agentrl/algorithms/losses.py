@@ -9,11 +9,9 @@ Clipping is PPO's (arXiv 1707.06347, eq. 7), with unequal bounds as in DAPO (arX
 sampling). Strictly on-policy the ratio is 1 and the gradient is that of ``-A * logprob``.
 """
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from agentrl.algorithms.terms import Losses, Terms
+from agentrl.algorithms.terms import Losses, Tensor, Terms
 
 
 def importance(terms: Terms, cap: float) -> Float[Tensor, " N"]:
@@ -31,5 +29,5 @@ def clipped(
     weight = importance(terms, cap)
     free = ratio * terms.advantages
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * terms.advantages
-    values = -weight * torch.minimum(free, bounded)
+    values = -weight * free.minimum(bounded)
     return Losses(values, {"clipped": (bounded < free).to(values.dtype), "importance": weight})

@@ -6,10 +6,15 @@ call follow one another, and no call is split over micro-batches: a sum over a c
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    # Every config knows its algorithm, and what is mistyped is said before torch is imported.
+    Tensor = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,7 @@ class Terms:
 
     def mean_of_call(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """For each term, the mean of the values of its call."""
-        return self.sum_of_call(values) / self.sum_of_call(torch.ones_like(values))
+        return self.sum_of_call(values) / self.sum_of_call(values.new_ones(len(values)))
 
 
 @dataclass(frozen=True)

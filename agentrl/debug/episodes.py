@@ -18,7 +18,7 @@ import openai
 from rich.traceback import Traceback
 
 import agentrl
-from agentrl.agents.contract import run_episode
+from agentrl.agents.episode import run_episode
 from agentrl.config import Config
 from agentrl.debug.transcript import print_merged, print_scores, print_transcript
 from agentrl.printable import printable

@@ -81,6 +81,9 @@ class Upstream:
         self._url, self._key, self._auxiliary = url.rstrip("/"), key, auxiliary
         self._model = _choose(self._url, self._list_models(), model)
 
+    num_tokens = 0
+    """Of those that are sampled there nothing is known."""
+
     def open(self, **_: Any) -> tuple[UpstreamModel, dict[str, RemoteModel]]:
         """A new episode's client, and those of the auxiliary models."""
         auxiliary = {name: make() for name, make in self._auxiliary.items()}

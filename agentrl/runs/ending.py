@@ -26,7 +26,7 @@ def open_session(config: Config, flags: Namespace) -> Iterator[tuple[Session, Ra
     signals.listen()
     try:
         ranks = Ranks(
-            compute_dtype(config),
+            compute_dtype(config.model),
             signals,
             config.rank_timeout_seconds,
             config.engine.tensor_parallel_size,

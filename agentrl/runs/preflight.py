@@ -20,13 +20,13 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from agentrl import hub
+from agentrl.config import Config, EngineConfig, ServerConfig
 from agentrl.runs import memory
-from agentrl.config import Config, ServerConfig, EngineConfig
 from agentrl.runs.memory import Shape
-from agentrl.serving.remote import key_of
-from agentrl.types import Group, Task, TooManyFailed
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
+from agentrl.serving.remote import key_of
+from agentrl.types import Group, Task, TooManyFailed
 
 MAX_LEN = 4096
 """Of a context, where ``model.max_model_len`` is absent and the model allows it."""
@@ -174,7 +174,9 @@ def check_serving(
     with display.phase("checking"), quiet():
         from agentrl.serving.chat_template import ChatTemplate
         from agentrl.serving.output_parser import OutputParser
+        from agentrl.serving.process import prepare_process
 
+        prepare_process()
         parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
     ChatTemplate(tokenizer, parser.reasoning_end)
     return shape, tokenizer
@@ -281,7 +283,7 @@ def _engine(
         room, cause = held - weights, "engine.gpu_memory_utilization"
     if call > room:
         raise ValueError(
-            f"a call of model.max_model_len {max_model_len} tokens takes {size(call)} of KV cache, and there "
+            f"model.max_model_len {max_model_len} takes {size(call)} of KV cache a call, and there "
             f"is {size(max(0, room))}: raise {cause}, or lower model.max_model_len"
         )
     return held
@@ -353,8 +355,9 @@ def _judge_question(longest: int, max_model_len: int, display: Display) -> None:
     # Whether an agent puts all of it into a prompt is its own affair.
     if longest >= max_model_len:
         display.line(
-            f"warning: the longest question has {longest} tokens and model.max_model_len is {max_model_len}: "
-            "an agent that asks all of it gets no answer; raise --model.max-model-len or leave it out"
+            f"warning: the longest question has {longest} tokens and model.max_model_len is "
+            f"{max_model_len}: an agent that asks all of it gets no answer; raise "
+            "--model.max-model-len or leave it out"
         )
 
 

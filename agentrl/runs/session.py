@@ -83,7 +83,7 @@ class Session:
                 num_steps=self.num_steps,
                 ranks=ranks.size,
                 ranks_here=ranks.size_here,
-                dtype=compute_dtype(config),
+                dtype=compute_dtype(config.model),
                 attention=attention,
                 device=ranks.device,
                 display=self.display,
@@ -96,7 +96,7 @@ class Session:
 
     @cached_property
     def model(self) -> str | Path:
-        """What to load: the newest checkpoint of a run that goes on, else the model to start from."""
+        """What to load: the newest checkpoint of a run that goes on, else what it starts from."""
         return self._checkpoint or find_model_once(self.config, self.ranks, self.display)
 
     @cached_property
@@ -265,7 +265,7 @@ class Session:
         self.display.line(f"{cause} {what}: go on with --resume {self.run.folder}")
 
     def close(self, error: BaseException | None) -> None:
-        """Write what waits. Episodes that something was wrong with are what one wants to look at."""
+        """Write what waits. Episodes that something was wrong with are what one looks at."""
         if self._recorder is None:
             return
         if self._unrecorded is not None and isinstance(error, Exception):

@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import httpx2
 import openai
 from openai.resources.chat.completions import AsyncCompletions
 
-from agentrl.serving.engine import Engine
 from agentrl.serving.handler import Handler
 from agentrl.serving.processes import end_processes
 from agentrl.serving.recording import Recording
 from agentrl.serving.remote import RemoteModel
+from agentrl.serving.sampling import EngineClient
 from agentrl.serving.server import Server
 from agentrl.types import Call
 
@@ -87,6 +87,21 @@ class ModelClient(RemoteModel):
             end_processes(keys)
 
 
+AuxiliaryClient = Handler | Callable[[], RemoteModel]
+"""A model of this process, or what makes an episode's client of one that is elsewhere."""
+
+
+@runtime_checkable
+class TrainedModel(Protocol):
+    """What ``Serving.push`` needs of the policy."""
+
+    def weights(self) -> Iterable[tuple[str, Any]]:
+        """Every weight, whole, under its name in a transformers checkpoint."""
+
+    def probe_gap(self, ids: list[int], sampler_logprobs: list[float]) -> float:
+        """The largest difference between these log-probabilities of ``ids[1:]`` and its own."""
+
+
 class Serving:
     """The models of a run, and the clients that its episodes get of them."""
 
@@ -94,15 +109,17 @@ class Serving:
         self,
         server: Server,
         policy: Handler,
-        auxiliary: Mapping[str, Handler | Callable[[], RemoteModel]] | None = None,
+        auxiliary: Mapping[str, AuxiliaryClient] | None = None,
         *,
         seed: int,
     ):
         self.server, self.policy = server, policy
+        self.version = 0
+        """How many updates the weights have had that calls are sampled from."""
         self._auxiliary, self._seed = auxiliary or {}, seed
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> EngineClient:
         """The engine that samples for the trained model."""
         return self.policy.engine
 
@@ -119,20 +136,6 @@ class Serving:
     def decode(self, ids: list[int]) -> str:
         """The text of token ids of the trained model's."""
         return self.policy.chat_template.decode(ids)
-
-    def push(self, policy: Any, version: int) -> float:
-        """Wake the engine, sample from these weights from here on, and forget what was cached.
-
-        Returns the largest gap between both engines' log-probabilities on a fixed probe.
-        """
-        self.engine.wake()
-        return policy.probe_gap(self.engine.probe, self.engine.sync(policy.weights()))
-
-    @contextmanager
-    def asleep(self) -> Iterator[None]:
-        """While the trainer has the GPU's memory; ``push`` wakes the engine."""
-        self.engine.sleep()
-        yield
 
     def open(
         self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
@@ -153,6 +156,23 @@ class Serving:
     def release(self, model: ModelClient) -> None:
         """The engine waits no more for an episode that is over, once others have entered."""
         self.engine.leave(model.rng_key)
+
+    def push(self, policy: TrainedModel, version: int) -> float:
+        """Sample from the policy's weights from here on; wakes the engine.
+
+        version: how many updates they have had. Returns the largest difference between the
+        log-probabilities that the engine and the policy give one fixed sequence.
+        """
+        self.engine.wake()
+        sampler_logprobs = self.engine.sync(policy.weights())
+        self.version = version
+        return policy.probe_gap(self.engine.probe, sampler_logprobs)
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """The trainer has the engine's memory on the GPU, from here until the next ``push``."""
+        self.engine.sleep()
+        yield
 
     def close(self) -> None:
         """Stop the HTTP server and the engines."""

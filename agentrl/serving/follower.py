@@ -1,17 +1,19 @@
-"""One engine over several ranks: the first of them is asked, and the others do as it does.
+"""Tensor parallelism: one engine over several ranks, of which the first leads.
 
 vLLM's engines for ranks that were launched from outside (its ``external_launcher``) each have a
 scheduler of their own. Their weights are one model's as long as all of them are given the same
-calls in the same order and step together. So the first rank runs the episodes, and says whatever
-it does to vLLM before it does it.
+calls in the same order and step together. So the first rank runs the episodes, and broadcasts
+whatever it does to its schedule before it does it; the others follow.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
-SAID = ("add_request", "abort_request", "reset_prefix_cache", "step")
+from agentrl.serving.vllm_args import engine_lock
 
 
 class EngineRanks:
@@ -27,29 +29,98 @@ class EngineRanks:
         self.leads = dist.get_rank() == self._leader
 
     def broadcast(self, *message: Any) -> None:
-        """What the followers ``hear``; for the leader."""
+        """What the followers ``receive``; for the leader."""
         dist.broadcast_object_list([message], self._leader, self._group)
 
     def receive(self) -> tuple:
-        """What the leader says next, in the order of its saying."""
-        heard: list[Any] = [None]
-        dist.broadcast_object_list(heard, self._leader, self._group)
-        return heard[0]
+        """What the leader broadcasts next, in its order."""
+        received: list[Any] = [None]
+        dist.broadcast_object_list(received, self._leader, self._group)
+        return received[0]
 
 
-class Leader:
-    """vLLM's engine on the leader: what is done to it is said to the followers first."""
+class Schedule:
+    """vLLM's scheduler, as far as we decide about it: the calls of the next step, and the step."""
 
-    def __init__(self, llm: Any, engine_ranks: EngineRanks):
-        self._llm, self._engine_ranks = llm, engine_ranks
+    def __init__(self, llm: Any):
+        self._llm = llm
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._llm, name)
-        if name not in SAID:
-            return method
+    def add_request(self, number: str, prompt_ids: list[int], params: Any) -> None:
+        """Raises ValueError where vLLM refuses the call."""
+        from vllm.exceptions import VLLMValidationError
+        from vllm.inputs.engine import tokens_input
 
-        def say_and_do(*args: Any, **kwargs: Any) -> Any:
-            self._engine_ranks.broadcast(name, args, kwargs)
-            return method(*args, **kwargs)
+        try:
+            self._llm.add_request(number, tokens_input(prompt_ids), params)
+        except VLLMValidationError as error:
+            raise ValueError(str(error)) from error
 
-        return say_and_do
+    def abort(self, numbers: list[str]) -> None:
+        # By our numbers: those that vLLM gives calls besides are others on every rank.
+        self._llm.abort_request(numbers, internal=False)
+
+    def reset_prefix_cache(self) -> None:
+        self._llm.reset_prefix_cache()
+
+    def step(self) -> list[Any]:
+        """The outputs of calls that are done."""
+        return self._llm.step()
+
+
+class LeadingSchedule(Schedule):
+    """The leader's schedule: what is done to it is broadcast to the followers first."""
+
+    def __init__(self, llm: Any, ranks: EngineRanks):
+        super().__init__(llm)
+        self._ranks = ranks
+
+    def add_request(self, number: str, prompt_ids: list[int], params: Any) -> None:
+        self._ranks.broadcast("add_request", number, prompt_ids, params)
+        super().add_request(number, prompt_ids, params)
+
+    def abort(self, numbers: list[str]) -> None:
+        self._ranks.broadcast("abort", numbers)
+        super().abort(numbers)
+
+    def reset_prefix_cache(self) -> None:
+        self._ranks.broadcast("reset_prefix_cache")
+        super().reset_prefix_cache()
+
+    def step(self) -> list[Any]:
+        self._ranks.broadcast("step")
+        return super().step()
+
+
+class Follower:
+    """A rank that does what the leader does, and its own part of a command of all ranks."""
+
+    def __init__(self, ranks: EngineRanks, schedule: Schedule, run_command: Callable[[], None]):
+        """run_command: waits for this rank's next command, and runs it."""
+        self._ranks, self._schedule, self._run_command = ranks, schedule, run_command
+        self.scores: list[float] = []
+        """The log-probabilities that the leader scored last."""
+
+    def follow(self) -> None:
+        """Until the leader closes the engine."""
+        while (message := self._ranks.receive()) != ("close",):
+            match message:
+                case ("command",):
+                    self._run_command()
+                case ("scores", scores):
+                    self.scores = scores
+                case (name, *args):
+                    with engine_lock():
+                        self._repeat(name, args)
+
+    def _repeat(self, name: str, args: list[Any]) -> None:
+        match name:
+            case "add_request":
+                # The leader is refused it, too, and tells who asked.
+                with suppress(ValueError):
+                    self._schedule.add_request(*args)
+            case "abort":
+                self._schedule.abort(*args)
+            case "reset_prefix_cache":
+                self._schedule.reset_prefix_cache()
+            case "step":
+                self._schedule.step()

@@ -10,15 +10,15 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from agentrl.serving.chat_template import ChatTemplate
-from agentrl.serving.engine import Engine
 from agentrl.serving.history import Prompt
 from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.protocol import Choice, Request, RequestRefused, Response, Token
 from agentrl.serving.recording import Attempt, Recording
-from agentrl.serving.sampling import Completion, Sampling
+from agentrl.serving.sampling import Completion, EngineClient, Sampling
 from agentrl.types import Call
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Handler:
     def __init__(
         self,
         name: str,
-        engine: Engine,
+        engine: EngineClient,
         chat_template: ChatTemplate,
         output_parser: OutputParser,
         *,
@@ -105,19 +105,7 @@ class Handler:
             for key in keys
         ]
         recording.add(attempt, futures)
-        waiting = [asyncio.wrap_future(future) for future in futures]
-        try:
-            return [await future for future in waiting]
-        except asyncio.CancelledError:
-            # Either our caller was cancelled, or the engine's calls were, by whoever ended them.
-            if attempt.state == "running" and recording.is_open:
-                raise
-            raise _ended(recording) from None
-        except ValueError as error:
-            raise RequestRefused(400, "invalid_request", str(error)) from error
-        finally:
-            for future in waiting:
-                future.cancel()
+        return await _completions(recording, attempt, futures)
 
     def _sampling(
         self, request: Request, prompt: Prompt, grammar: Any, own: dict | None, rng_key: tuple
@@ -200,6 +188,24 @@ class Handler:
 def _check_tool_choice(request: Request) -> None:
     if request.tool_choice not in ("auto", "none") and not request.tools:
         raise RequestRefused(400, "invalid_request", "tool_choice asks for a tool without tools")
+
+
+async def _completions(
+    recording: Recording, attempt: Attempt, futures: Sequence[Future]
+) -> list[Completion]:
+    waiting = [asyncio.wrap_future(future) for future in futures]
+    try:
+        return [await future for future in waiting]
+    except asyncio.CancelledError:
+        # Either our caller was cancelled, or the engine's calls were, by whoever ended them.
+        if attempt.state == "running" and recording.is_open:
+            raise
+        raise _ended(recording) from None
+    except ValueError as error:
+        raise RequestRefused(400, "invalid_request", str(error)) from error
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _check_finished(completions: Sequence[Completion], grammar: Any) -> None:

@@ -41,7 +41,7 @@ class Recording:
         rng_key: tuple = (),
         *,
         own_sampling: bool = False,
-        companions: Sequence["Session"] = (),
+        companions: Sequence["Recording"] = (),
     ):
         self.rng_key = rng_key
         """Run seed, step, task and episode: what its draws are seeded by."""

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,26 @@ class Completion:
     """Only where a stop string ended it: the text before that string."""
     top: tuple[tuple[tuple[int, float], ...], ...] = ()
     """Of each token, the likeliest alternatives and their log-probabilities, if asked for."""
+
+
+@runtime_checkable
+class EngineClient(Protocol):
+    """An engine, as the handler of a model and its clients know it. For any thread."""
+
+    def submit(self, prompt_ids: list[int], sampling: Sampling) -> Future:
+        """Queue a call; resolves to its Completion. Cancelling the future aborts it."""
+
+    def enter(self, episode: tuple) -> None:
+        """From now on there may be calls of this episode."""
+
+    def leave(self, episode: tuple) -> None:
+        """There will be none any more, and the episodes that come after it have entered."""
+
+    def raise_if_stopped(self) -> None:
+        """Raise EngineStopped where nothing can be sampled any more."""
+
+    def close(self) -> None:
+        """Calls that wait fail."""
 
 
 def to_vllm(sampling: Sampling) -> Any:

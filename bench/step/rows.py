@@ -118,6 +118,9 @@ def packed(rows: Sequence[Row]) -> MicroBatch:
         trained=torch.from_numpy(trained),
         term=torch.arange(len(trained)),
         samples=torch.arange(sum(len(row.samples) for row in rows)),
+        # No loss is summed by its calls here.
+        call=torch.zeros(len(trained), dtype=torch.long),
+        weights=torch.ones(len(trained)),
         **_terms(rows),
     )
 

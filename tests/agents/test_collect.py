@@ -7,6 +7,7 @@ import time
 import pytest
 
 import rollout
+from agentrl.agents.contract import InferencePool, Model
 from agentrl.config import Config, ModelConfig
 from agentrl.debug.transcript import print_transcript, print_verdict
 from agentrl.runs import preflight
@@ -29,6 +30,9 @@ class ScriptedServing:
 
     def release(self, model):
         self.released.append(model)
+
+    def decode(self, ids):
+        return str(ids)
 
 
 def tasks(count: int) -> list[dict]:
@@ -217,3 +221,14 @@ def test_a_transcript_says_whose_turn_it_is_and_shows_each_conversation_once(cap
         *("[checker]", "user: afresh", "assistant: to afresh"),
         "reward {'solver': 1.0}",
     ]
+
+
+def test_what_collect_needs_of_serving(serving):
+    """The scripted one that these tests use, and the real one."""
+    model, _ = serving.open(step=0, task_id="t", episode=0)
+    model.close()
+    for pool, client in ((ScriptedServing(), ScriptedModel()), (serving, model)):
+        assert isinstance(pool, InferencePool)
+        assert isinstance(client, Model)
+    # The control: a client is no pool.
+    assert not isinstance(model, InferencePool)

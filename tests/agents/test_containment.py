@@ -30,12 +30,12 @@ def content(episode: Episode) -> tuple:
 
 def check_accounted_for(episodes, without, chosen) -> None:
     """Every episode is what its fault makes of it; the healthy ones are what they were without."""
-    for place, episode in episodes.items():
-        if place not in chosen:
-            assert content(episode) == content(without[place])
+    for key, episode in episodes.items():
+        if key not in chosen:
+            assert content(episode) == content(without[key])
             continue
-        name, injected = chosen[place], FAULTS[chosen[place]]
-        assert episode.task == {"id": place[0]}, name
+        name, injected = chosen[key], FAULTS[chosen[key]]
+        assert episode.task == {"id": key[0]}, name
         assert episode.status in injected.statuses, (name, episode.status, episode.error)
         if injected.statuses == ENDED_WELL:
             assert (episode.error, episode.reward) == (None, worth(episode.calls)), name
@@ -44,7 +44,7 @@ def check_accounted_for(episodes, without, chosen) -> None:
             assert episode.error.startswith(injected.cause), (name, episode.error[:200])
             assert len(episode.error) < 600, name
         # What was recorded before the fault is still what it was.
-        assert content(episode)[2][:1] == content(without[place])[2][:1], name
+        assert content(episode)[2][:1] == content(without[key])[2][:1], name
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.agents.contract import JudgeOutput, WorkflowOutput, check_signatures, run_episode
+from agentrl.agents.contract import JudgeOutput, WorkflowOutput, check_signatures
+from agentrl.agents.episode import run_episode
 from agentrl.serving.remote import RemoteModel
+from tests.support.scripted_model import ScriptedModel
 
 TASK = {"id": "t", "question": "?"}
 

@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 
 import rollout
-from agentrl.agents.contract import WorkflowOutput, run_episode
+from agentrl.agents.contract import WorkflowOutput
+from agentrl.agents.episode import run_episode
 from agentrl.cli import load_experiment
 from agentrl.config import AuxiliaryModel, Config, ModelConfig
 from agentrl.debug import command

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from agentrl.types import Call, Episode, Group, Sample
 from agentrl.runs.metrics import episode_metrics, token_metrics
+from agentrl.types import Call, Episode, Group, Sample
 
 
 def call(ids: list[int], agent: str) -> Call:

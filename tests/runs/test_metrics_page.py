@@ -1,17 +1,18 @@
 """docs/metrics.md describes what is logged, all of it, and nothing else."""
 
 import ast
+import re
 
 import torch
 
 from agentrl.agents.contract import RESERVED
-from agentrl.types import Call, Episode, Group, Sample
 from agentrl.algorithms import GRPO
 from agentrl.learning.packing import pack
 from agentrl.learning.ranks import Ranks
 from agentrl.runs.metrics import Clock, episode_metrics, token_metrics
 from agentrl.runs.tally import Tally
 from agentrl.signals import Signals
+from agentrl.types import Call, Episode, Group, Sample
 from tests.support.checkout import ROOT
 from tests.support.metrics_page import LINE, described, page
 from tests.support.terms import make_terms

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from agentrl.config import Config, EngineConfig, ModelConfig, ServerConfig
 from agentrl.cli import load_experiment
+from agentrl.config import Config, EngineConfig, ModelConfig, ServerConfig
 from agentrl.runs import memory, preflight
 from agentrl.runs.memory import Shape
-from agentrl.types import Call, Episode, Group
 from agentrl.runs.progress import Display
+from agentrl.types import Call, Episode, Group
 from tests.support.sizes import some_of
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def check(config, train=(), num_steps=4, ranks=1, ranks_here=None) -> None:
         ranks=ranks,
         ranks_here=ranks_here or ranks,
         dtype="float32",
-        kernels="segments",
+        attention="segments",
         device=torch.device("cpu"),
         display=Display(),
     )
@@ -142,7 +142,7 @@ def test_checkpointing_keeps_less_and_more_tokens_more():
             longest=512,
             dtype="float32",
             recompute=recompute,
-            kernels="segments",
+            attention="segments",
         )
 
     full, selective, off = map(activations, ("full", "selective", "off"))
@@ -227,7 +227,8 @@ def test_ranks_of_a_cpu_share_its_memory(tiny_folder, tmp_path, monkeypatch):
 def test_a_cache_that_one_call_overflows(tmp_path):
     shape = dataclasses.replace(SHAPE, layers=64, key=1024)
     with pytest.raises(
-        ValueError, match=r"of model.max_model_len 4096 tokens takes 2.0 GiB of KV cache, .* is 1.0 GiB: "
+        ValueError,
+        match=r"model.max_model_len 4096 takes 2.0 GiB of KV cache a call, .* is 1.0 GiB: ",
     ):
         preflight._engine(EngineConfig(), shape, "float32", 4096, torch.device("cpu"))
 
@@ -301,8 +302,8 @@ def test_a_first_batch_in_which_no_prompt_fits():
     late = dataclasses.replace(full, calls=(call,))
     wrong = Episode(task=task, index=0, status="error", error="KeyError")
     for fine in ([group(full, late)], [group(full), group(wrong)]):
-        preflight.check_prompts_fit(fine, 512)
+        preflight._check_prompts_fit(fine, 512)
     with pytest.raises(
-        SystemExit, match="error: every first prompt is longer than model.max_model_len 512"
+        preflight.CannotStart, match="^every first prompt is longer than model.max_model_len 512"
     ):
-        preflight.check_prompts_fit([group(full, full), group(full)], 512)
+        preflight._check_prompts_fit([group(full, full), group(full)], 512)

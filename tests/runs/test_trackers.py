@@ -11,14 +11,13 @@ from accelerate import PartialState
 from accelerate.tracking import TensorBoardTracker
 from swanlab.proto.swanlab.run.v1.run_pb2 import RUN_STATE_CRASHED
 
-from agentrl.runs import preflight
 from agentrl.records import load
+from agentrl.runs import preflight
 from agentrl.runs.run import Run
 from agentrl.runs.trackers import Trackers, numbers
 from tests.support import tracked
 from tests.support.metrics_page import described
 from tests.support.running import EXPERIMENT, Running, metrics
-from tests.support.metrics_page import described
 
 ALL = ("tensorboard", "wandb", "swanlab")
 READERS = {name: getattr(tracked, name) for name in ALL}
@@ -55,7 +54,9 @@ def wait_for_wandb() -> None:
 
 
 def make_run(folder: Path) -> Run:
-    return Run.create(folder, "mine", json.dumps({"steps": 9, "optim": {"betas": [0.9, 0.95]}}), model="m")
+    return Run.create(
+        folder, "mine", json.dumps({"steps": 9, "optim": {"betas": [0.9, 0.95]}}), model="m"
+    )
 
 
 def logged(run: Path) -> tracked.Curves:

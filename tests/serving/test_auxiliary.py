@@ -9,6 +9,7 @@ import rollout
 from agentrl.cli import parse
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, SamplingConfig
 from agentrl.serving.sampling import Sampling
+from agentrl.serving.start import _auxiliary, serve
 from tests.support.families import QWEN25
 from tests.support.spy import Scripted
 
@@ -50,7 +51,7 @@ def judged(tiny_folder):
     """What serves two real vLLMs of this process, the policy's and a judge's, and its settings."""
     judge = AuxiliaryModel(model=str(tiny_folder), max_model_len=256)
     config = make_config(auxiliary_models={"judge": judge})
-    serving = rollout.serve(config, tiny_folder)
+    serving = serve(config, tiny_folder)
     yield config, serving
     serving.close()
 
@@ -116,7 +117,7 @@ def test_a_server_somewhere(monkeypatch):
     there = Scripted(QWEN25)
     monkeypatch.setenv("JUDGE_KEY", there.client.api_key)
     judge = AuxiliaryModel(model="m", url=there.client.base_url, key_variable="JUDGE_KEY")
-    remote = rollout._auxiliary(make_config(), "judge", judge)()
+    remote = _auxiliary(make_config(), "judge", judge)()
     there.says("five")
     assert asyncio.run(ask(remote)) == "five"
     assert remote.agentscope.model == "m"
@@ -124,7 +125,7 @@ def test_a_server_somewhere(monkeypatch):
     there.serving.server.close()
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ValueError, match="set that variable"):
-        rollout._auxiliary(make_config(), "judge", judge)
+        _auxiliary(make_config(), "judge", judge)
 
 
 def test_on_the_command_line(tmp_path):

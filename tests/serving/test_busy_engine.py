@@ -11,7 +11,7 @@ import pytest
 
 import agentrl.serving.engine as engine_module
 from agentrl.agents.tools import PythonTool
-from agentrl.serving.engine import SWITCH_SECONDS
+from agentrl.serving.process import SWITCH_SECONDS
 from agentrl.serving.sampling import Sampling
 from tests.support.collecting import by_episode, collect
 from tests.support.faults import ask
@@ -71,14 +71,13 @@ def test_adding_and_aborting_do_not_grow_with_what_waits(engine, monkeypatch):
 
     def add(*arguments):
         started = time.perf_counter()
-        request_id = real_add(*arguments)
+        real_add(*arguments)
         adds.append(time.perf_counter() - started)
-        return request_id
 
-    def abort(request_ids, internal):
+    def abort(numbers, internal):
         started = time.perf_counter()
-        real_abort(request_ids, internal=internal)
-        aborts.append((len(request_ids), time.perf_counter() - started))
+        real_abort(numbers, internal=internal)
+        aborts.append((len(numbers), time.perf_counter() - started))
 
     monkeypatch.setattr(llm, "add_request", add)
     monkeypatch.setattr(llm, "abort_request", abort)
@@ -123,7 +122,7 @@ def test_the_stepper_waits_for_no_episode(serving):
     groups = collect(serving, {}, GROUP, 2, workflow=solve, judge=None)
     seconds = {place: episode.seconds for place, episode in by_episode(groups).items()}
     assert min(seconds["0", index] for index in (0, 1)) > 3
-    assert max(s for place, s in seconds.items() if place[0] != "0") < 3
+    assert max(s for key, s in seconds.items() if key[0] != "0") < 3
 
 
 @pytest.mark.slow

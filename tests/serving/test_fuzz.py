@@ -19,6 +19,11 @@ ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messa
 ROUTES += ["/v1/models/{name}"]
 
 
+@pytest.fixture(autouse=True)
+def no_warnings(caplog):
+    caplog.set_level(logging.ERROR, "agentrl.serving")
+
+
 @pytest.fixture
 def serving(engine, tokenizer):
     policy = make_handler("policy", engine, tokenizer, "hermes", max_tokens=1, max_model_len=512)
@@ -46,7 +51,6 @@ def statuses(serving, route: str, cases: int) -> Counter:
         assert response.status_code < 500, response.text
         seen[response.status_code] += 1
 
-    logging.getLogger("agentrl.serving").setLevel(logging.ERROR)
     send()
     model.close()
     return seen

@@ -36,14 +36,14 @@ def test_what_the_engine_was_given_and_returned_is_recorded(serving, model, monk
     consumed = []
     submit = serving.engine._submit
 
-    def spy(prompt_ids, params, read, place):
+    def spy(prompt_ids, params, read, rng_key):
         def read_and_note(output):
             drawn = output.outputs[0]
             logprobs = [drawn.logprobs[i][t].logprob for i, t in enumerate(drawn.token_ids)]
             consumed.append((output.prompt_token_ids, list(drawn.token_ids), logprobs))
             return read(output)
 
-        return submit(prompt_ids, params, read_and_note, place)
+        return submit(prompt_ids, params, read_and_note, rng_key)
 
     monkeypatch.setattr(serving.engine, "_submit", spy)
 

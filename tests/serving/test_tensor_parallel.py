@@ -1,7 +1,13 @@
 """One engine over two ranks samples what an engine of one rank would."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
+from tests.support.checkout import ROOT
 from tests.support.running import EXPERIMENT, STEPS, TWO_RANKS, Running, metrics, start, the_run
 
 
@@ -10,15 +16,36 @@ def test_two_ranks_hold_one_engine(tmp_path, tiny_folder, left_alone):
     flags = ("--steps", "2", "--deterministic", "--engine.tensor-parallel-size", "2")
     run = start(tmp_path, tiny_folder, *flags, launch=TWO_RANKS)
     assert run.end() == 0, run.said
-    together, alone = metrics(the_run(tmp_path)), metrics(left_alone(STEPS))
-    assert len(together) == 3
-    for mine in together:
+    both, alone = metrics(the_run(tmp_path)), metrics(left_alone(STEPS))
+    assert len(both) == 3
+    for mine in both:
         # What the sampler drew from is the trainer's model, put together from both halves.
         assert mine["gap/probe"] < 1e-4
         assert mine["step"] == 0 or mine["gap/max_abs_logprob"] < 1e-4
     # Before the first update, and until rounding draws another token, the same tokens.
     for name in ("reward/mean", "tokens/logical", "tokens/unique", "tokens/trained"):
-        assert together[1][name] == alone[1][name]
+        assert both[1][name] == alone[1][name]
+
+
+@pytest.mark.slow
+def test_a_cancelled_call_leaves_every_rank(tmp_path, tiny_folder):
+    """A rank that kept it would from then on step with another batch than its peer."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *TWO_RANKS]
+    run = subprocess.run(
+        [*launch, "-m", "tests.support.engine_worker", str(tiny_folder), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    leader, follower = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert (leader["unfinished"], follower["unfinished"]) == (0, 0)
+    assert run.returncode == 0, run.stderr[-10000:]
+    before, after = leader["drawn"]
+    assert before == after
+    assert len({tuple(ids) for ids in before}) > 1
+    assert leader["scores"] == follower["scores"]
 
 
 @pytest.mark.slow

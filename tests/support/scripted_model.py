@@ -8,7 +8,7 @@ CALL = Call(prompt_ids=[1], completion_ids=[2], logprobs=[-0.1])
 
 
 class ScriptedModel:
-    """A door behind which one call was made."""
+    """A client behind which one call was made."""
 
     def __init__(self, context_full: bool = False, agents: tuple[str, ...] = ("agent",)):
         self.calls = tuple(dataclasses.replace(CALL, agent=agent) for agent in agents)

@@ -7,7 +7,6 @@ from typing import Any
 
 from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.client import Serving
-from agentrl.serving.engine import Engine
 from agentrl.serving.handler import Handler
 from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.sampling import Completion
@@ -15,8 +14,8 @@ from agentrl.serving.server import Server
 from tests.support.families import Family, tokenizer
 
 
-class SpyEngine(Engine):
-    """Answers at once with what it was told to say next, and notes both sides."""
+class SpyEngine:
+    """An ``EngineClient`` that answers at once what it was told to, and notes both sides."""
 
     def __init__(self):
         self.log: list[tuple[list[int], list[int], list[float]]] = []
@@ -27,6 +26,11 @@ class SpyEngine(Engine):
         pass
 
     leave = enter
+
+    def raise_if_stopped(self):
+        pass
+
+    close = raise_if_stopped
 
     def submit(self, prompt_ids, sampling):
         done = Future()

@@ -1,0 +1,65 @@
+"""Start of serving: the engines, handlers and server that a config asks for."""
+
+import atexit
+from functools import partial
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, compute_dtype
+from agentrl.serving.chat_template import ChatTemplate
+from agentrl.serving.client import AuxiliaryClient, Serving
+from agentrl.serving.engine import Engine
+from agentrl.serving.handler import Handler
+from agentrl.serving.output_parser import OutputParser
+from agentrl.serving.process import freeze_garbage, prepare_process
+from agentrl.serving.remote import RemoteModel, key_of
+from agentrl.serving.server import Server
+
+
+def serve(config: Config, folder: str | Path) -> Serving:
+    """Start vLLM on a model folder, and what reaches it and the auxiliary models."""
+    prepare_process()
+    policy = _start_handler(config, "policy", folder, config.model, config.engine)
+    auxiliary = {name: _auxiliary(config, name, m) for name, m in config.auxiliary_models.items()}
+    server = Server(host=config.server.host, port=config.server.port)
+    serving = Serving(server, policy, auxiliary, seed=config.seed)
+    # However the process ends, vLLM is shut down first.
+    atexit.register(serving.close)
+    freeze_garbage()
+    return serving
+
+
+def _auxiliary(config: Config, name: str, model: AuxiliaryModel) -> AuxiliaryClient:
+    """A frozen model with an engine of its own, or how to reach the one at its url."""
+    if model.url is None:
+        return _start_handler(config, name, model.model, model, model.engine)
+    return partial(RemoteModel, model.model, model.url, key_of(name, model))
+
+
+def _start_handler(
+    config: Config,
+    name: str,
+    folder: str | Path,
+    model: ModelConfig | AuxiliaryModel,
+    engine_config: EngineConfig,
+) -> Handler:
+    engine = Engine(
+        folder,
+        max_model_len=model.max_model_len,
+        dtype=compute_dtype(config.model),
+        config=engine_config,
+        reasoning_parser=model.reasoning_parser,
+        lockstep=config.deterministic,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
+    return Handler(
+        name,
+        engine,
+        ChatTemplate(tokenizer, output_parser.reasoning_end),
+        output_parser,
+        temperature=config.sampling.temperature,
+        max_tokens=config.sampling.max_tokens,
+        max_model_len=model.max_model_len,
+    )

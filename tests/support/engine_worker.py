@@ -1,0 +1,66 @@
+"""One of the ranks of an engine in ``test_tensor_parallel``: draws, cancels a call, draws again.
+
+python -m accelerate.commands.launch ... -m tests.support.engine_worker MODEL OUT
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from agentrl.config import EngineConfig
+from agentrl.learning.ranks import Ranks
+from agentrl.serving.engine import Engine
+from agentrl.serving.process import prepare_process
+from agentrl.serving.sampling import Sampling
+from agentrl.signals import Signals
+
+
+def draw(engine: Engine) -> list[list[int]]:
+    calls = [
+        engine.submit([20, 7, i], Sampling(temperature=1.0, max_tokens=12, seed=i))
+        for i in range(4)
+    ]
+    return [call.result(timeout=60).ids for call in calls]
+
+
+def cancel_one(engine: Engine) -> None:
+    endless = Sampling(temperature=1.0, max_tokens=400, others={"ignore_eos": True})
+    call = engine.submit([20, 7, 9], endless)
+    while not engine._llm.has_unfinished_requests():
+        time.sleep(0.01)
+    call.cancel()
+    while engine._llm.has_unfinished_requests():
+        time.sleep(0.01)
+
+
+def main() -> None:
+    folder, out = sys.argv[1], Path(sys.argv[2])
+    prepare_process()
+    torch.set_num_threads(1)
+    ranks = Ranks("float32", Signals(), 120.0, ranks_per_engine=2)
+    config = EngineConfig(tensor_parallel_size=2)
+    engine = Engine(folder, max_model_len=512, dtype="float32", config=config)
+    found = {"drawn": [draw(engine)] if ranks.is_first else []}
+    if ranks.is_first:
+        cancel_one(engine)
+    # Both ranks are asked; the follower answers when the leader has come here.
+    found["unfinished"] = engine._call(engine._llm.get_num_unfinished_requests)
+    (out / f"rank-{ranks.rank}.json").write_text(json.dumps(found))
+    if any(ranks.gather([found["unfinished"]], "what is left")):
+        # To step now would be to wait for each other for ever.
+        os._exit(1)
+    if ranks.is_first:
+        found["drawn"].append(draw(engine))
+    found["scores"] = engine.score(engine.probe)
+    (out / f"rank-{ranks.rank}.json").write_text(json.dumps(found))
+    ranks.wait("the end")
+    engine.close()
+    ranks.close()
+
+
+if __name__ == "__main__":
+    main()
