@@ -35,7 +35,7 @@ if __name__ == "__main__":
 from agentrl.learning.credit import credit
 from agentrl.learning.learner import Learner, adamw
 from agentrl.learning.loading import load_policy, load_reference
-from agentrl.learning.packing import pack, split
+from agentrl.learning.packing import pack, split, with_gradient
 from agentrl.learning.ranks import Ranks
 from agentrl.runs.ending import open_session
 from agentrl.runs.session import Session
@@ -96,6 +96,8 @@ def update(
         tally.begin(chunk.groups, samples)
         for part in split(samples, algorithm.updates) * algorithm.passes:
             weights, divisor = algorithm.weigh(part)
+            if not algorithm.every_call:
+                part, weights = with_gradient(part, weights)
             trees = pack(part, config.micro_batch_tokens, weights, proximal=algorithm.has_proximal)
             tally.weigh(part, divisor, trees)
             for micro in run.progress(ranks.deal(trees)):

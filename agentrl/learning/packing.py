@@ -77,6 +77,17 @@ def pack(
     ]
 
 
+def with_gradient(
+    samples: Sequence[Sample], weights: Sequence[float]
+) -> tuple[list[Sample], list[float]]:
+    """The samples whose advantage is not 0 in all their tokens, and their weights.
+
+    The others count in the divisor alone: nothing of them is computed.
+    """
+    kept = [(s, w) for s, w in zip(samples, weights, strict=True) if s.has_gradient]
+    return [sample for sample, _ in kept], [weight for _, weight in kept]
+
+
 def deal(micro_batches: Sequence[MicroBatch], rank: int, size: int) -> list[MicroBatch]:
     """One rank's micro-batches: every size-th. Each rank gets as many, if need be an idle one.
 

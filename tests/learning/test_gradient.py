@@ -1,6 +1,7 @@
 """Merging contexts must never change the gradient; here it is compared with one row per call."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from agentrl.learning.packing import pack
+from agentrl.learning.packing import pack, with_gradient
 from agentrl.learning.policy import Policy
+from agentrl.types import Sample
 from kernels.tree_attention.segments import _batches
 from tests.support.small_samples import SIZES, TEMPERATURE, conversations, loss_sum
 
@@ -125,3 +127,32 @@ def test_naively_summed_advantages_would_be_noticed():
     first[micro.term.flip(0)] = torch.arange(len(micro.term)).flip(0)
     loss_sum(per_token, micro.sampler_logprobs[first], summed).backward()
     assert largest_difference(gradients(policy), per_call_gradients(lm, samples)) > 1e-3
+
+
+def half_without_credit() -> list[Sample]:
+    """Every other call, twins and parts of longer ones among them, has no advantage."""
+    samples = conversations()
+    return [replace(s, advantage=0.0) if i % 2 else s for i, s in enumerate(samples)]
+
+
+@pytest.mark.parametrize("budget", [10_000, 60])
+def test_calls_without_credit_need_not_be_computed(budget):
+    lm, samples = language_model("qwen3"), half_without_credit()
+    every = merged_gradients(lm, samples, budget)
+    kept, weights = with_gradient(samples, [1.0] * len(samples))
+    assert len(kept) == len(weights) == (len(samples) + 1) // 2
+    assert largest_difference(merged_gradients(lm, kept, budget), every) < 2e-7
+
+
+def test_calls_without_credit_that_a_loss_still_counts_would_be_noticed():
+    """An entropy bonus has a gradient there: left out, it is another one."""
+    lm, samples = language_model("qwen3"), half_without_credit()
+
+    def entropy_gradients(chosen) -> list[torch.Tensor]:
+        policy = Policy(copy.deepcopy(lm))
+        for micro in pack(chosen, 10_000):
+            (-policy.terms(micro, TEMPERATURE).entropies.sum()).backward()
+        return gradients(policy)
+
+    kept, _ = with_gradient(samples, [1.0] * len(samples))
+    assert largest_difference(entropy_gradients(kept), entropy_gradients(samples)) > 1e-2
