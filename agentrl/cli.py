@@ -1,4 +1,4 @@
-"""The command line: ``--exp``, ``--algorithm`` and flags become one Config.
+"""Command line: ``--exp``, ``--algorithm`` and flags become one Config.
 
 ``parse(argv)`` takes ``--exp`` first, uses that experiment's ``config`` as the defaults, puts the
 algorithm that ``--algorithm`` names in its place, and lets the other flags override both.

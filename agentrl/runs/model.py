@@ -1,4 +1,4 @@
-"""The model that a run starts from: a folder, a hub name, or one that is made now."""
+"""Model that a run starts from: a folder, a hub name, or one that is made now."""
 
 from pathlib import Path
 

@@ -231,6 +231,8 @@ class Session:
         every = self.config.save_every
         if step == self.num_steps or (every and step % every == 0):
             self._save()
+            # The next step does not count it.
+            self._clock = Clock()
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Add metrics to the row of a step; exits where the first evaluation scored nothing."""
