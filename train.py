@@ -58,6 +58,7 @@ def train(config: Config, run: Session, ranks: Ranks) -> None:
         serving = serve(config, run.model)
         first = run.restore(policy, optimizer)  # updates made so far
     learner = Learner(policy, reference, optimizer)
+    run.try_step(learner, serving)  # on a GPU, whether the largest micro-batch fits
     stream = rollouts(serving, batches, config, ranks, run, first)
     run.start(first, {"gap/probe": serving.push(policy, version=first)})
 

@@ -45,6 +45,10 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if learns:
+            if not self.optimizer.state:
+                # The moments stay from here on: cut out of what the backward pass has left cached,
+                # they would keep the rest of each segment from the engine.
+                torch.cuda.empty_cache()
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm

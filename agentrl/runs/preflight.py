@@ -7,7 +7,6 @@ checked in the first: ``check_first_batch``.
 """
 
 import errno
-import importlib.util
 import shutil
 import socket
 import tempfile
@@ -17,27 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from agentrl import hub
-from agentrl.config import Config, EngineConfig, ServerConfig
+from agentrl.config import Config, ServerConfig, compute_dtype
 from agentrl.runs import memory
-from agentrl.runs.memory import Shape
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
+from agentrl.runs.trackers import check_trackers
 from agentrl.serving.remote import key_of
 from agentrl.types import Group, Task, TooManyFailed
 
 MAX_LEN = 4096
 """Of a context, where ``model.max_model_len`` is absent and the model allows it."""
-TOLERANCE = 1.3
-"""How far off the estimate of memory may be."""
-KEPT_BY_MALLOC = 2
-"""How often activations are held on a CPU: glibc keeps what was freed in pieces that the next layer
-does not fit into. From 1.3 times to 2.7 was seen."""
 GIB = 2**30
-WORKING_BYTES = GIB
-"""What vLLM takes on a CPU besides its weights and its cache."""
 
 
 class CannotStart(Exception):
@@ -60,7 +52,7 @@ def check_surroundings(
         )
     _check_ids(train, held_out, display)
     check_serving_addresses(config, ranks)
-    _check_trackers(config.trackers)
+    check_trackers(config.trackers)
     _check_writable(config.runs)
 
 
@@ -110,49 +102,6 @@ def _check_port(server: ServerConfig, ranks: int) -> None:
         ) from error
 
 
-def _check_trackers(names: Sequence[str]) -> None:
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(
-                f"trackers has {name}, which is not installed: install the {name} that "
-                "requirements.txt pins, or leave it out"
-            )
-        if name in HAS_LOGIN and not HAS_LOGIN[name]():
-            variable = name.upper()
-            raise ValueError(
-                f"trackers has {name}, and nobody is logged in: run `{name} login`, set "
-                f"{variable}_API_KEY, or keep its files here with {variable}_MODE=offline"
-            )
-
-
-def _has_wandb_login() -> bool:
-    # Slow to import, as the next.
-    import wandb
-
-    with quiet():
-        if wandb.setup().settings.mode != "online":
-            return True
-        try:
-            # Asks the server, too, where there is a key.
-            return wandb.login(prompt=False)
-        except wandb.Error as error:
-            raise ValueError(
-                f"trackers has wandb, which cannot log in ({error}): see to the key with "
-                "`wandb login --relogin`, or keep its files here with WANDB_MODE=offline"
-            ) from error
-
-
-def _has_swanlab_login() -> bool:
-    import swanlab
-
-    settings = swanlab.Settings()
-    return settings.mode != "online" or settings.api_key is not None
-
-
-HAS_LOGIN = {"wandb": _has_wandb_login, "swanlab": _has_swanlab_login}
-"""Whether a tracker that sends what it gets knows as whom, or has been told to stay offline."""
-
-
 def _check_writable(runs: Path) -> None:
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -165,11 +114,19 @@ def _check_writable(runs: Path) -> None:
 
 def check_serving(
     config: Config, folder: str | Path, display: Display
-) -> tuple[Shape, PreTrainedTokenizerBase]:
-    """Whether vLLM would serve the model of a folder as the config wants it; its sizes."""
-    model, tokenizer = config.model, AutoTokenizer.from_pretrained(folder)
-    shape = memory.shape_of(folder)
-    _check_positions(folder, model.max_model_len)
+) -> tuple[PreTrainedConfig, int, PreTrainedTokenizerBase]:
+    """Whether vLLM would serve the model of a folder as the config wants it.
+
+    Returns the model's config, how many weights it has, and its tokenizer.
+    """
+    model, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    parameters = memory.num_parameters(model)
+    positions, length = _num_positions(model), config.model.max_model_len
+    if positions and length > positions:
+        raise ValueError(
+            f"model.max_model_len is {length}, but the model has {positions} positions: "
+            f"give --model.max-model-len {positions} or less"
+        )
     # vLLM knows which parsers there are, and is slow to import.
     with display.phase("checking"), quiet():
         from agentrl.serving.chat_template import ChatTemplate
@@ -177,37 +134,28 @@ def check_serving(
         from agentrl.serving.process import prepare_process
 
         prepare_process()
-        parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
+        parser = OutputParser(tokenizer, config.model.tool_parser, config.model.reasoning_parser)
     ChatTemplate(tokenizer, parser.reasoning_end)
-    return shape, tokenizer
+    return model, parameters, tokenizer
 
 
 def with_max_model_len(config: Config, folder: str | Path, display: Display) -> Config:
     """The config with a ``model.max_model_len``; what the model alone decides is said."""
     if config.model.max_model_len is not None:
         return config
-    positions = _num_positions(folder)
+    positions = _num_positions(AutoConfig.from_pretrained(folder))
     if positions and positions < MAX_LEN:
         display.line(f"model.max_model_len: {positions}, as many positions as the model has")
     max_model_len = min(MAX_LEN, positions or MAX_LEN)
     return replace(config, model=replace(config.model, max_model_len=max_model_len))
 
 
-def _num_positions(folder: str | Path) -> int | None:
+def _num_positions(model: PreTrainedConfig) -> int | None:
     """How long a model's contexts may be; None where nothing says so."""
-    text = AutoConfig.from_pretrained(folder).get_text_config()
+    text = model.get_text_config()
     scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     is_stretched = scaling.get("rope_type", "default") != "default"
     return None if is_stretched else getattr(text, "max_position_embeddings", None)
-
-
-def _check_positions(folder: str | Path, max_model_len: int) -> None:
-    positions = _num_positions(folder)
-    if positions and max_model_len > positions:
-        raise ValueError(
-            f"model.max_model_len is {max_model_len}, but the model has {positions} positions: "
-            f"give --model.max-model-len {positions} or less"
-        )
 
 
 def check_model(
@@ -218,119 +166,68 @@ def check_model(
     num_steps: int,
     ranks: int,
     ranks_here: int,
-    dtype: str,
-    attention: str,
-    device: torch.device,
     display: Display,
 ) -> None:
     """Whether the model can be served and trained here; prints what it takes as a table.
 
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
-    shape, tokenizer = check_serving(config, folder, display)
-    state = memory.state_bytes(shape, ranks)
-    activations = _activations(config, shape, dtype, attention, device)
-    engine = _engine(config.engine, shape, dtype, config.model.max_model_len, device)
-    needed, free, remedies = _in_all(config, state, activations, engine, ranks_here, device)
-    checkpoint, disk = memory.checkpoint_bytes(shape), shutil.disk_usage(config.runs).free
-    longest = _longest_question(train, tokenizer)
-    display.table(
-        f"{shape.parameters / 1e6:.1f} million weights, {_count(ranks, 'rank')} on {device.type}",
-        ("", "needed", "there is"),
-        [
-            ("weights, gradients, AdamW's moments", size(state), ""),
-            (f"activations ({config.micro_batch_tokens} tokens at once)", size(activations), ""),
-            ("vLLM", size(engine), ""),
-            ("memory in all", size(needed), size(free)),
-            ("disk, for each checkpoint", size(checkpoint), size(disk)),
-            ("longest question, in tokens", str(longest), str(config.model.max_model_len)),
-        ],
-    )
-    _judge_memory(needed, free, remedies, display)
-    _judge_disk(config, checkpoint, disk, num_steps, display)
-    _judge_question(longest, config.model.max_model_len, display)
-    if dtype == "bfloat16" and device.type == "cpu":
+    model, parameters, tokenizer = check_serving(config, folder, display)
+    rows = [
+        _check_memory(config, model, parameters, ranks, ranks_here),
+        _check_cache(config, model, parameters),
+        _check_disk(config, parameters, num_steps, display),
+        _check_questions(train, tokenizer, config.model.max_model_len, display),
+    ]
+    where = f"{ranks} rank{'s' * (ranks > 1)} on {'cuda' if torch.cuda.is_available() else 'cpu'}"
+    title = f"{parameters / 1e6:.1f} million weights, {where}"
+    display.table(title, ("", "needed", "there is"), rows)
+    if compute_dtype(config.model) == "bfloat16" and not torch.cuda.is_available():
         display.line("warning: few CPUs are quick in bfloat16: --model.dtype float32 may be faster")
 
 
-def _activations(
-    config: Config, shape: Shape, dtype: str, attention: str, device: torch.device
-) -> int:
-    held = memory.activation_bytes(
-        shape,
-        # A call that is longer than the budget is a micro-batch of its own.
-        tokens=max(config.micro_batch_tokens, config.model.max_model_len),
-        longest=config.model.max_model_len,
-        dtype=dtype,
-        recompute=config.model.recompute,
-        kernels=attention,
-    )
-    return KEPT_BY_MALLOC * held if device.type == "cpu" else held
+Row = tuple[str, str, str]
+"""Of the table: what it is, what is needed, and what there is."""
 
 
-def _engine(
-    engine: EngineConfig, shape: Shape, dtype: str, max_model_len: int, device: torch.device
-) -> int:
-    """What vLLM holds while it is awake. Raises ValueError where one call would not fit."""
-    # A rank has its share of an engine that spans several.
-    weights = memory.BYTES[dtype] * shape.parameters // engine.tensor_parallel_size
-    call = max_model_len * memory.cache_bytes_per_token(shape, dtype) // engine.tensor_parallel_size
-    if device.type == "cpu":
-        room, cause = engine.cpu_cache_gib * GIB, "engine.cpu_cache_gib"
-        held = weights + room + WORKING_BYTES
+def _check_memory(
+    config: Config, model: PreTrainedConfig, parameters: int, ranks: int, ranks_here: int
+) -> Row:
+    needed, remedy = memory.state_bytes(config, parameters, ranks), "or launch more ranks"
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
     else:
-        held = int(engine.gpu_memory_utilization * torch.cuda.mem_get_info(device)[1])
-        room, cause = held - weights, "engine.gpu_memory_utilization"
-    if call > room:
-        raise ValueError(
-            f"model.max_model_len {max_model_len} takes {size(call)} of KV cache a call, and there "
-            f"is {size(max(0, room))}: raise {cause}, or lower model.max_model_len"
-        )
-    return held
-
-
-def _in_all(
-    config: Config, state: int, activations: int, engine: int, ranks_here: int, device: torch.device
-) -> tuple[int, int, list[str]]:
-    """Bytes needed, bytes free, and what would help, the best first."""
-    remedies = ["a smaller model"]
-    if activations > state:
-        if config.model.recompute != "full":
-            remedies.insert(0, "--model.recompute full")
-        if config.micro_batch_tokens > config.model.max_model_len:
-            remedies.insert(0, "a smaller --micro-batch-tokens")
-        else:
-            remedies.insert(0, "a smaller --model.max-model-len")
-    if device.type == "cpu":
         # Its ranks share a machine's RAM, and nothing sleeps there.
-        return (
-            ranks_here * (state + activations + engine),
+        needed = ranks_here * (needed + memory.bytes_on_cpu(config, model, parameters))
+        free, remedy = (
             memory.free_bytes(),
-            remedies,
+            "launch fewer processes, or lower --engine.cpu-cache-gib",
         )
-    # vLLM sleeps while the trainer trains, and its weights and moments stay while vLLM works.
-    remedies.insert(1, "more ranks")
-    if engine > activations:
-        remedies.insert(0, "a smaller --engine.gpu-memory-utilization")
-    needed = state + max(activations, engine)
-    return needed, torch.cuda.mem_get_info(device)[0], remedies
-
-
-def _judge_memory(needed: int, free: int, remedies: list[str], display: Display) -> None:
-    help_ = f"try {' or '.join(remedies)}"
-    if needed > TOLERANCE * free:
+    if needed > free:
         raise ValueError(
-            f"about {size(needed)} of memory are needed and {size(free)} free: {help_}"
+            f"{size(needed)} of memory are needed, without activations, and {size(free)} are free: "
+            f"train a smaller model, {remedy}"
         )
-    if needed * TOLERANCE > free:
-        display.line(
-            f"warning: {size(needed)} of {size(free)} may be too close: if it fails, {help_}"
-        )
+    return "memory, without activations", size(needed), size(free)
 
 
-def _judge_disk(
-    config: Config, checkpoint: int, disk: int, num_steps: int, display: Display
-) -> None:
+def _check_cache(config: Config, model: PreTrainedConfig, parameters: int) -> Row:
+    weights, call = memory.engine_bytes(config, model, parameters)
+    cache, setting = config.engine.cpu_cache_gib * GIB, "engine.cpu_cache_gib"
+    if torch.cuda.is_available():
+        share, setting = config.engine.gpu_memory_utilization, "engine.gpu_memory_utilization"
+        cache = max(0, int(share * torch.cuda.mem_get_info()[1]) - weights)
+    if call > cache:
+        raise ValueError(
+            f"model.max_model_len {config.model.max_model_len} takes {size(call)} of KV cache a "
+            f"call, and there is {size(cache)}: raise {setting}, or lower model.max_model_len"
+        )
+    return "KV cache, for the longest call", size(call), size(cache)
+
+
+def _check_disk(config: Config, parameters: int, num_steps: int, display: Display) -> Row:
+    # The weights in fp32, and what a run resumes with: two moments of each.
+    checkpoint, disk = 3 * memory.FP32 * parameters, shutil.disk_usage(config.runs).free
     if checkpoint > disk:
         raise ValueError(
             f"a checkpoint takes {size(checkpoint)} and {config.runs} has {size(disk)} left: "
@@ -342,23 +239,27 @@ def _judge_disk(
             f"warning: {count} checkpoints take {size(count * checkpoint)} and {size(disk)} are "
             "left: raise --save-every, or make room"
         )
+    return "disk, for each checkpoint", size(checkpoint), size(disk)
 
 
-def _longest_question(tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest ``question``, which an agent is likely to hand on; 0: there is none."""
+def _check_questions(
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    max_model_len: int,
+    display: Display,
+) -> Row:
+    """The longest ``question``, which an agent is likely to hand on."""
     questions = [task["question"] for task in tasks if isinstance(task.get("question"), str)]
-    longest = sorted(questions, key=len)[-8:]
-    return max((len(tokenizer.encode(text)) for text in longest), default=0)
-
-
-def _judge_question(longest: int, max_model_len: int, display: Display) -> None:
+    texts = sorted(questions, key=len)[-8:]
+    longest = max((len(tokenizer.encode(text)) for text in texts), default=0)
     # Whether an agent puts all of it into a prompt is its own affair.
     if longest >= max_model_len:
         display.line(
             f"warning: the longest question has {longest} tokens and model.max_model_len is "
-            f"{max_model_len}: an agent that asks all of it gets no answer; raise "
-            "--model.max-model-len or leave it out"
+            f"{max_model_len}: an agent that asks all of it gets no answer; "
+            "raise --model.max-model-len or leave it out"
         )
+    return "longest question, in tokens", str(longest), str(max_model_len)
 
 
 def check_failures(groups: Sequence[Group], max_failed: float) -> None:
@@ -411,7 +312,3 @@ def size(num_bytes: int) -> str:
     ('3.1 MiB', '4.7 GiB')
     """
     return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.1f} MiB"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

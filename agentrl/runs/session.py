@@ -18,8 +18,9 @@ import torch
 from transformers import AutoTokenizer
 
 from agentrl.cli import to_json
-from agentrl.config import Config, compute_dtype
+from agentrl.config import Config
 from agentrl.learning import checkpoint
+from agentrl.learning.learner import Learner
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.records.recorder import Recorder
@@ -33,11 +34,14 @@ from agentrl.runs.run import Run
 from agentrl.runs.seams import Seams
 from agentrl.runs.tally import Tally
 from agentrl.runs.trackers import Trackers
+from agentrl.runs.trial import try_step
 from agentrl.types import Group, Report, Task
 from kernels.tree_attention import choose
 
 BARS = {"rollout": "episodes", "train": "training", "eval": "evaluation", "load": "loading"}
 """What the bar of a phase says, where that is not the phase's name."""
+BEFORE_STEPS = ("load", "trial")
+"""The phases that are no step's: they count in the run's time alone."""
 
 Item = TypeVar("Item")
 
@@ -83,9 +87,6 @@ class Session:
                 num_steps=self.num_steps,
                 ranks=ranks.size,
                 ranks_here=ranks.size_here,
-                dtype=compute_dtype(config.model),
-                attention=attention,
-                device=ranks.device,
                 display=self.display,
             )
         self._begin()
@@ -161,12 +162,22 @@ class Session:
         self._clock = Clock()
         return self.num_updates
 
+    def try_step(self, learner: Learner, serving: Any) -> None:
+        """On a GPU: whether a step of the largest micro-batch fits; said before the first rollout.
+
+        Leaves vLLM asleep: the first push comes next. Raises CannotStart where it does not fit.
+        """
+        if self.ranks.device.type == "cuda":
+            with self.phase("trial"):
+                line = try_step(learner, serving, self.config, self.ranks)
+            self.display.line(line)
+
     # In a step.
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """The clock and the bar of a part of a step; ``time/<name>_seconds``."""
-        clock = self._whole if name == "load" else self._clock
+        clock = self._whole if name in BEFORE_STEPS else self._clock
         with ExitStack() as stack:
             stack.enter_context(clock(name))
             self._report = stack.enter_context(self.display.phase(BARS.get(name, name)))

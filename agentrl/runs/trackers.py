@@ -10,6 +10,7 @@ Where they send it, and as whom, is their own affair: ``wandb login``, ``WANDB_M
 what they measure of the machine.
 """
 
+import importlib.util
 import json
 import logging
 import shutil
@@ -31,6 +32,50 @@ log = logging.getLogger(__name__)
 # TensorBoard rounds to fp32 unless it is told otherwise.
 LOG_OPTIONS = {"tensorboard": {"new_style": True, "double_precision": True}}
 """What a tracker's log needs to be told."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise ValueError where one is not installed, or wants a login that is not there."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"trackers has {name}, which is not installed: install the {name} that "
+                "requirements.txt pins, or leave it out"
+            )
+        if name in HAS_LOGIN and not HAS_LOGIN[name]():
+            variable = name.upper()
+            raise ValueError(
+                f"trackers has {name}, and nobody is logged in: run `{name} login`, set "
+                f"{variable}_API_KEY, or keep its files here with {variable}_MODE=offline"
+            )
+
+
+def _has_wandb_login() -> bool:
+    # Slow to import, as the next.
+    import wandb
+
+    with quiet():
+        if wandb.setup().settings.mode != "online":
+            return True
+        try:
+            # Asks the server, too, where there is a key.
+            return wandb.login(prompt=False)
+        except wandb.Error as error:
+            raise ValueError(
+                f"trackers has wandb, which cannot log in ({error}): see to the key with "
+                "`wandb login --relogin`, or keep its files here with WANDB_MODE=offline"
+            ) from error
+
+
+def _has_swanlab_login() -> bool:
+    import swanlab
+
+    settings = swanlab.Settings()
+    return settings.mode != "online" or settings.api_key is not None
+
+
+HAS_LOGIN = {"wandb": _has_wandb_login, "swanlab": _has_swanlab_login}
+"""Whether a tracker that sends what it gets knows as whom, or has been told to stay offline."""
 
 
 class Trackers:

@@ -101,6 +101,13 @@ def test_one_rank_goes_on_from_two(results):
 
 
 @pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
+def test_a_trial_of_memory_leaves_every_rank_as_it_was(results, place):
+    found = results[place]["trials"]
+    assert (found["before a step"], found["after it"], found["tokens"]) == (True, True, 200)
+    assert found["moments before a step"] == 0 < found["moments after it"]
+
+
+@pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
 def test_a_disk_that_is_full_leaves_nothing_behind(results, place):
     failed = results[place]["failing_to_save"]
     assert failed["said"].endswith("step-00001 could not be written ([Errno 27] File too large)")

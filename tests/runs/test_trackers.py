@@ -12,9 +12,8 @@ from accelerate.tracking import TensorBoardTracker
 from swanlab.proto.swanlab.run.v1.run_pb2 import RUN_STATE_CRASHED
 
 from agentrl.records import load
-from agentrl.runs import preflight
 from agentrl.runs.run import Run
-from agentrl.runs.trackers import Trackers, numbers
+from agentrl.runs.trackers import Trackers, check_trackers, numbers
 from tests.support import tracked
 from tests.support.metrics_page import described
 from tests.support.running import EXPERIMENT, Running, metrics
@@ -198,7 +197,7 @@ def test_a_key_that_wandb_does_not_take(monkeypatch):
     monkeypatch.setattr(wandb, "login", refuse)
     wandb.teardown()
     with pytest.raises(ValueError, match=r"wandb, which cannot log in \(bad key\): see to the key"):
-        preflight._check_trackers(["wandb"])
+        check_trackers(["wandb"])
     wandb.teardown()
 
 
@@ -213,16 +212,16 @@ def test_one_that_is_not_installed_or_that_nobody_is_logged_in_to(monkeypatch, t
     for name in ("wandb", "swanlab"):
         wandb.teardown()
         with pytest.raises(ValueError, match=f"has {name}, and nobody is logged in: run `{name} l"):
-            preflight._check_trackers([name])
+            check_trackers([name])
         wandb.teardown()
         with monkeypatch.context() as patch:
             patch.setenv(f"{name.upper()}_MODE", "offline")
-            preflight._check_trackers([name])
+            check_trackers([name])
     wandb.teardown()
     with monkeypatch.context() as patch:
         patch.setenv("SWANLAB_API_KEY", "k" * 40)
-        preflight._check_trackers(["swanlab"])
-    preflight._check_trackers(["tensorboard"])
+        check_trackers(["swanlab"])
+    check_trackers(["tensorboard"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="trackers has tensorboard, which is not installed"):
-        preflight._check_trackers(["tensorboard"])
+        check_trackers(["tensorboard"])

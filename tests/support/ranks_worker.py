@@ -16,11 +16,14 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from agentrl.config import Config, ModelConfig
 from agentrl.learning import checkpoint
+from agentrl.learning.learner import Learner
 from agentrl.learning.packing import deal, pack
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
+from agentrl.runs.trial import trial_step
 from agentrl.signals import Interrupted, Signals
 from tests.support.small_samples import SIZES, TEMPERATURE, conversations, loss_sum
 
@@ -134,6 +137,41 @@ def weights(policy):
     return ((name, weight.clone()) for name, weight in policy.weights())
 
 
+def trials(ranks: Ranks, out: Path) -> dict:
+    """The largest micro-batch goes through on every rank, before a step and after it."""
+    config = Config(
+        workflow=solve,
+        tasks=lambda data: ([], []),
+        model=ModelConfig(path="m", max_model_len=60),
+        micro_batch_tokens=200,
+    )
+    found, calls = {}, []
+    policy, optimizer = prepared(ranks, language_model("qwen3, tied"))
+    policy.register_forward_pre_hook(lambda module, args: calls.append(len(args[0].ids)))
+    for when in ("before a step", "after it"):
+        before = state_of(policy, optimizer)
+        trial_step(Learner(policy, None, optimizer), config, ranks)
+        found[when] = before == state_of(policy, optimizer)
+        found[f"moments {when}"] = len(optimizer.state)
+        one_step(ranks, policy, optimizer)
+    return found | {"tokens": calls[0]}
+
+
+async def solve(task, model):
+    return 1.0
+
+
+def state_of(policy, optimizer) -> list[bytes]:
+    """Own shards of weights and moments; gradients."""
+    moments = [v for state in optimizer.state.values() for v in state.values()]
+    tensors = [local(t).detach().numpy().tobytes() for t in (*policy.parameters(), *moments)]
+    return tensors + [weight.grad for weight in policy.parameters()]
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def failing_to_save(ranks: Ranks, out: Path) -> dict:
     """The last rank cannot write any more."""
     policy, optimizer = prepared(ranks, language_model("qwen3, tied"))
@@ -202,7 +240,7 @@ def main() -> None:
     ranks = Ranks("float32", Signals(), 60.0)
     results = {
         case.__name__: case(ranks, out)
-        for case in (gradients, dealing, checkpoints, waits, interruptions, failing_to_save)
+        for case in (gradients, dealing, checkpoints, waits, interruptions, trials, failing_to_save)
     }
     torch.save(results, out / f"rank-{ranks.rank}-of-{ranks.size}.pt")
     ranks.close()

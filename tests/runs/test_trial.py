@@ -1,0 +1,261 @@
+"""The trial of a run's largest micro-batch: how large it is, that nothing stays of it, and what is
+said where memory does not suffice. What it measures, a GPU alone shows."""
+
+import random
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from agentrl.config import Config, ModelConfig
+from agentrl.learning.checkpoint import get_random_state
+from agentrl.learning.learner import Learner, adamw
+from agentrl.learning.packing import pack
+from agentrl.learning.policy import Policy
+from agentrl.learning.ranks import Ranks
+from agentrl.runs import trial
+from agentrl.runs.preflight import CannotStart
+from agentrl.signals import Signals
+from kernels.tree_attention.segments import PIECE
+from tests.support.small_samples import SIZES, conversations
+
+MIB = 2**20
+
+
+async def solve(task, model):
+    return 1.0
+
+
+CONFIG = Config(
+    workflow=solve,
+    tasks=lambda data: ([], []),
+    model=ModelConfig(path="m", max_model_len=200),
+    micro_batch_tokens=700,
+)
+
+
+class Drawing(Policy):
+    """Draws from every generator that a policy may draw from."""
+
+    def forward(self, *args, **kwargs):
+        random.random(), np.random.rand(), torch.rand(1)
+        return super().forward(*args, **kwargs)
+
+
+@pytest.fixture
+def ranks():
+    return Ranks("float32", Signals())
+
+
+def make_learner(ranks: Ranks) -> Learner:
+    torch.manual_seed(0)
+    policy = Drawing(Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)))
+    weight = policy.trainable()[0]
+    # What arithmetic would lose: a zero with a sign.
+    weight.data.view(-1)[0] = -0.0
+    config = replace(CONFIG.optim, lr=0.01, weight_decay=0.1)
+    policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config))
+    return Learner(policy, None, optimizer)
+
+
+def step(learner: Learner, ranks: Ranks) -> None:
+    """A real one: its gradients are summed over several micro-batches."""
+    for micro in pack(conversations(), 60):
+        ranks.backward(learner.policy.terms(micro.to(ranks.device)).logprobs.sum())
+    learner.step(ranks, CONFIG.optim, 0.01)
+
+
+def state_of(learner: Learner) -> dict[str, bytes]:
+    """Weights, gradients, moments and rates, to the bit."""
+    weights = dict(learner.policy.named_parameters())
+    found = {name: weight.detach().cpu().numpy().tobytes() for name, weight in weights.items()}
+    for name, weight in weights.items():
+        found[f"{name}, gradient"] = weight.grad if weight.grad is None else "there is one"
+        for key, value in learner.optimizer.state.get(weight, {}).items():
+            found[f"{name}, {key}"] = value.cpu().numpy().tobytes()
+    return found | {"rates": [group["lr"] for group in learner.optimizer.param_groups]}
+
+
+@pytest.fixture
+def random_states(monkeypatch) -> list:
+    """Of every generator, when a trial began. Types that are checked draw from one of them, too."""
+    states = []
+
+    def get_state():
+        states.append(generators())
+        return get_random_state()
+
+    monkeypatch.setattr(trial, "get_random_state", get_state)
+    return states
+
+
+def generators() -> list:
+    _, keys, position, *_ = np.random.get_state()
+    return [random.getstate(), (keys.tolist(), position), torch.get_rng_state().tolist()]
+
+
+@pytest.mark.parametrize("steps", [0, 1], ids=["before the first step", "with moments restored"])
+def test_nothing_stays_of_it(ranks, random_states, steps):
+    tried, left_alone = make_learner(ranks), make_learner(ranks)
+    for learner in (tried, left_alone):
+        for _ in range(steps):
+            step(learner, ranks)
+    before = state_of(tried)
+    trial.trial_step(tried, CONFIG, ranks)
+    assert [generators()] == random_states
+    assert state_of(tried) == before
+    assert sum(", exp_avg" in name for name in before) == steps * 2 * len(tried.policy.trainable())
+    # And the next step goes where it would have gone.
+    step(tried, ranks), step(left_alone, ranks)
+    assert state_of(tried) == state_of(left_alone)
+
+
+def test_what_would_stay_is_noticed(ranks, monkeypatch):
+    """The control: where nothing is put back, all that the test above looks at is another."""
+    monkeypatch.setattr(trial, "_left_as_it_was", lambda optimizer: nullcontext())
+    learner = make_learner(ranks)
+    before, random_state = state_of(learner), generators()
+    trial.trial_step(learner, CONFIG, ranks)
+    assert all(a != b for a, b in zip(generators(), random_state, strict=True))
+    after = state_of(learner)
+    assert {after[name] for name in after if name.endswith(", gradient")} == {"there is one"}
+    assert (before["rates"], after["rates"]) == ([0.01], [0.0])
+    assert sum(", exp_avg" in name for name in after) == 2 * len(learner.policy.trainable())
+    # At a rate of 0 no weight has moved, even so.
+    assert all(after[n] == before[n] for n, _ in learner.policy.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("budget", "longest", "branches"),
+    [
+        (700, 200, [128, 128, 128, 116]),
+        (328, 200, [128]),
+        (200, 200, []),
+        (60, 200, []),
+        (90, 40, [39, 11]),
+    ],
+)
+def test_the_largest_micro_batch(budget, longest, branches):
+    config = replace(
+        CONFIG, micro_batch_tokens=budget, model=ModelConfig(path="m", max_model_len=longest)
+    )
+    micro = trial.largest_micro_batch(config, SIZES["vocab_size"])
+    assert len(micro.ids) == trial.num_tokens(config) == max(budget, longest)
+    assert micro.depth.max() == longest - 1
+    # All but the root, which nothing was drawn from, has one term.
+    assert len(micro.trained) == len(micro.term) == len(micro.ids) - 1
+    lengths = torch.bincount(micro.call).tolist()
+    order = micro.samples.tolist()
+    assert [lengths[order.index(s)] for s in range(len(order))] == [longest - 1, *branches]
+
+
+def test_it_gathers_more_keys_than_a_group_does():
+    """Of as many tokens: a prompt and seven answers, each as long as the context allows."""
+    model = ModelConfig(path="m", max_model_len=1024)
+    config = replace(CONFIG, micro_batch_tokens=4096, model=model)
+    rng = np.random.default_rng(0)
+    prompt, *answers = rng.integers(0, 97, (8, 512)).tolist()
+    (group,) = pack([trial._sample(prompt, answer) for answer in answers], 4096)
+    largest = trial.largest_micro_batch(config, 97)
+    assert len(group.ids) == len(largest.ids) == 4096
+    # By pieces of queries on a CPU, by whole runs in flash attention.
+    assert gathered(largest, PIECE) > 1.15 * gathered(group, PIECE)
+    assert gathered(largest, 4096) > 3 * gathered(group, 4096)
+
+
+def gathered(micro, piece: int) -> int:
+    """Keys of all pieces of queries."""
+    return sum(
+        sum(b - a for a, b in run.above) + min(start + piece, run.stop) - run.start
+        for run in micro.plan.runs
+        for start in range(run.start, run.stop, piece)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "recompute", "remedies"),
+    [
+        (
+            {},
+            "off",
+            "a micro-batch of 700 tokens does not fit on the GPU beside weights, gradients and "
+            "AdamW's moments: lower --micro-batch-tokens, or recompute activations with "
+            "--model.recompute full, or launch more ranks",
+        ),
+        (
+            {"micro_batch_tokens": 50},
+            "full",
+            "a micro-batch of 200 tokens does not fit on the GPU beside weights, gradients and "
+            "AdamW's moments: lower --model.max-model-len, or launch more ranks",
+        ),
+    ],
+)
+def test_a_micro_batch_that_does_not_fit(
+    ranks, random_states, monkeypatch, changes, recompute, remedies
+):
+    model = ModelConfig(path="m", max_model_len=200, recompute=recompute)
+    learner = make_learner(ranks)
+    before = state_of(learner)
+
+    def fail(part):
+        part.backward()
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(ranks, "backward", fail)
+    with pytest.raises(CannotStart) as error:
+        trial.trial_step(learner, replace(CONFIG, model=model, **changes), ranks)
+    assert [generators()] == random_states
+    assert str(error.value) == remedies
+    assert state_of(learner) == before
+    monkeypatch.setattr(ranks, "backward", lambda part: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trial.trial_step(learner, CONFIG, ranks)
+
+
+class Gpu:
+    """The numbers that torch gives of one: 100 MiB, of which vLLM gives 40 back when it sleeps."""
+
+    def __init__(self, monkeypatch, moments: int):
+        self.free, self.allocated, self.moments = 30, 50, moments
+        for name, number in {
+            "mem_get_info": lambda: (self.free * MIB, 100 * MIB),
+            "memory_allocated": lambda: self.allocated * MIB,
+            "max_memory_allocated": lambda: 95 * MIB,
+            "reset_peak_memory_stats": lambda: None,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, number)
+
+    @contextmanager
+    def asleep(self):
+        self.free += 40
+        yield
+
+    def step(self, optimizer_step):
+        optimizer_step()
+        self.allocated += self.moments
+
+
+@pytest.mark.parametrize(
+    ("moments", "said"),
+    [
+        (30, "a step with a micro-batch of 700 tokens: 75.0 MiB of 100.0 MiB at most"),
+        (
+            31,
+            "AdamW's moments take 31.0 MiB, and vLLM leaves 30.0 MiB to them: lower "
+            "--engine.gpu-memory-utilization, or launch more ranks",
+        ),
+    ],
+)
+def test_what_is_said_of_a_gpu(ranks, monkeypatch, moments, said):
+    learner = make_learner(ranks)
+    gpu = Gpu(monkeypatch, moments)
+    optimizer_step = learner.optimizer.step
+    monkeypatch.setattr(learner.optimizer, "step", lambda: gpu.step(optimizer_step))
+    try:
+        line = trial.try_step(learner, gpu, CONFIG, ranks)
+    except CannotStart as error:
+        line = str(error)
+    assert line == said
