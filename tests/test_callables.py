@@ -7,6 +7,7 @@ import pytest
 from agentrl.callables import (
     callable_name,
     experiment_modules,
+    forget_modules,
     load_callable,
     load_module,
 )

@@ -232,15 +232,15 @@ def test_enter_runs_an_edited_experiment(serving, tmp_path, capsys, monkeypatch)
     """Its workflow, its judge, what it imports, and what its modules remember: all anew."""
     agent = write_agent(
         tmp_path,
-        ("import threading", "import threading\n\nfrom neighbour import SEEN, WORD"),
+        ("import threading", "import threading\n\nfrom beside_the_agent import SEEN, WORD"),
         ('f"QUESTION {task', 'f"{WORD} {SEEN.append(1) or len(SEEN)} of {task'),
     )
-    neighbour = tmp_path / "neighbour.py"
-    neighbour.write_text("WORD, SEEN = 'ONE', []\n")
+    beside_the_agent = tmp_path / "beside_the_agent.py"
+    beside_the_agent.write_text("WORD, SEEN = 'ONE', []\n")
 
     def edit():
         # As long as before, within the second.
-        neighbour.write_text("WORD, SEEN = 'TWO', []\n")
+        beside_the_agent.write_text("WORD, SEEN = 'TWO', []\n")
         agent.write_text(agent.read_text().replace("reward=0.25", "reward=0.75"))
 
     rounds(serving, monkeypatch, agent, lambda: None, edit)

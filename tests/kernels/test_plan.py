@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kernels.tree import TokenTree
+from kernels.tree import TokenTree, build_tree
 from kernels.tree.plan import plan
 from tests.support.trees import random_tree
 

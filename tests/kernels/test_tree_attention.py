@@ -101,9 +101,9 @@ def test_what_does_not_belong_together():
 def test_what_cannot_run_here(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     for impl in ("triton", "flash"):
-        with pytest.raises(ValueError, match=f"kernels '{impl}' needs a GPU: use segments"):
+        with pytest.raises(ValueError, match=f"attention '{impl}' needs a GPU: use segments"):
             choose(impl, torch.device("cpu"))
-    with pytest.raises(ValueError, match="kernels 'dense' is none of auto, reference, triton"):
+    with pytest.raises(ValueError, match="attention 'dense' is none of auto, reference, triton"):
         choose("dense", torch.device("cpu"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose("triton", torch.device("cpu")) == "triton"
