@@ -75,6 +75,8 @@ def _ask(request: dict[str, Any]) -> Any:
 
 def _import_what_a_run_does() -> None:
     sys.path[0] = str(ROOT)
+    # Else the allocator that comes with pyarrow starts a thread.
+    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     import vllm.v1.engine.llm_engine  # noqa: F401
 
     import train  # noqa: F401
