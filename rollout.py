@@ -83,10 +83,13 @@ def collect(
     ranks: "Ranks",
     run: "Session",
     step: int,
+    *,
+    own_sampling: bool = False,
 ) -> list[Group]:
     """Run the episodes of a step's tasks: each rank its share; all groups, on every rank.
 
-    step: its number, from 1; what is drawn depends on it.
+    step: its number, from 1; what is drawn depends on it. own_sampling: as the agent asks for
+    (top_p, ...), for a ``config.collect`` whose algorithm corrects for that.
     """
     own_groups = run_groups(
         ranks.shard(tasks),
@@ -96,6 +99,7 @@ def collect(
         group_size=config.group_size,
         report=run.report,
         check=ranks.check,
+        own_sampling=own_sampling,
     )
     return ranks.gather(without_payloads(own_groups), "episodes")
 

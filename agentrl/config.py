@@ -189,11 +189,12 @@ class ServerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryModel:
-    """A frozen model beside the trained one: never recorded, never trained."""
+    """A model beside the trained one: never recorded, never trained."""
 
-    model: str
+    model: str | None
     """Its name at ``url``; without a url, a transformers folder or hub name that gets an engine of
-    its own in this process."""
+    its own in this process. None: the model that the trained one starts from, such as an opponent
+    that ``after_step`` gives newer weights."""
     url: str | None = None
     """An OpenAI-compatible server, ``/v1`` included."""
     key_variable: str = "OPENAI_API_KEY"
@@ -203,6 +204,10 @@ class AuxiliaryModel:
     tool_parser: str | None = "hermes"
     reasoning_parser: str | None = None
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(gpu_memory_utilization=0.2))
+
+    def __post_init__(self):
+        is_named = self.url is None or self.model is not None
+        _check(is_named, "an auxiliary model", self.model, f"name one that is at {self.url}")
 
 
 @dataclass(frozen=True, kw_only=True)

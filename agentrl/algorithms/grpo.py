@@ -31,8 +31,9 @@ class GRPO:
     passes: int = 1
     """How often the batch is gone through."""
 
-    reference: ClassVar[bool] = False
-    """The loss reads ``ref_logprobs``: a frozen copy of the run's first model scores every call."""
+    reference: ClassVar[bool | str] = False
+    """The loss, or credit, reads ``ref_logprobs``: a frozen model scores every call. True: a copy
+    of the run's first; a folder or hub name: that one, such as a teacher."""
     scores: ClassVar[bool] = False
     """Credit reads ``call.scores``: every call is scored, without a gradient, before it."""
     separable: ClassVar[bool] = True

@@ -50,6 +50,8 @@ def _combined(a: GRPO, b: GRPO) -> GRPO:
                 raise ValueError(
                     f"{a.name} sets {name} to {values[name]} and {b.name} to {value}: choose one"
                 )
+    if a.reference and b.reference and a.reference != b.reference:
+        raise ValueError(f"{a.name} and {b.name} have references of their own: choose one")
     traits = {
         "reference": a.reference or b.reference,
         "scores": a.scores or b.scores,

@@ -19,19 +19,23 @@ def load_policy(folder: str | Path, config: Config, ranks: Ranks) -> Policy:
     torch.manual_seed(config.seed)
     if config.load_policy is not None:
         return config.load_policy(folder, config, ranks)
-    return _load(folder, config, ranks)
+    return load_as(Policy, folder, config, ranks)
 
 
 def load_reference(folder: str | Path, config: Config, ranks: Ranks) -> Policy | None:
-    """A second copy of the run's first model, never trained; None where nothing asks for it.
+    """A second copy of the run's first model, or the model that the algorithm names; never trained.
+    None where nothing asks for it.
 
     folder: what the run began with, also after a resume. Call it when the policy is sharded.
     """
-    if not config.algorithm.reference:
+    reference = config.algorithm.reference
+    if not reference:
         return None
-    return ranks.freeze(_load(folder, config, ranks))
+    return ranks.freeze(load_as(Policy, folder if reference is True else reference, config, ranks))
 
 
-def _load(folder: str | Path, config: Config, ranks: Ranks) -> Policy:
+def load_as(kind: type[Policy], folder: str | Path, config: Config, ranks: Ranks) -> Policy:
+    """A policy of this class, such as one with a value head, as the config wants it to compute;
+    ``partial(load_as, MyPolicy)`` is a ``config.load_policy``."""
     attention = choose(config.attention, ranks.device)
-    return Policy.load(folder, attention=attention, recompute=config.model.recompute)
+    return kind.load(folder, attention=attention, recompute=config.model.recompute)

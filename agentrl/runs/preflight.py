@@ -51,6 +51,8 @@ def check_surroundings(
             "some wait for the others at every step"
         )
     _check_ids(train, held_out, display)
+    if isinstance(config.algorithm.reference, str):
+        hub.check_model(config.algorithm.reference)
     check_serving_addresses(config, ranks)
     check_trackers(config.trackers)
     _check_writable(config.runs)
@@ -80,7 +82,7 @@ def check_serving_addresses(config: Config, ranks: int = 1) -> None:
     for name, model in config.auxiliary_models.items():
         if model.url:
             key_of(name, model)
-        else:
+        elif model.model is not None:
             hub.check_model(model.model)
 
 

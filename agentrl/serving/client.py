@@ -116,7 +116,7 @@ class Serving:
         self.server, self.policy = server, policy
         self.version = 0
         """How many updates the weights have had that calls are sampled from."""
-        self._auxiliary, self._seed = auxiliary or {}, seed
+        self.auxiliary, self._seed = auxiliary or {}, seed
 
     @property
     def engine(self) -> EngineClient:
@@ -143,7 +143,7 @@ class Serving:
         """A new episode's client of the trained model, and those of the auxiliary ones."""
         rng_key = (self._seed, step, task_id, episode)
         auxiliary, companions = {}, []
-        for name, model in self._auxiliary.items():
+        for name, model in self.auxiliary.items():
             if isinstance(model, Handler):
                 companions.append(Recording((name, *rng_key), own_sampling=True))
                 auxiliary[name] = ModelClient(self.server, model, companions[-1], name)
@@ -177,7 +177,7 @@ class Serving:
     def close(self) -> None:
         """Stop the HTTP server and the engines."""
         self.server.close()
-        for handler in (self.policy, *self._auxiliary.values()):
+        for handler in (self.policy, *self.auxiliary.values()):
             if isinstance(handler, Handler):
                 handler.engine.close()
 

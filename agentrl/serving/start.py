@@ -21,7 +21,10 @@ def serve(config: Config, folder: str | Path) -> Serving:
     """Start vLLM on a model folder, and what reaches it and the auxiliary models."""
     prepare_process()
     policy = _start_handler(config, "policy", folder, config.model, config.engine)
-    auxiliary = {name: _auxiliary(config, name, m) for name, m in config.auxiliary_models.items()}
+    auxiliary = {
+        name: _auxiliary(config, name, model, folder)
+        for name, model in config.auxiliary_models.items()
+    }
     server = Server(host=config.server.host, port=config.server.port)
     serving = Serving(server, policy, auxiliary, seed=config.seed)
     # However the process ends, vLLM is shut down first.
@@ -30,10 +33,15 @@ def serve(config: Config, folder: str | Path) -> Serving:
     return serving
 
 
-def _auxiliary(config: Config, name: str, model: AuxiliaryModel) -> AuxiliaryClient:
-    """A frozen model with an engine of its own, or how to reach the one at its url."""
+def _auxiliary(
+    config: Config, name: str, model: AuxiliaryModel, folder: str | Path
+) -> AuxiliaryClient:
+    """A model with an engine of its own, or how to reach the one at its url.
+
+    folder: the policy's, for a model that names none.
+    """
     if model.url is None:
-        return _start_handler(config, name, model.model, model, model.engine)
+        return _start_handler(config, name, model.model or folder, model, model.engine)
     return partial(RemoteModel, model.model, model.url, key_of(name, model))
 
 

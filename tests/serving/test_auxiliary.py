@@ -77,7 +77,7 @@ def test_an_engine_of_its_own(judged):
 def test_engines_of_one_process_take_turns(judged):
     """vLLM keeps its running forward pass in globals: two at once draw nonsense or die."""
     _, serving = judged
-    engines = [serving.engine, serving._auxiliary["judge"].engine]
+    engines = [serving.engine, serving.auxiliary["judge"].engine]
     inside, turns, overlaps = [], [], []
 
     def watch(engine):
@@ -117,7 +117,7 @@ def test_a_server_somewhere(monkeypatch):
     there = Scripted(QWEN25)
     monkeypatch.setenv("JUDGE_KEY", there.client.api_key)
     judge = AuxiliaryModel(model="m", url=there.client.base_url, key_variable="JUDGE_KEY")
-    remote = _auxiliary(make_config(), "judge", judge)()
+    remote = _auxiliary(make_config(), "judge", judge, "not looked at")()
     there.says("five")
     assert asyncio.run(ask(remote)) == "five"
     assert remote.agentscope.model == "m"
@@ -125,7 +125,7 @@ def test_a_server_somewhere(monkeypatch):
     there.serving.server.close()
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ValueError, match="set that variable"):
-        _auxiliary(make_config(), "judge", judge)
+        _auxiliary(make_config(), "judge", judge, "not looked at")
 
 
 def test_on_the_command_line(tmp_path):
