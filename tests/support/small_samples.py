@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from agentrl.algorithms import GRPO, Terms
-from agentrl.types import Call, Sample
+from agentrl.types import Call, Episode, Group, Sample
 
 SIZES = dict(
     vocab_size=97,
@@ -37,6 +37,25 @@ def conversations() -> list[Sample]:
                 twin = samples[-4].call
                 samples.append(_sample(twin.prompt_ids, twin.completion_ids, -advantage, rng))
     return samples
+
+
+def groups() -> list[Group]:
+    """The same calls as two tasks' groups; an episode's reward is what its advantage was."""
+    samples, found = conversations(), []
+    for task in range(2):
+        mine = [samples[17 * task + 4 * i :][: 4 + (i == 3)] for i in range(4)]
+        episodes = [
+            Episode(
+                task={"id": f"{task}"},
+                index=i,
+                calls=tuple(sample.call for sample in of_episode),
+                reward=of_episode[0].advantage,
+                success=of_episode[0].advantage > 0,
+            )
+            for i, of_episode in enumerate(mine)
+        ]
+        found.append(Group({"id": f"{task}"}, tuple(episodes)))
+    return found
 
 
 def _sample(prompt, completion, advantage, rng) -> Sample:
