@@ -39,9 +39,9 @@ def test_a_cancelled_call_leaves_every_rank(tmp_path, tiny_folder):
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+    assert run.returncode == 0, run.stderr[-10000:]
     leader, follower = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1))
     assert (leader["unfinished"], follower["unfinished"]) == (0, 0)
-    assert run.returncode == 0, run.stderr[-10000:]
     before, after = leader["drawn"]
     assert before == after
     assert len({tuple(ids) for ids in before}) > 1

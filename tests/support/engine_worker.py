@@ -3,8 +3,8 @@
 python -m accelerate.commands.launch ... -m tests.support.engine_worker MODEL OUT
 """
 
+import faulthandler
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +17,9 @@ from agentrl.serving.engine import Engine
 from agentrl.serving.process import prepare_process
 from agentrl.serving.sampling import Sampling
 from agentrl.signals import Signals
+
+LONGEST_SECONDS = 120
+"""From the first draw to the end."""
 
 
 def draw(engine: Engine) -> list[list[int]]:
@@ -45,14 +48,12 @@ def main() -> None:
     config = EngineConfig(tensor_parallel_size=2)
     engine = Engine(folder, max_model_len=512, dtype="float32", config=config)
     found = {"drawn": [draw(engine)] if ranks.is_first else []}
+    # Ranks that step with different batches wait for each other for ever.
+    faulthandler.dump_traceback_later(LONGEST_SECONDS, exit=True)
     if ranks.is_first:
         cancel_one(engine)
     # Both ranks are asked; the follower answers when the leader has come here.
     found["unfinished"] = engine._call(engine._llm.get_num_unfinished_requests)
-    (out / f"rank-{ranks.rank}.json").write_text(json.dumps(found))
-    if any(ranks.gather([found["unfinished"]], "what is left")):
-        # To step now would be to wait for each other for ever.
-        os._exit(1)
     if ranks.is_first:
         found["drawn"].append(draw(engine))
     found["scores"] = engine.score(engine.probe)
@@ -60,6 +61,7 @@ def main() -> None:
     ranks.wait("the end")
     engine.close()
     ranks.close()
+    faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":
