@@ -47,8 +47,6 @@ class Request:
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     n: int = 1
     max_tokens: int | None = None
-    limit: str = "max_tokens"
-    """What the request calls it: some servers know but one of OpenAI's two names."""
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     """How many alternatives to report for each token; None: no log-probabilities at all."""

@@ -117,7 +117,6 @@ def request(body: ChatBody, _: dict) -> Request:
         template_arguments={**effort, **(body.chat_template_kwargs or {})},
         n=body.n or 1,
         max_tokens=body.max_completion_tokens or body.max_tokens,
-        limit="max_completion_tokens" if body.max_completion_tokens else "max_tokens",
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         top_logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         sampling=body.sampling,
