@@ -183,7 +183,8 @@ def test_what_is_no_number_of_a_step_is_passed_over(tmp_path):
     assert told["seed"] is None
 
 
-def test_a_search_names_what_it_could_not_read(maker, runs, tmp_path):
+def test_a_search_names_what_it_could_not_read(maker, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "SEARCH_SECONDS", 60.0)
     broken = shutil.copytree(maker.folder, tmp_path / "broken")
     (broken / "records" / "step-00029.tokens.parquet").write_bytes(b"\0" * 50_000)
     found = answers.episodes(open_run(broken), text="as json")
