@@ -214,8 +214,12 @@ def test_chat_in_a_terminal(tiny_folder, exp):
         terminal.type("Tom has 3 pens.\r")
         terminal.wait_for("assistant:")
         terminal.wait_for("> ")
-        # Ctrl-C drops the line that is typed, and no more.
-        terminal.type("never sent\x03")
+        # Ctrl-C drops the line that is typed, and no more. Python's readline shows its prompt a
+        # moment before it waits: a signal in between is heard with the next key alone.
+        terminal.type("never sent")
+        terminal.wait_for("never sent")
+        time.sleep(0.5)
+        terminal.type("\x03")
         terminal.wait_for("> ")
         terminal.type('"""one\r')
         terminal.wait_for("  ")
