@@ -241,15 +241,21 @@ class Session:
         """There are ``step`` updates: log them, and save where that is due."""
         self.num_updates, self._random_state = step, checkpoint.get_random_state()
         self._may_stop = True
-        self.log(step, metrics)
+        self._log(step, metrics)
         every = self.config.save_every
         if step == self.num_steps or (every and step % every == 0):
             self._save()
             # The next step does not count it.
             self._clock = Clock()
+        self._show(step)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Add metrics to the row of a step; exits where the first evaluation scored nothing."""
+        """Add metrics to the row of a step, and show it when it is whole."""
+        self._log(step, metrics)
+        self._show(step)
+
+    def _log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Exits where the first evaluation scored nothing."""
         if step == 0 and metrics.get("eval/failure") and "eval/success" not in metrics:
             sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
         rows = self.run.rows
@@ -260,9 +266,12 @@ class Session:
         row = row | metrics | timed
         # A row to which an evaluation is to come is not whole yet.
         self.run.log(row, is_whole="eval/episodes/ok" in metrics or not self.is_evaluated(step))
+
+    def _show(self, step: int) -> None:
+        """A row in a line, when no evaluation is to come to it; whatever it says is saved."""
         if self.is_evaluated(step):
             return
-        if "eval/success" in row:
+        if "eval/success" in self.run.rows[-1]:
             self.run.draw_curve()
         self.display.line(summary.step_line(self.run.rows, self.num_steps))
 
