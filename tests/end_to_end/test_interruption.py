@@ -162,7 +162,7 @@ def test_a_rank_that_is_killed_ends_the_run(tmp_path, tiny_folder, victim):
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of 6.4 MiB, which is enough for three checkpoints and what a run leaves beside them."""
+    """A disk of 6.4 MiB: enough for three checkpoints and what a run leaves beside them."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=6600k", "tmpfs", folder]
