@@ -14,14 +14,14 @@ from agentrl.types import Call, Episode, Group, Message, Sample
 from experiments import gsm8k_offline
 
 
-def made_groups(folder: Path, num_tasks: int = 4, group_size: int = 4) -> list[Group]:
+def made_groups(folder: Path, num_tasks: int = 4, group_size: int = 8) -> list[Group]:
     """Each group has a success and a failure at least; log-probs are the folder's model's."""
     rng, tokenizer = random.Random(0), AutoTokenizer.from_pretrained(folder)
     policy = Policy.load(folder).requires_grad_(False)
     found = []
     for task in islice(gsm8k_offline.problems(7, held_out=False), num_tasks):
         task = {**task, "id": task["question"]}
-        solved = [True, False, *(rng.random() < 0.5 for _ in range(group_size - 2))]
+        solved = [True, False, *(rng.random() < 0.3 for _ in range(group_size - 2))]
         episodes = [
             Episode(
                 task=task,
