@@ -43,6 +43,16 @@ FILES = {
                 return []
         algorithm = Shifted()
     """,
+    "taught": """
+        class Taught(GRPO):
+            reference = "teacher"
+        algorithm = Taught()
+    """,
+    "anchored": """
+        class Anchored(GRPO):
+            reference = True
+        algorithm = Anchored()
+    """,
     "wrong": "algorithm = 3",
 }
 
@@ -74,11 +84,18 @@ def test_two_bring_what_is_theirs(path):
     assert (other.shift, other.clip_high, other.loss(None)) == (0.5, 0.3, "gentle")
 
 
+def test_the_reference_of_one_is_that_of_both(path):
+    assert load_algorithm(f"{path('centred')}+{path('taught')}").reference == "teacher"
+    assert load_algorithm(f"{path('anchored')}+{path('centred')}").reference is True
+    assert load_algorithm(f"{path('centred')}+{path('gentle')}").reference is False
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
         (["centred", "shifted"], "Centred and Shifted both have their own advantages: choose one"),
         (["gentle", "rough"], "Gentle sets clip_high to 0.3 and Rough to 0.9: choose one"),
+        (["taught", "anchored"], "Taught and Anchored have references of their own: choose one"),
         (["wrong"], "wrong.py defines no `algorithm` that is an agentrl.algorithms.GRPO"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import rollout
 from agentrl.cli import parse
 from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, SamplingConfig
+from agentrl.serving import start
 from agentrl.serving.sampling import Sampling
 from agentrl.serving.start import _auxiliary, serve
 from tests.support.families import QWEN25
@@ -110,6 +111,18 @@ def test_engines_of_one_process_take_turns(judged):
     assert not any(overlaps)
     # Neither waits for the other to finish.
     assert sum(a != b for a, b in pairwise(turns)) > 10
+
+
+def test_one_that_names_no_model_is_what_the_policy_starts_from(monkeypatch):
+    def started(config, name, folder, *_):
+        return lambda: (name, folder)
+
+    monkeypatch.setattr(start, "_start_handler", started)
+    opponent, judge = AuxiliaryModel(model=None), AuxiliaryModel(model="j")
+    assert _auxiliary(make_config(), "opponent", opponent, "policy")() == ("opponent", "policy")
+    assert _auxiliary(make_config(), "judge", judge, "policy")() == ("judge", "j")
+    with pytest.raises(ValueError, match="an auxiliary model is None: name one that is at http"):
+        AuxiliaryModel(model=None, url="http://there")
 
 
 def test_a_server_somewhere(monkeypatch):
