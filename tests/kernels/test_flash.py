@@ -90,6 +90,7 @@ def test_flash_attn_is_preferred(monkeypatch):
     assert seen == {"softmax_scale": 0.3, "causal": True}
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(1, 1, 64), (4, 2, 128), (7, 1, 64)])
 @pytest.mark.parametrize("seed", [3, 7])

@@ -129,6 +129,7 @@ def test_errs_no_more_than_twice_plain_code(case, dtype):
     assert are_close(tree, tensors, launches) == [True] * 4
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(DEVICE == "cpu", reason="interpreted, tiles of the table take minutes")
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 2), (7, 1)])
 @pytest.mark.parametrize("dim", [32, 64, 80, 128, 256])
