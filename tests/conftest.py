@@ -17,6 +17,7 @@ else:
 
 from agentrl.serving.process import prepare_process
 from experiments.tiny_model import Recipe, make_tiny_model
+from tests.support.alone import machine as machine
 from tests.support.skips import pytest_runtest_makereport as pytest_runtest_makereport
 from tests.support.tiers import pytest_collection_modifyitems as pytest_collection_modifyitems
 

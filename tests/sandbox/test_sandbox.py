@@ -385,6 +385,7 @@ def test_counted_processes(walled):
     assert alive(walled) == 0
 
 
+@pytest.mark.alone
 def test_fork_bomb(walled):
     started = time.monotonic()
     walled.run("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass")
@@ -488,6 +489,7 @@ def test_a_gigabyte_of_output(walled):
     assert psutil.Process().memory_info().rss - before < 64 << 20
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("step", ["time.sleep(9)", "exec('while True: pass')", "signal.pause()"])
 def test_time(isolations, step):
     tool = next(iter(isolations.values()))
