@@ -10,10 +10,6 @@ from agentrl.records.schema import FLOATS_OF_CALL, IMPORTANCE
 
 Key = tuple[int, int, int]
 """Of an episode: its step, its group there, its number in the group. They are in this order."""
-AS_STORED = (
-    *("agent", "model", "finish_reason", "under_grammar", "why_forked"),
-    *("advantage", "reward", "state", "observation"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ class EpisodeRow:
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "EpisodeRow":
         """stored: a row as the file has it."""
-        values = {field.name: stored.get(field.name) for field in fields(cls)}
+        values = _named(cls, stored)
         named = {name: dict(values[name] or ()) for name in ("rewards", "parts", "metrics")}
         return cls(**values | named | {"rewards": named["rewards"] or None})
 
@@ -81,7 +77,7 @@ class CallRecord:
     advantages: np.ndarray
     weights: np.ndarray
     """The loss's importance weights."""
-    versions: np.ndarray | None
+    versions: list[int] | None
     measures: dict[str, np.ndarray]
 
     @property
@@ -162,18 +158,21 @@ def _call(
     measures = {name: np.array(each, np.float32) for name, each in stored.get("measures") or ()}
     ratio = np.exp(floats["trainer_logprobs"] - floats["sampler_logprobs"])
     follows = np.minimum(ratio, np.float32(np.nan if cap is None else cap))
-    return CallRecord(
-        path=path,
-        start=start,
-        prompt_ids=prompt_ids,
-        completion_ids=completion_ids,
-        in_loss=stored.get("trainer_logprobs") is not None,
-        weights=measures.pop(IMPORTANCE, follows),
-        versions=stored.get("versions") and np.array(stored["versions"], np.int32),
-        measures=measures,
-        **{name: stored.get(name) for name in AS_STORED},
-        **floats,
-    )
+    computed = {
+        "path": path,
+        "start": start,
+        "prompt_ids": prompt_ids,
+        "completion_ids": completion_ids,
+        "in_loss": stored.get("trainer_logprobs") is not None,
+        "weights": measures.pop(IMPORTANCE, follows),
+        "measures": measures,
+    }
+    return CallRecord(**_named(CallRecord, stored) | computed | floats)
+
+
+def _named(kind: type, stored: dict[str, Any]) -> dict[str, Any]:
+    """Of a row what a dataclass has fields for; None where a column lacks."""
+    return {field.name: stored.get(field.name) for field in fields(kind)}
 
 
 def _each(values: list[float] | None, size: int) -> np.ndarray:

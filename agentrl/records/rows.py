@@ -1,11 +1,11 @@
 """Rows of the two files, made from a step's episodes: see ``schema``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from agentrl.records.forks import Decode, find_forks
-from agentrl.records.scores import CallKey, Row
+from agentrl.records.scores import CallKey, Row, rounded
 from agentrl.types import Episode, Group
 from kernels.tree import build_tree
 
@@ -14,25 +14,23 @@ BLOCK_TOKENS = 4096
 
 
 def rows_of(
-    groups: Sequence[Group],
-    of_calls: Mapping[CallKey, Row],
-    first_group: int,
-    decode: Decode,
+    groups: Sequence[Group], of_calls: Mapping[CallKey, Row], first_group: int, decode: Decode
 ) -> tuple[list[Row], list[Row]]:
     """Rows of blocks, and of episodes without the step.
 
-    of_calls: what calls have as samples. first_group: the number that the first group gets; decode:
+    of_calls: what calls have as samples. first_group: the number that the first group gets. decode:
     token ids to text.
     """
     blocks, episodes = [], []
-    for block in _blocks(groups):
-        tree = build_tree([call.ids for *_, episode in block for call in episode.calls])
+    for block in gathered(list(enumerate(groups)), _num_tokens, BLOCK_TOKENS):
+        numbered = [(g, e, one) for g, group in block for e, one in enumerate(group.episodes)]
+        tree = build_tree([call.ids for *_, episode in numbered for call in episode.calls])
         index, calls = iter(tree.index), []
-        for g, e, episode in block:
+        for g, e, episode in numbered:
             paths = [next(index) for _ in episode.calls]
             key = {"group": first_group + g, "episode": e}
-            own = list(_call_rows(episode, paths, decode))
-            own = [key | row | of_calls.get((g, e, c), {}) for c, row in enumerate(own)]
+            rows = enumerate(_call_rows(episode, paths, decode))
+            own = [key | row | of_calls.get((g, e, c), {}) for c, row in rows]
             key |= {"task_id": _text(str(groups[g].task["id"])), "block": len(blocks)}
             episodes.append(key | _episode_row(episode, paths, own))
             calls += own
@@ -40,19 +38,27 @@ def rows_of(
     return blocks, episodes
 
 
-def _blocks(groups: Sequence[Group]) -> Iterator[list[tuple[int, int, Episode]]]:
-    """Episodes that make a block together, numbered: a group's, or several small groups'."""
-    block, num_tokens = [], 0
-    for g, group in enumerate(groups):
-        calls = [call for episode in group.episodes for call in episode.calls]
-        block += [(g, e, episode) for e, episode in enumerate(group.episodes)]
-        num_tokens += sum(len(call.completion_ids) for call in calls)
-        num_tokens += max((len(call.prompt_ids) for call in calls), default=0)
-        if num_tokens >= BLOCK_TOKENS:
-            yield block
-            block, num_tokens = [], 0
-    if block:
-        yield block
+def gathered(items: Sequence, size: Callable[..., int], least: int) -> Iterator[list]:
+    """Neighbours together, until they are large enough.
+
+    >>> list(gathered([3, 1, 1, 5, 1], size=int, least=4))
+    [[3, 1], [1, 5], [1]]
+    """
+    together = []
+    for item in items:
+        together.append(item)
+        if sum(map(size, together)) >= least:
+            yield together
+            together = []
+    if together:
+        yield together
+
+
+def _num_tokens(numbered: tuple[int, Group]) -> int:
+    """About so many in its tree."""
+    calls = [call for episode in numbered[1].episodes for call in episode.calls]
+    longest = max((len(call.prompt_ids) for call in calls), default=0)
+    return longest + sum(len(call.completion_ids) for call in calls)
 
 
 def _episode_row(episode: Episode, paths: Sequence[np.ndarray], calls: Sequence[Row]) -> Row:
@@ -63,7 +69,7 @@ def _episode_row(episode: Episode, paths: Sequence[np.ndarray], calls: Sequence[
         "rewards": _named(episode.reward) if isinstance(episode.reward, dict) else None,
         "success": episode.success,
         "metrics": _named(episode.metrics),
-        "seconds": round(episode.seconds, 3),
+        "seconds": rounded(episode.seconds),
         "num_calls": len(episode.calls),
         "num_tokens": len(np.unique(np.concatenate(paths))) if paths else 0,
         "num_trained": sum(len(call.get("trainer_logprobs", ())) for call in calls),

@@ -14,7 +14,7 @@ evaluation of the weights that it made:
     parts                   by name, where a reward is made of several **
     success                 *
     metrics                 by name *
-    seconds
+    seconds                 rounded
     num_calls, num_tokens, num_trained      of its tree, each token once; of the loss, a token as
                             often as it was sampled
     block                   the row of the tokens file that its tokens are in
@@ -38,7 +38,7 @@ several groups where they are small:
      and, a value for each sampled token,
       sampler_logprobs        under the distribution that it was drawn from *
       trainer_logprobs        under the policy; null: it was not in the loss *
-      entropies               of the policy's distribution, in nats, to ENTROPY_BITS *
+      entropies               of the policy's distribution, in nats, rounded *
       advantages              where they differ within the call *
       versions                of the weights that drew it, where they differ from the step's **
       measures                an algorithm's own, by name *
@@ -57,8 +57,8 @@ VERSION = 1
 METADATA = b"agentrl"
 """The key of a file's metadata: JSON with version, step, held_out, num_groups, importance_cap."""
 IMPORTANCE = "importance"
-ENTROPY_BITS = 16
-"""Of an entropy's 24 those that are kept: it is looked at, and nothing is computed from it."""
+ROUNDED_BITS = 12
+"""Significant ones of what is looked at, and nothing is computed from: entropies, seconds."""
 
 INTEGER, NUMBER, TEXT, FLAG = pa.int32(), pa.float64(), pa.string(), pa.bool_()
 INTEGERS, FLOATS, NUMBERS = pa.list_(INTEGER), pa.list_(pa.float32()), pa.map_(TEXT, NUMBER)

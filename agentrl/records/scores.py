@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agentrl.records.schema import ENTROPY_BITS, IMPORTANCE
+from agentrl.records.schema import IMPORTANCE, ROUNDED_BITS
 from agentrl.types import Group, Sample
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,10 @@ def trained(
 
     With a cap, the weights follow from it and are left out.
     """
-    rows = [_credit(sample.advantage) for sample in samples]
+    rows: list[Row] = []
+    for sample in samples:
+        each = np.asarray(sample.advantage, np.float64)
+        rows.append({"advantage": float(each.mean()), "advantages": each if each.ndim else None})
     for part in scores:
         ends = np.cumsum([len(samples[s].call.completion_ids) for s in part.samples], dtype=int)
         for s, values in zip(part.samples, np.split(part.values, ends, axis=1)[:-1], strict=True):
@@ -64,22 +67,14 @@ def trained(
     return found, cap
 
 
-def _credit(advantage: float | Sequence[float]) -> Row:
-    each = np.asarray(advantage, np.float64)
-    return {
-        "advantage": float(each.mean()),
-        "advantages": each.astype(np.float32) if each.ndim else None,
-    }
-
-
-def rounded(entropies: np.ndarray) -> np.ndarray:
+def rounded(values: np.ndarray | float) -> np.ndarray | float:
     """Floats of fewer bits: of those that are 0 everywhere nothing is left on the disk.
 
     >>> rounded(np.array([0.1, np.nan], np.float32)).tolist()
-    [0.10000038146972656, nan]
+    [0.100006103515625, nan]
     """
-    mantissa, exponent = np.frexp(entropies)
-    return np.ldexp(np.rint(mantissa * 2.0**ENTROPY_BITS), exponent - ENTROPY_BITS)
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.rint(mantissa * 2.0**ROUNDED_BITS), exponent - ROUNDED_BITS)
 
 
 def keys_of(groups: Sequence[Group], samples: Sequence[Sample]) -> list[CallKey | None]:

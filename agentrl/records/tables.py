@@ -14,17 +14,18 @@ from agentrl.records.schema import CALL, EPISODES, METADATA, TOKENS, VERSION
 
 KEPT_ROW_GROUPS = 2
 """Whose tokens are kept: an episode's neighbours are likely to be asked for next."""
-COLUMNS = {"min_reward": "reward", "max_reward": "reward", "habit": "metrics"}
-"""Of the filters that are not called like theirs."""
+FILTERS = {name: name for name in ("task_id", "group", "episode", "status")}
+FILTERS |= {"min_reward": "reward", "max_reward": "reward", "habit": "metrics"}
+"""And the column that each looks at."""
 
 
 def read_rows(path: Path, **filters: Any) -> list[dict[str, Any]]:
     """Rows of an episodes file; see ``RunRecords.episodes``."""
     wanted = {name: value for name, value in filters.items() if value is not None}
+    columns = [FILTERS[name] for name in wanted]
     with _in_a_sentence(path):
         file = _opened(path)
         # Most files of a long run have nothing that is wanted: a column or two say so.
-        columns = [COLUMNS.get(name, name) for name in wanted]
         rows = file.read(columns, use_threads=False).to_pylist()
         chosen = [i for i, row in enumerate(rows) if all(_holds(row, *w) for w in wanted.items())]
         if wanted and not chosen:
@@ -35,7 +36,7 @@ def read_rows(path: Path, **filters: Any) -> list[dict[str, Any]]:
 
 def _holds(row: dict[str, Any], name: str, value: Any) -> bool:
     """Whether a filter does, for a row with its column."""
-    there = row.get(COLUMNS.get(name, name))
+    there = row.get(FILTERS[name])
     if name == "habit":
         return dict(there or ()).get(value, 0.0) > 0
     if name in ("min_reward", "max_reward"):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agentrl.records.files import StepFiles, remove_leftovers
-from agentrl.records.rows import rows_of
+from agentrl.records.rows import gathered, rows_of
 from agentrl.records.schema import EPISODES, FLOATS_OF_CALL, METADATA, TOKENS, VERSION
 from agentrl.records.scores import Row, Scores, trained
 from agentrl.records.tables import read_rows
@@ -22,17 +22,13 @@ from agentrl.types import Group, Sample
 TOKENS_READ_TOGETHER = 1 << 17
 """Of a row group. Whoever reads an episode reads one; smaller ones compress less: zstd makes a code
 for every 128 kB, and so for each of a column's streams of bytes."""
-_CALL = "calls.list.element"
-STREAMS = {
-    "ids.list.element": "BYTE_STREAM_SPLIT",
-    "parents.list.element": "DELTA_BINARY_PACKED",
-    **{f"{_CALL}.{name}.list.element": "BYTE_STREAM_SPLIT" for name in FLOATS_OF_CALL},
-    f"{_CALL}.measures.key_value.value.list.element": "BYTE_STREAM_SPLIT",
-}
-"""Ids and floats lie in four streams of bytes, parents as differences."""
+LISTS = ["ids", "parents", *(f"calls.list.element.{name}" for name in FLOATS_OF_CALL)]
+LISTS += ["calls.list.element.measures.key_value.value"]
+STREAMS = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in LISTS}
+"""What there is of every token lies in four streams of bytes."""
 OPTIONS = {
     "compression": "zstd",
-    "compression_level": 6,
+    "compression_level": 12,
     # They take more than they save: a step has few values, or few that come twice.
     "use_dictionary": False,
     "write_statistics": False,
@@ -65,14 +61,15 @@ class Writer:
         training, evaluation = (StepFiles(step, held, self._folder) for held in (False, True))
         files, first_group = evaluation if held_out else training, 0
         if held_out and training["episodes"].exists():
-            rows = read_rows(training["episodes"])
-            first_group = 1 + max((row["group"] for row in rows), default=-1)
+            numbers = [row["group"] for row in read_rows(training["episodes"])]
+            first_group = 1 + max(numbers, default=-1)
         of_calls, cap = trained(groups, samples, scores)
         whose = {"step": step, "held_out": held_out}
         blocks, episodes = rows_of(groups, of_calls, first_group, self._decode)
         about = {"version": VERSION, **whose, "num_groups": len(groups), "importance_cap": cap}
         with _aside(files["tokens"]) as tokens, _aside(files["episodes"]) as rows:
-            _save(tokens, TOKENS, _row_groups(blocks), about, column_encoding=STREAMS)
+            row_groups = gathered(blocks, lambda row: len(row["ids"]), TOKENS_READ_TOGETHER)
+            _save(tokens, TOKENS, row_groups, about, column_encoding=STREAMS)
             _save(rows, EPISODES, [[whose | row for row in episodes]], about)
             if not held_out:
                 evaluation.remove()
@@ -97,17 +94,6 @@ def _aside(path: Path) -> Iterator[Path]:
         yield beside
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _row_groups(blocks: Sequence[Row]) -> Iterator[list[Row]]:
-    together, num_tokens = [], 0
-    for block in blocks:
-        together.append(block)
-        num_tokens += len(block["ids"])
-        if num_tokens >= TOKENS_READ_TOGETHER:
-            yield together
-            together, num_tokens = [], 0
-    yield together
 
 
 def _save(

@@ -478,7 +478,7 @@ def test_new_columns_and_files_are_passed_over_and_optional_ones_may_lack(tmp_pa
     rewritten(tokens_of(tmp_path, 1), of_calls)
     call = run.read(1, "first", 0).calls[1]
     assert (call.reward, call.state, call.observation, call.model) == (0.5, "s", "o", "judge")
-    assert call.versions.tolist() == [3, 3]
+    assert call.versions == [3, 3]
     assert (call.measures, call.why_forked) == ({}, None)
     assert np.isnan(call.entropies).all()
     assert call.sampler_logprobs.tolist() == before[1].sampler_logprobs.tolist()
