@@ -4,7 +4,7 @@ A call that goes on from another begins with every token of it. It forks where i
 of the calls before it: what follows there is computed anew, and trained as a branch of its own.
 Where the ids part is a fact; why is found by comparing what was asked, in this order:
 
-    another agent       the first call of an agent, or one that goes on where another agent did
+    another agent       it leaves no tokens but another agent's
     sampled again       the very same prompt: for several answers, or another attempt
     changed tools       other tools, or other arguments of the chat template
     new conversation    nothing but system messages in common
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agentrl.types import Call, Message, message_key
-from kernels.tree import TokenTree, build_tree, common_prefix_length
+from kernels.tree import TokenTree, build_tree
 
 Decode = Callable[[list[int]], str]
 COMPARED = 16
@@ -81,23 +81,13 @@ def _fork(
         for j, path in enumerate(paths[:i])
         if len(path) > position and np.array_equal(path[last], paths[i][last])
     ]
-    own = [j for j in range(i) if calls[j].agent == calls[i].agent]
-    left_own = [j for j in left if j in own]
-    parent = _likeliest(calls, i, left_own or left)
-    # Who leaves another agent's tokens is told by its own conversation.
-    near = parent if left_own else _nearest(paths, i, own)
-    if near is None:
-        kind, why = "another agent", f"the first call of {calls[i].agent}"
-    elif not left_own and common_prefix_length(paths[i], paths[near]) == len(paths[near]):
-        kind, why = "another agent", f"{calls[parent].agent} has gone on from there, too"
+    own = [j for j in left if calls[j].agent == calls[i].agent]
+    parent = _likeliest(calls, i, own or left)
+    if own:
+        kind, why = _explain(calls[i], calls[parent], [calls[j] for j in own], decode)
     else:
-        kind, why = _explain(calls[i], calls[near], [calls[j] for j in left_own or [near]], decode)
+        kind, why = "another agent", f"{calls[parent].agent} goes another way from there"
     return Fork(call=i, parent=parent, position=position, kind=kind, why=why)
-
-
-def _nearest(paths: Sequence[np.ndarray], i: int, own: Sequence[int]) -> int | None:
-    """The last of an agent's calls that has most in common with this one; None without any."""
-    return max(own, key=lambda j: (common_prefix_length(paths[i], paths[j]), j), default=None)
 
 
 def _likeliest(calls: Sequence[Call], i: int, others: Sequence[int]) -> int:

@@ -55,7 +55,7 @@ def test_another_agent(qwen):
     checker = qwen.client.agent("checker")
     qwen.ask([{"role": "system", "content": "Check it."}, MORE], client=checker)
     assert forks(qwen) == [
-        (1, 0, "another agent", "the first call of checker"),
+        (1, 0, "another agent", "agent goes another way from there"),
         (
             *(2, 1, "new conversation"),
             "it has at most the system's message in common with another",
@@ -71,7 +71,7 @@ def test_two_agents_go_on_from_one_place(qwen):
     qwen.ask([*said, NINE], client=qwen.client.agent("checker"))
     qwen.says("six")
     qwen.ask([*said, MORE])
-    assert forks(qwen) == [(2, 1, "another agent", "checker has gone on from there, too")]
+    assert forks(qwen) == [(2, 1, "another agent", "checker goes another way from there")]
 
 
 def test_sampled_again(qwen):

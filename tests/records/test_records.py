@@ -615,14 +615,14 @@ def test_what_a_kill_leaves_is_no_record_and_goes(tmp_path):
     assert {name[:10] for name in names(tmp_path)} == {"step-00001", "step-00004"}
 
 
-def test_long_episodes_take_twelve_bytes_a_trained_token(tmp_path):
+def test_long_episodes_take_eleven_bytes_a_trained_token(tmp_path):
     rng = np.random.default_rng(0)
     groups = [long_group(rng, f"task-{i}") for i in range(16)]
     trained = credit(groups)
     scores = long_scores(rng, trained)
     record(tmp_path, 1, groups, trained, scores)
     size = sum(path.stat().st_size for path in (tmp_path / "records").iterdir())
-    assert size / scores[0].values.shape[1] < 12
+    assert size / scores[0].values.shape[1] < 11
     row = open_run(tmp_path).episodes(limit=1)[0]
     assert (row.num_calls, row.num_trained) == (3, 900)
 
