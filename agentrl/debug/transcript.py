@@ -93,13 +93,13 @@ def print_merged(console: Console, calls: Sequence[Call], decode: Decode) -> Non
 
     decode: token ids to text.
     """
-    merged = merge(calls, decode)
+    tree, forks = merge(calls, decode)
+    num_raw = sum(map(len, tree.index))
     console.print(
-        f"{merged.num_calls} calls, {merged.raw_tokens} raw tokens, {merged.unique_tokens} unique, "
-        f"{len(merged.forks)} forks",
+        f"{len(calls)} calls, {num_raw} raw tokens, {len(tree)} unique, {len(forks)} forks",
         style="bold",
     )
-    for fork in merged.forks:
+    for fork in forks:
         console.print(
             f"fork at token {fork.position}: call {fork.call} leaves call {fork.parent} "
             f"({fork.kind}): {fork.why}",
