@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.records.episode import EpisodeRecord, EpisodeRow, Key, record_of
-from agentrl.records.files import StepFiles, recorded
+from agentrl.records.files import StepFiles, recorded, refuse_earlier
 from agentrl.records.tables import read_block, read_rows
 from agentrl.records.text import Ids, Texts
 
@@ -62,7 +62,7 @@ def load(run: str | Path) -> Iterator[Step]:
 def open_run(folder: str | Path) -> "RunRecords":
     """Open a run's records; at once, however large they are.
 
-    Raises ValueError, in a sentence, where it is no run.
+    Raises ValueError, in a sentence, where it is no run, or its records are of before Parquet.
     """
     return RunRecords(Path(folder))
 
@@ -72,6 +72,7 @@ class RunRecords:
 
     def __init__(self, folder: Path):
         self.folder, self._records = folder, folder / "records"
+        refuse_earlier(folder)
         self.config: dict[str, Any] = _read_config(folder)
         """What config.json says: experiment, commit, libraries, config, resumed."""
 
