@@ -17,13 +17,13 @@ _OPEN: list[Any] = []
 _CLOSED: list[Any] = []
 
 
-def start(
+def start_vllm(
     folder: str | Path,
     *,
     max_model_len: int,
     dtype: str,
     config: EngineConfig,
-    reasoning_parser: str | None,
+    reasoning_parser: str | None = None,
 ) -> Any:
     """vLLM's LLMEngine on a model folder; of several ranks, in the process group that is there."""
     # Slow to import, and only needed where an engine is.

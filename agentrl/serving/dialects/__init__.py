@@ -6,7 +6,6 @@ from typing import Any
 
 from agentrl.serving.dialects.base import Body
 from agentrl.serving.protocol import Request, RequestRefused, Response
-from agentrl.types import Message
 
 
 @dataclass(frozen=True)
@@ -15,14 +14,11 @@ class Dialect:
 
     path: str
     body: type[Body]
-    request: Callable[[Any, dict[str, list[Message]]], Request]
-    """(body, earlier conversations by response id) -> Request."""
+    request: Callable[[Any], Request]
     whole: Callable[[Response, Any, Request], dict]
     events: Callable[[Response, Any, Request], Iterator[tuple[str | None, Any]]]
     """The same as server-sent events: name and data."""
     error: Callable[[RequestRefused], dict]
-    conversation: Callable[[Response, Any, Request], tuple[str, list[Message]]] | None = None
-    """Under which id, and as which messages, later requests can refer to this one."""
 
 
 def text_of(content: Any) -> str:
