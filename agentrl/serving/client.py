@@ -118,25 +118,14 @@ class Serving:
         self.version = 0
         """How many updates the weights have had that calls are sampled from."""
         self.auxiliary, self._seed = auxiliary or {}, seed
-
-    @property
-    def engine(self) -> EngineClient:
-        """The engine that samples for the trained model."""
-        return self.policy.engine
+        self.engine: EngineClient = policy.engine
+        """The one that samples for the trained model; so with the next two."""
+        self.tokenizer, self.decode = policy.chat_template.tokenizer, policy.chat_template.decode
 
     @property
     def num_tokens(self) -> int:
         """Completion tokens that the trained model has sampled so far."""
         return self.policy.num_tokens
-
-    @property
-    def tokenizer(self) -> Any:
-        """The trained model's."""
-        return self.policy.chat_template.tokenizer
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of token ids of the trained model's."""
-        return self.policy.chat_template.decode(ids)
 
     def open(
         self, *, step: int, task_id: str, episode: int, own_sampling: bool = False

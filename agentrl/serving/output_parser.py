@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from agentrl.serving.protocol import Request, RequestRefused, invalid
-from agentrl.types import Message
+from agentrl.types import Message, parsed_arguments
 
 
 class OutputParser:
@@ -69,7 +69,7 @@ class OutputParser:
         message: Message = {"role": "assistant", "content": content or ""}
         if reasoning:
             message["reasoning_content"] = reasoning
-        if calls and not all(_is_object(call.arguments) for call in calls):
+        if calls and not all(isinstance(parsed_arguments(c.arguments), dict) for c in calls):
             # Clients break on such calls: they are text, like those that cannot be parsed.
             message["content"] = text.rpartition(self.reasoning_end)[2] if reasoning else text
         elif calls:
@@ -130,10 +130,3 @@ def _vllm_request(
         raise invalid(error) from error
     except Exception as error:
         raise RequestRefused(400, "invalid_request", f"{type(error).__name__}: {error}") from error
-
-
-def _is_object(arguments: str) -> bool:
-    try:
-        return isinstance(json.loads(arguments), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -24,12 +24,10 @@ class Dialect:
 def text_of(content: Any) -> str:
     """The text of a message's content, given as a string, as parts or not at all.
 
-    >>> text_of([{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}])
+    >>> text_of([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
     'ab'
     """
-    if isinstance(content, list):
-        return "".join(part.get("text") or part.get("refusal") or "" for part in content)
-    return content or ""
+    return "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
 
 
 def openai_error(refusal: RequestRefused) -> dict:

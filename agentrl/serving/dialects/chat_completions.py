@@ -12,9 +12,8 @@ from agentrl.types import Message
 
 
 class Part(Known, total=False):
-    type: Required[Literal["text", "refusal"]]
-    text: str
-    refusal: str
+    type: Required[Literal["text"]]
+    text: Required[str]
 
 
 class Function(Known, total=False):

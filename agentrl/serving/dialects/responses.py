@@ -14,9 +14,8 @@ from agentrl.types import Message
 
 
 class TextPart(Known, total=False):
-    type: Required[Literal["input_text", "output_text", "text", "refusal", "reasoning_text"]]
-    text: str
-    refusal: str
+    type: Required[Literal["input_text", "output_text", "text", "reasoning_text"]]
+    text: Required[str]
 
 
 class MessageItem(Known, total=False):
