@@ -83,8 +83,10 @@ def engine(tiny_folder):
     """One real vLLM for the whole test run; a test that changes its weights puts them back."""
     from agentrl.config import EngineConfig
     from agentrl.serving.engine import Engine
+    from agentrl.serving.vllm_args import start_vllm
 
-    engine = Engine(tiny_folder, max_model_len=512, dtype="float32", config=EngineConfig())
+    options = {"max_model_len": 512, "dtype": "float32", "config": EngineConfig()}
+    engine = Engine(start_vllm(tiny_folder, **options))
     yield engine
     engine.close()
 

@@ -14,13 +14,14 @@ from typing import Literal
 
 from agentrl.serving.history import History, Prefix, Prompt, add_prefix, remove_prefix
 from agentrl.serving.protocol import RequestRefused
-from agentrl.types import Call, Message
+from agentrl.types import Call
 
 
 @dataclass(eq=False)
 class Attempt:
     """One try at a request of one agent, and what it has come to."""
 
+    recording: "Recording"
     agent: str
     fingerprint: bytes
     """Of the route and the body."""
@@ -53,13 +54,10 @@ class Recording:
         self.histories: dict[str, History] = {}
         self.context_full = False
         """Whether the last request did not fit any more."""
-        self.conversations: dict[str, list[Message]] = {}
-        """What later requests can refer to by an id, where a dialect has that."""
         self.is_open = True
         self.has_processes = False
         """Whether a program may have been given one of the keys."""
         self._attempts: list[Attempt] = []
-        self._num_requests = 0
         self._lock = threading.Lock()
 
     def begin(self, agent: str, fingerprint: bytes, *, is_retry: bool) -> Attempt:
@@ -72,8 +70,7 @@ class Recording:
                 raise RequestRefused(401, "invalid_api_key", "the episode has ended")
             if is_retry:
                 self._supersede(agent, fingerprint)
-            attempt = Attempt(agent, fingerprint, self._num_requests)
-            self._num_requests += 1
+            attempt = Attempt(self, agent, fingerprint, len(self._attempts))
             self._attempts.append(attempt)
             return attempt
 

@@ -14,6 +14,7 @@ from agentrl.learning.policy import Policy
 from agentrl.learning.probe import probe_gap
 from agentrl.serving.engine import Engine
 from agentrl.serving.sampling import Sampling
+from agentrl.serving.vllm_args import start_vllm
 from agentrl.types import Call, Sample
 
 TOLERANCE = 1e-4
@@ -101,7 +102,8 @@ def test_a_head_of_its_own_is_pushed_too(tmp_path, tiny_folder, tokenizer):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     untied = Policy.load(tmp_path)
-    engine = Engine(tmp_path, max_model_len=128, dtype="float32", config=EngineConfig())
+    llm = start_vllm(tmp_path, max_model_len=128, dtype="float32", config=EngineConfig())
+    engine = Engine(llm)
     perturb(untied)
     assert probe_gap(untied, engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
     assert probe_gap(untied, engine.probe, engine.sync(untied.weights())) < TOLERANCE
