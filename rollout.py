@@ -4,7 +4,7 @@ As a command it runs an agent without training it:
 
     python rollout.py --exp gsm8k_offline --num-tasks 3 [--checkpoint DIR]
     python rollout.py --exp gsm8k_offline --evaluate [--checkpoint DIR]
-    python rollout.py --exp gsm8k_offline --debug
+    python rollout.py --exp gsm8k_offline --debug [--base-url URL --api-key KEY]
     python rollout.py --chat runs/gsm8k_offline/TIME/checkpoints/step-00040
 """
 
@@ -37,6 +37,7 @@ from agentrl.debug.chat import talk
 from agentrl.debug.episodes import debug
 from agentrl.debug.kept import KeptEpisodes
 from agentrl.debug.transcript import print_episode
+from agentrl.debug.upstream import Upstream
 from agentrl.learning.ranks import Ranks
 from agentrl.runs import preflight
 from agentrl.runs.metrics import episode_metrics
@@ -281,7 +282,10 @@ def main() -> None:
     display = Display()
     try:
         tasks = [] if flags.chat else _choose_tasks(flags, config)
-        serving = _start(config, flags.chat or flags.checkpoint, display)
+        if flags.base_url:
+            serving = Upstream(config, flags.base_url, flags.api_key, flags.model)
+        else:
+            serving = _start(config, flags.chat or flags.checkpoint, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
@@ -309,15 +313,18 @@ def _start(config: Config, path: str | None, display: Display) -> Serving:
 
 
 def _do(
-    flags: Namespace, config: Config, serving: Serving, tasks: list[Task], display: Display
+    flags: Namespace, config: Config, serving: Any, tasks: list[Task], display: Display
 ) -> None:
+    again = partial(command.read_again, sys.argv[1:], flags)
+    if flags.base_url:
+        debug(tasks, config, serving, EVALUATION, display, again)
+        return
     keep = KeptEpisodes(config, flags, serving.tokenizer, display).add
     if flags.chat:
         model, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
         setting = getattr(experiment_module(flags.exp), "talk", ChatSetting())
         talk(model, setting, display, serving.engine.raise_if_stopped)
     elif flags.debug:
-        again = partial(command.read_again, sys.argv[1:], flags)
         debug(tasks, config, serving, EVALUATION, display, again, keep)
     else:
         with display.phase("episodes") as report:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ ABOUT = """Run an agent without training it.
   --num-tasks K              show K episodes
   --evaluate                 measure all held-out tasks
   --debug                    one episode at a time, in the main thread: breakpoints work, and Enter
-                             runs it again with the experiment as it is on disk by then
+                             runs it again with the experiment as it is on disk by then;
+                             with --base-url URL its workflow gets a plain client of that server
   --chat CHECKPOINT          talk to it in the terminal; one of a run needs no --exp
 """
 
@@ -25,6 +27,11 @@ ABOUT = """Run an agent without training it.
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-tasks", type=at_least_one)
     parser.add_argument("--checkpoint", metavar="DIR")
+    parser.add_argument("--base-url", metavar="URL", help="of any OpenAI-compatible server")
+    parser.add_argument(
+        "--api-key", metavar="KEY", default=os.environ.get("OPENAI_API_KEY", "none")
+    )
+    parser.add_argument("--model", metavar="NAME", help="where that server has several")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--evaluate", action="store_true")
     what.add_argument("--debug", action="store_true")
@@ -45,6 +52,8 @@ def read(argv: list[str]) -> tuple[Config, argparse.Namespace]:
         _refuse("--chat names the checkpoint itself: drop --checkpoint")
     if flags.num_tasks and (flags.chat or flags.evaluate):
         _refuse("--num-tasks goes with --debug, or with nothing else")
+    if flags.base_url and (not flags.debug or flags.checkpoint):
+        _refuse("--base-url goes with --debug, and without --checkpoint")
     # No engine is started for auxiliary models that no episode asks.
     return replace(config, auxiliary_models={}) if flags.chat else config, flags
 

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import agentrl
+from agentrl.agents.contract import InferencePool
 from agentrl.agents.episode import run_episode
 from agentrl.config import Config
 from agentrl.debug.transcript import print_episode
 from agentrl.printable import printable
 from agentrl.runs.progress import Display
-from agentrl.serving.client import Serving
 from agentrl.signals import Interrupted, Signals
 from agentrl.types import Episode, Group, Task
 
@@ -38,7 +38,7 @@ Raised = tuple[BaseException, TracebackType | None]
 def debug(
     tasks: Sequence[Task],
     config: Config,
-    serving: Serving,
+    serving: InferencePool,
     step: int,
     display: Display,
     read_again: Callable[[Config], Config] | None = None,
@@ -64,7 +64,7 @@ def debug(
 def _run_all(
     tasks: Sequence[Task],
     config: Config,
-    serving: Serving,
+    serving: InferencePool,
     step: int,
     console: Console,
     signals: Signals,
@@ -109,7 +109,9 @@ def _ask(
         return anew
 
 
-def _run(task: Task, config: Config, serving: Serving, step: int, raised: list[Raised]) -> Episode:
+def _run(
+    task: Task, config: Config, serving: InferencePool, step: int, raised: list[Raised]
+) -> Episode:
     model, auxiliary_models = serving.open(step=step, task_id=task["id"], episode=0)
     try:
         return run_episode(

@@ -14,7 +14,7 @@ from typing import Literal
 
 from agentrl.serving.history import History, Prefix, Prompt, add_prefix, remove_prefix
 from agentrl.serving.protocol import RequestRefused
-from agentrl.types import Call
+from agentrl.types import Call, Message
 
 
 @dataclass(eq=False)
@@ -52,6 +52,8 @@ class Recording:
         """Whether the agent's own temperature and the like are used: not in training."""
         self.calls: list[Call] = []
         self.histories: dict[str, History] = {}
+        self.conversations: dict[str, list[Message]] = {}
+        """Up to each response that can be gone on from, by its id."""
         self.context_full = False
         """Whether the last request did not fit any more."""
         self.is_open = True

@@ -227,8 +227,10 @@ async def _unless_gone(
 
 async def _carry_out(dialect: Dialect, body: Body, handler: Handler, attempt: Attempt) -> HttpReply:
     try:
-        request = dialect.request(body)
+        conversations = attempt.recording.conversations
+        request = dialect.request(body, conversations)
         response = await handler.respond(request, attempt)
+        conversations |= dialect.conversation(response, body, request)
         kind, written = _write(dialect, response, body, request)
         return HttpReply(200, written, kind, partial(attempt.recording.drop, attempt, "lost"))
     except BaseException as error:

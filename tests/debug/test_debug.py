@@ -7,6 +7,7 @@ from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 
+import openai
 import pytest
 
 import rollout
@@ -14,6 +15,7 @@ from agentrl.cli import load_experiment
 from agentrl.config import Config, ModelConfig
 from agentrl.debug import command
 from agentrl.debug.episodes import debug
+from agentrl.debug.upstream import Upstream
 from agentrl.runs.progress import Display
 from tests.support.debugging import write_agent
 
@@ -37,6 +39,49 @@ def test_a_debugged_episode_is_shown(serving, tmp_path, capsys):
     assert re.search(r"success +False", said)
     assert re.search(r"calls +1\.0", said)
     assert re.search(r"1 calls, (\d+) raw tokens, \1 unique, 0 forks", said)
+
+
+def test_somebodys_server(serving, tmp_path, capsys):
+    """The API that one episode's key opens, as if it were somebody's: its workflow is none the
+    wiser, and here is nothing of its tokens."""
+    theirs, _ = serving.open(step=-1, task_id="theirs", episode=0)
+    config = load_experiment(str(write_agent(tmp_path)))
+    upstream = Upstream(config, theirs.base_url, theirs.api_key, None)
+    debug(TASKS, config, upstream, step=-1, display=Display())
+    said = capsys.readouterr().out
+    assert re.search(r"reward +0\.25", said)
+    assert said.count("0 calls, 0 raw tokens") == 2
+    assert [call.messages[0]["content"] for call in theirs.calls] == ["QUESTION 0", "QUESTION 1"]
+    with pytest.raises(ValueError, match="does not take this key: give its own, --api-key"):
+        Upstream(config, theirs.base_url, "another", None)
+    theirs.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "nowhere"])
+def test_no_server_is_a_sentence(monkeypatch, url):
+    argv = ["rollout.py", "--exp", "gsm8k_offline", "--debug", "--base-url", url]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit, match=f"^error: no list of models at --base-url {url}"):
+        rollout.main()
+
+
+def test_a_server_of_several_models_is_asked_for_one(monkeypatch):
+    monkeypatch.setattr(openai.OpenAI, "models", Models("a", "b"))
+    config = Config(
+        workflow=solve, tasks=lambda data: (TASKS, TASKS), model=ModelConfig(path="unused")
+    )
+    with pytest.raises(ValueError, match="u/v1/models lists a, b: choose one with --model"):
+        Upstream(config, "u/v1", "k", None)
+    model, _ = Upstream(config, "u/v1", "k", "b").open(step=0, task_id="0", episode=0)
+    assert (model.name, model.agent("seer")) == ("b", model)
+
+
+class Models:
+    def __init__(self, *names: str):
+        self._names = names
+
+    def list(self):
+        return Namespace(data=[Namespace(id=name) for name in self._names])
 
 
 def test_forks_are_shown(serving, tmp_path, capsys):

@@ -202,6 +202,16 @@ def test_responses(episode, client, kind):
     first, _, later = episode.calls
     assert again.output_text.strip() == "five"
     assert (later.prompt_ids[: len(first.ids)] == first.ids) == bool(results)
+    episode.says(f"{THINKING}six")
+    by_id = client.responses.create(
+        model="m",
+        previous_response_id=again.id,
+        input="and?",
+        tools=tools,
+        instructions="Add.",
+    )
+    assert by_id.output_text.strip() == "six"
+    assert [m["role"] for m in episode.calls[-1].messages[-2:]] == ["assistant", "user"]
 
 
 def test_a_response_cut_by_its_limit_is_incomplete(episode, client):
@@ -210,8 +220,7 @@ def test_a_response_cut_by_its_limit_is_incomplete(episode, client):
         last = list(stream)[-1]
     assert isinstance(last, ResponseIncompleteEvent)
     assert last.response.incomplete_details.reason == "max_output_tokens"
-    # Every request says its whole conversation.
-    with pytest.raises(openai.BadRequestError, match="previous_response_id is not supported here"):
+    with pytest.raises(openai.NotFoundError, match="no response resp_x"):
         client.responses.create(model="m", input="?", previous_response_id="resp_x")
 
 

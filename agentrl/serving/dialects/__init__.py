@@ -6,6 +6,7 @@ from typing import Any
 
 from agentrl.serving.dialects.base import Body
 from agentrl.serving.protocol import Request, RequestRefused, Response
+from agentrl.types import Message
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,14 @@ class Dialect:
 
     path: str
     body: type[Body]
-    request: Callable[[Any], Request]
+    request: Callable[[Any, dict[str, list[Message]]], Request]
+    """The second: the episode's earlier conversations, by response id."""
     whole: Callable[[Response, Any, Request], dict]
     events: Callable[[Response, Any, Request], Iterator[tuple[str | None, Any]]]
     """The same as server-sent events: name and data."""
     error: Callable[[RequestRefused], dict]
+    conversation: Callable[[Response, Any, Request], dict[str, list[Message]]] = lambda *_: {}
+    """What a later request may go on from."""
 
 
 def text_of(content: Any) -> str:

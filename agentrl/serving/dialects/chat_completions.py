@@ -54,7 +54,7 @@ class ChatBody(CompletionOptions):
     """Handed to the chat template."""
 
 
-def request(body: ChatBody) -> Request:
+def request(body: ChatBody, _: Any) -> Request:
     effort = {"reasoning_effort": body.reasoning_effort} if body.reasoning_effort else {}
     return Request(
         model=body.model,

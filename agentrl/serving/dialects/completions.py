@@ -22,7 +22,7 @@ class CompletionBody(CompletionOptions):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
-def request(body: CompletionBody) -> Request:
+def request(body: CompletionBody, _: Any) -> Request:
     prompt = body.prompt
     if isinstance(prompt, list) and not isinstance(prompt[0], int):
         (prompt,) = prompt

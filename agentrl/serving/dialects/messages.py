@@ -84,7 +84,7 @@ class MessagesBody(Body):
     output_config: OutputConfig = Field(default_factory=dict)
 
 
-def request(body: MessagesBody) -> Request:
+def request(body: MessagesBody, _: Any) -> Request:
     if body.messages[-1]["role"] == "assistant":
         refused = "an answer that is begun for the model (a prefill) is not supported here"
         raise RequestRefused(400, "unsupported_parameter", refused, "messages")

@@ -9,7 +9,7 @@ from pydantic import Field
 from agentrl.serving.dialects import Dialect, openai_error, text_of
 from agentrl.serving.dialects.base import Known, OpenAIBody
 from agentrl.serving.dialects.chat_completions import token_logprobs
-from agentrl.serving.protocol import Request, Response
+from agentrl.serving.protocol import Request, RequestRefused, Response
 from agentrl.types import Message
 
 
@@ -60,6 +60,7 @@ class ResponsesBody(OpenAIBody):
         | Annotated[list[CallItem | OutputItem | ReasoningItem | MessageItem], Field(min_length=1)]
     )
     instructions: str | None = None
+    previous_response_id: str | None = None
     # vLLM says what is wrong in these two, when it makes a grammar of them.
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
@@ -71,14 +72,18 @@ class ResponsesBody(OpenAIBody):
     reasoning: dict[str, Any] = Field(default_factory=dict)
 
 
-def request(body: ResponsesBody) -> Request:
+def request(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Request:
+    before = body.previous_response_id
+    if before is not None and before not in conversations:
+        reason = f"this episode has no response {before}"
+        raise RequestRefused(404, "previous_response_not_found", reason, "previous_response_id")
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
     effort = body.reasoning.get("effort")
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in body.include
     return Request(
         model=body.model,
-        messages=(*instructions, *_plain_messages(given)),
+        messages=(*instructions, *conversations.get(before, ()), *_plain_messages(given)),
         tools=tuple(map(_plain_tool, body.tools)),
         tool_choice=_plain_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls,
@@ -88,6 +93,14 @@ def request(body: ResponsesBody) -> Request:
         top_logprobs=body.top_logprobs if wants_logprobs else None,
         sampling=body.sampling,
     )
+
+
+def conversation(
+    response: Response, body: ResponsesBody, request: Request
+) -> dict[str, list[Message]]:
+    """What ``previous_response_id`` brings back: all but the instructions, which hold once."""
+    said = request.messages[1:] if body.instructions else request.messages
+    return {_id(response): [*said, response.choices[0].message]}
 
 
 def whole(response: Response, body: ResponsesBody, request: Request) -> dict:
@@ -177,9 +190,13 @@ def _plain_format(form: dict[str, Any] | None) -> dict | None:
     return {"type": "json_schema", "json_schema": named}
 
 
+def _id(response: Response) -> str:
+    return f"resp_{response.id}"
+
+
 def _object(response: Response, body: ResponsesBody, request: Request, status: str) -> dict:
     return {
-        "id": f"resp_{response.id}",
+        "id": _id(response),
         "object": "response",
         "created_at": response.created,
         "status": status,
@@ -190,7 +207,7 @@ def _object(response: Response, body: ResponsesBody, request: Request, status: s
         "instructions": body.instructions,
         "metadata": {},
         "parallel_tool_calls": request.parallel_tool_calls,
-        "previous_response_id": None,
+        "previous_response_id": body.previous_response_id,
         "temperature": None,
         "tool_choice": body.tool_choice,
         "tools": [{"parameters": None, "strict": None, **tool} for tool in body.tools],
@@ -236,4 +253,6 @@ def _contents(item: dict) -> Iterator[tuple[str, dict]]:
     yield "response.content_part.done", {**at, "part": part}
 
 
-DIALECT = Dialect("/v1/responses", ResponsesBody, request, whole, events, openai_error)
+DIALECT = Dialect(
+    "/v1/responses", ResponsesBody, request, whole, events, openai_error, conversation
+)
