@@ -43,7 +43,7 @@ def read(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     """The config and the flags. Exits with a sentence where they cannot be used together."""
     if resting := [flag for flag in RESTING if flag in {one.split("=")[0] for one in argv}]:
         _refuse(f"{resting[0]} rests: --debug holds the engine itself, and Enter runs an edit")
-    _, config, flags = parse(argv, DESCRIPTION, add_flags, default_experiment)
+    config, flags = parse(argv, DESCRIPTION, add_flags, default_experiment)
     check(flags)
     return only_needed(config, flags), flags
 
