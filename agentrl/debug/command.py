@@ -46,7 +46,7 @@ def at_least_one(text: str) -> int:
 
 def read(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     """The config and the flags. Exits with a sentence where they cannot be used together."""
-    _, config, flags = parse(argv, ABOUT, add_flags, default_experiment)
+    config, flags = parse(argv, ABOUT, add_flags, default_experiment)
     # What would be ignored is an error.
     if flags.chat and flags.checkpoint:
         _refuse("--chat names the checkpoint itself: drop --checkpoint")

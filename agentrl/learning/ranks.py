@@ -81,9 +81,10 @@ class Ranks(Rendezvous):
     def is_first_of_host(self) -> bool:
         return self.accelerator.is_local_main_process
 
-    def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    def prepare(self, policy: Policy, optimizer: torch.optim.AdamW) -> tuple[Any, Any]:
         """The policy on its device, or sharded over all: each layer a unit, the first rank's
-        weights everywhere."""
+        weights everywhere. AdamW's moments are there as well, so that an engine that comes later
+        takes no memory from them."""
         if self.size > 1:
             self._shard_with(_plugin(policy, self._dtype))
         policy, optimizer = self.accelerator.prepare(policy, optimizer)
@@ -91,6 +92,7 @@ class Ranks(Rendezvous):
             # Embedding and head too: a forward pass without a backward would leave a copy behind,
             # which the next optimizer step would make stale.
             policy.set_reshard_after_forward(True, recurse=False)
+        _make_moments(optimizer.optimizer)
         return policy, optimizer.optimizer
 
     def freeze(self, policy: Policy) -> Policy:
@@ -142,6 +144,13 @@ class Ranks(Rendezvous):
     def close(self) -> None:
         """Leave the group; the engines that used it must have been closed."""
         self.accelerator.end_training()
+
+
+def _make_moments(optimizer: torch.optim.AdamW) -> None:
+    """The state that AdamW begins with, which it would make in its first step."""
+    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+        means = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {"step": torch.tensor(0.0), **means}
 
 
 def _plugin(policy: Policy, dtype: str) -> FullyShardedDataParallelPlugin:

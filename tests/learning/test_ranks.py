@@ -104,7 +104,6 @@ def test_one_rank_goes_on_from_two(results):
 def test_a_trial_of_memory_leaves_every_rank_as_it_was(results, place):
     found = results[place]["trials"]
     assert (found["before a step"], found["after it"], found["tokens"]) == (True, True, 200)
-    assert found["moments before a step"] == 0 < found["moments after it"]
 
 
 @pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
