@@ -68,7 +68,7 @@ class Session:
         there from then on. Returns the config with what the model decides. Raises ValueError."""
         config, ranks = self.config, self.ranks
         self.num_steps = len(batches)
-        attention = choose(config.attention, ranks.device)
+        attention = choose(config.attention, ranks.device, ranks.dtype)
         preflight.check_surroundings(config, tasks, held_out, ranks.num_engines, self.display)
         if config.deterministic:
             compute_repeatably()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -73,6 +74,27 @@ def gradients(ranks: Ranks, out: Path) -> dict:
     found["unscaled"] = gradients_of(policy)
     found["clipped from"] = ranks.clip(policy, 1e-3)
     return found
+
+
+def in_bf16(ranks: Ranks, out: Path) -> dict:
+    """Log-probabilities and gradients of bf16 weights with fp32 masters; and by autocast, as one
+    rank that does not shard would compute."""
+    found = {"masters": set()}
+    for family in ("qwen2, untied", "qwen3, tied"):
+        lm = language_model(family)
+        policy, _ = prepared(ranks, lm)
+        backward(ranks, policy, 60, ranks.backward)
+        found[family, "gradients"] = gradients_of(policy)
+        found[family, "logprobs"] = logprobs_of(policy)
+        found["masters"] |= {weight.dtype for weight in policy.parameters()}
+        with torch.autocast("cpu", torch.bfloat16):
+            found[family, "by autocast"] = logprobs_of(Policy(lm))
+    return found
+
+
+@torch.no_grad()
+def logprobs_of(policy) -> list[torch.Tensor]:
+    return [policy(micro, TEMPERATURE)[0].clone() for micro in pack(conversations(), 60)]
 
 
 def dealing(ranks: Ranks, out: Path) -> dict:
@@ -241,6 +263,9 @@ def main() -> None:
         case.__name__: case(ranks, out)
         for case in (gradients, dealing, checkpoints, waits, interruptions, trials, failing_to_save)
     }
+    # One process computes in one precision; the group of processes stays.
+    AcceleratorState._reset_state()
+    results["in_bf16"] = in_bf16(Ranks("bfloat16", Signals(), 60.0), out)
     torch.save(results, out / f"rank-{ranks.rank}-of-{ranks.size}.pt")
     ranks.close()
 
