@@ -22,10 +22,12 @@ from typing import Any
 
 from agentrl.config import Config
 from agentrl.debug import command
+from agentrl.serving.process import prepare_process
 
 if __name__ == "__main__":
     # What is wrong with what was typed is said before the imports below take their seconds.
     command.read(sys.argv[1:])
+    prepare_process()
 
 from agentrl.agents.contract import InferencePool, Model
 from agentrl.agents.episode import blocked, run_episode
@@ -48,7 +50,7 @@ from agentrl.runs.session import Session
 from agentrl.serving.client import Serving
 from agentrl.serving.start import serve
 from agentrl.tasks.jsonl import with_id
-from agentrl.types import Chunk, EngineStopped, Episode, Group, Report, Task
+from agentrl.types import CannotStart, Chunk, EngineStopped, Episode, Group, Report, Task
 
 EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
@@ -286,7 +288,7 @@ def main() -> None:
             serving = Upstream(config, flags.base_url, flags.api_key, flags.model)
         else:
             serving = _start(config, flags.chat or flags.checkpoint, display)
-    except ValueError as error:
+    except (ValueError, CannotStart) as error:
         sys.exit(f"error: {error}")
     try:
         _do(flags, config, serving, tasks, display)

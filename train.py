@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agentrl.cli import parse
 from agentrl.config import Config
+from agentrl.serving.process import prepare_process
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ DESCRIPTION = "Train the model behind an agent."
 if __name__ == "__main__":
     # What is wrong with what was typed is said before the imports below take their seconds.
     parse(sys.argv[1:], DESCRIPTION, add_flags)
+    prepare_process()
 
 from agentrl.learning.credit import credit
 from agentrl.learning.learner import Learner, adamw
@@ -55,7 +57,7 @@ def train(config: Config, run: Session, ranks: Ranks) -> None:
         policy = load_policy(run.model, config, ranks)
         policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))
         reference = load_reference(run.first_model, config, ranks)  # None; or a frozen copy
-        serving = serve(config, run.model)
+        serving = serve(config, run.model, "training")
         first = run.restore(policy, optimizer)  # updates made so far
     learner = Learner(policy, reference, optimizer)
     run.try_step(learner, serving)  # on a GPU, whether the largest micro-batch fits

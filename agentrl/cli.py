@@ -22,6 +22,22 @@ from agentrl.callables import ROOT, callable_name, load_module
 from agentrl.config import Config
 
 EXPERIMENTS = ROOT / "experiments"
+RENAMED = {
+    "--advantages": "--algorithm path.py, a file that defines an `algorithm`",
+    "--kernels": "--attention",
+    "--wait-seconds": "--rank-timeout-seconds",
+    "--model.max-len": "--model.max-model-len",
+    "--model.checkpointing": "--model.recompute",
+    "--optim.final-share": "--optim.final-lr-share",
+    "--engine.memory-share": "--engine.gpu-memory-utilization",
+    "--engine.tensor-parallel": "--engine.tensor-parallel-size",
+    "--endpoint.host": "--server.host",
+    "--endpoint.port": "--server.port",
+    "--loss.clip-low": "--algorithm.clip-low",
+    "--loss.clip-high": "--algorithm.clip-high",
+    "--loss.correction-cap": "--algorithm.importance-sampling-cap",
+}
+"""Flags of before, and what takes their place."""
 DEFINES_CONFIG = re.compile(r"^(config\b.*=|from .* import .*\bconfig\b)", re.MULTILINE)
 
 
@@ -84,6 +100,7 @@ def parse(
         print(description, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     try:
+        _refuse_renamed(rest)
         config = load_experiment(flags.exp)
         if flags.algorithm is not None:
             config = replace(config, algorithm=load_algorithm(flags.algorithm))
@@ -91,6 +108,13 @@ def parse(
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config, flags
+
+
+def _refuse_renamed(argv: Sequence[str]) -> None:
+    for flag in argv:
+        name = flag.partition("=")[0].replace("_", "-")
+        if name in RENAMED:
+            raise ValueError(f"{name} has another name now: give {RENAMED[name]}")
 
 
 def to_json(config: Config) -> str:

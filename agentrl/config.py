@@ -146,8 +146,12 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    gpu_memory_utilization: float = 0.4
-    """Share of the GPU's memory for vLLM's weights and KV cache."""
+    gpu_memory_utilization: float | None = None
+    """Share of the GPU's memory for vLLM's weights and KV cache. None: 0.4 beside a trainer, 0.9
+    where nothing trains."""
+    sleep_level: Literal[1, 2] = 1
+    """What stays of vLLM's weights while the trainer has the GPU: a copy in the host's memory (1),
+    or nothing (2): the next push brings them all. 2 has not been measured on a GPU."""
     cpu_cache_gib: int = 1
     """KV cache where there is no GPU."""
     max_num_seqs: int = 256
@@ -157,10 +161,11 @@ class EngineConfig:
 
     def __post_init__(self):
         share = "give a share of the GPU's memory, between 0 and 1"
+        taken = self.gpu_memory_utilization
         _check(
             self,
             "engine.",
-            gpu_memory_utilization=(0 < self.gpu_memory_utilization < 1, share),
+            gpu_memory_utilization=(taken is None or 0 < taken < 1, share),
             cpu_cache_gib=(self.cpu_cache_gib > 0, "give 1 or more"),
             max_num_seqs=(self.max_num_seqs > 0, "give 1 or more"),
             tensor_parallel_size=(self.tensor_parallel_size > 0, "give 1 or more"),

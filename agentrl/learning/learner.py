@@ -13,7 +13,12 @@ from agentrl.learning.ranks import Ranks
 
 def adamw(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        # One pass over the weights, with nothing beside them. A CPU's rounds otherwise.
+        fused=torch.cuda.is_available(),
     )
 
 

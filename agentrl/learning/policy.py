@@ -131,14 +131,16 @@ class Policy(nn.Module):
         """Accelerate looks for this when it shards; without it tied embeddings come apart."""
         self.lm.tie_weights()
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every weight, whole, under its name in a transformers checkpoint; tied ones once.
 
-        Where the weights are sharded, all ranks iterate together.
+        Each is made when it is asked for, and not kept. Where the weights are sharded, all ranks
+        iterate together. dtype: None leaves the weights' own.
         """
         for name, weight in self.lm.named_parameters():
-            whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
-            yield name, whole.detach()
+            # What is gathered is as small as it can be.
+            weight = weight.detach().to(dtype or weight.dtype)
+            yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _keep_attention(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -159,9 +159,11 @@ class Ranks(Rendezvous):
 
 def _make_moments(optimizer: torch.optim.AdamW) -> None:
     """The state that AdamW begins with, which it would make in its first step."""
-    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
-        means = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[weight] = {"step": torch.tensor(0.0), **means}
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            means = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+            step = torch.tensor(0.0, device=weight.device if group["fused"] else "cpu")
+            optimizer.state[weight] = {"step": step, **means}
 
 
 def _plugin(policy: Policy, dtype: torch.dtype) -> FullyShardedDataParallelPlugin:

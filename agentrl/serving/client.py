@@ -96,8 +96,8 @@ AuxiliaryClient = Handler | Callable[[], RemoteModel]
 class TrainedModel(Protocol):
     """What ``Serving.push`` needs of the policy."""
 
-    def weights(self) -> Iterable[tuple[str, Any]]:
-        """Every weight, whole, under its name in a transformers checkpoint."""
+    def weights(self, dtype: Any) -> Iterable[tuple[str, Any]]:
+        """Every weight, whole, under its name in a transformers checkpoint, in this dtype."""
 
     def probe_gap(self, ids: list[int], sampler_logprobs: list[float]) -> float:
         """The largest difference between these log-probabilities of ``ids[1:]`` and its own."""
@@ -153,8 +153,7 @@ class Serving:
         version: how many updates they have had. Returns the largest difference between the
         log-probabilities that the engine and the policy give one fixed sequence.
         """
-        self.engine.wake()
-        sampler_logprobs = self.engine.sync(policy.weights())
+        sampler_logprobs = self.engine.sync(policy.weights(self.engine.dtype))
         self.version = version
         return policy.probe_gap(self.engine.probe, sampler_logprobs)
 

@@ -41,12 +41,15 @@ log = logging.getLogger(__name__)
 class Engine:
     """A colocated vLLM engine. Its methods may be called from any thread."""
 
-    def __init__(self, llm: Any, *, lockstep: bool = False):
+    def __init__(self, llm: Any, *, lockstep: bool = False, sleep_level: int = 1):
         """llm: what ``start_vllm`` returns. lockstep: batches, and so bits, do not depend on
-        threads; see that module."""
-        self._on_gpu = torch.cuda.is_available()
-        self._device = torch.cuda.current_device() if self._on_gpu else None
-        self._llm = llm
+        threads; see that module. sleep_level: see ``EngineConfig``."""
+        # vLLM copies results behind the stream that it was made on, and the trainer gathers weights
+        # there: the stepper, which would start on the first GPU and its default stream, goes on it.
+        self._stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
+        self._llm, self._sleep_level = llm, sleep_level
+        self.dtype: torch.dtype = llm.model_config.dtype
+        """Of the weights."""
         self.probe = _probe_ids(llm.model_config)
         """The fixed token ids that ``sync`` scores."""
         self._numbers = itertools.count()
@@ -86,22 +89,19 @@ class Engine:
         return scores
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> list[float]:
-        """Replace the weights, forget what was cached under the old ones, and score the probe.
+        """Replace the weights, forget what was cached under the old ones, and score the probe;
+        wakes what sleeps.
 
-        weights: transformers names, whole tensors. Raises RuntimeError while calls are running.
+        weights: transformers names, whole tensors, which are taken one by one, in the stepper's
+        thread. Raises RuntimeError while calls are running.
         """
-        self._call(vllm_args.load, self._llm, list(weights))
+        self._call(self._replace, weights)
         return self.score(self.probe)
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the trainer, keeping the weights in the host's."""
-        if self._on_gpu:
-            self._call(self._llm.sleep, 1)
-
-    def wake(self) -> None:
-        """Take the memory back, where it was given."""
-        if self._on_gpu and self._call(self._llm.is_sleeping):
-            self._call(self._llm.wake_up)
+        """Give the GPU's memory to the trainer, where the engine can sleep; ``sync`` wakes it."""
+        if self._llm.model_config.enable_sleep_mode:
+            self._call(self._llm.sleep, self._sleep_level)
 
     def close(self) -> None:
         """Stop stepping; vLLM ends with the process's last engine. Calls that wait fail."""
@@ -142,9 +142,9 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            if self._on_gpu:
-                # A thread starts on the first GPU, whichever its process has.
-                torch.cuda.set_device(self._device)
+            if self._stream:
+                torch.cuda.set_device(self._stream.device)
+                torch.cuda.set_stream(self._stream)
             if self._leader:
                 follow(self._leader, self._schedule, lambda: self._carry_out(self._queue.get()))
             else:
@@ -210,6 +210,15 @@ class Engine:
         if command.on_all_ranks:
             self._schedule.broadcast("command")
         command.done.set_result(command.function(*command.args))
+
+    def _replace(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Less is held at once where the KV cache wakes after the weights have come."""
+        sleeps = self._llm.is_sleeping()
+        if sleeps:
+            self._llm.wake_up(["weights"])
+        vllm_args.load(self._llm, weights)
+        if sleeps:
+            self._llm.wake_up(["kv_cache"])
 
     def _add(self, call: QueuedCall) -> None:
         self._schedule.add_request(call.number, call.prompt_ids, call.params)

@@ -1,4 +1,4 @@
-"""Process-wide settings of a process that holds an engine: each is made where serving begins."""
+"""Process-wide settings of a process that holds an engine: made before torch and vLLM are there."""
 
 import gc
 import os
@@ -11,7 +11,10 @@ The stepper lets go of the interpreter at every operation of torch. With Python'
 in ``while True: pass`` slows generation to a tenth; with less than this, a burst of episodes that
 all go on at once pays for it in switching.
 """
-VLLM_VARIABLES = {
+VARIABLES = {
+    # Trees are of ever other lengths: in segments of one size they would leave holes, which an
+    # engine that wakes could not take.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
@@ -20,8 +23,8 @@ VLLM_VARIABLES = {
 
 
 def prepare_process() -> None:
-    """Set what vLLM reads when it is imported, and how fast threads take turns. Idempotent."""
-    for name, value in VLLM_VARIABLES.items():
+    """Set what torch and vLLM read when they start, and how fast threads take turns. Idempotent."""
+    for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     sys.setswitchinterval(SWITCH_SECONDS)
 

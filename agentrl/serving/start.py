@@ -15,13 +15,16 @@ from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.process import freeze_garbage, prepare_process
 from agentrl.serving.remote import RemoteModel, key_of
 from agentrl.serving.server import Server
-from agentrl.serving.vllm_args import start_vllm
+from agentrl.serving.vllm_args import Use, start_vllm
 
 
-def serve(config: Config, folder: str | Path) -> Serving:
-    """Start vLLM on a model folder, and what reaches it and the auxiliary models."""
+def serve(config: Config, folder: str | Path, use: Use = "alone") -> Serving:
+    """Start vLLM on a model folder, and what reaches it and the auxiliary models.
+
+    use: ``training``, where a trainer has the memory in turns with it.
+    """
     prepare_process()
-    policy = _start_handler(config, "policy", folder, config.model, config.engine)
+    policy = _start_handler(config, "policy", folder, config.model, config.engine, use)
     auxiliary = {
         name: _auxiliary(config, name, model, folder)
         for name, model in config.auxiliary_models.items()
@@ -42,7 +45,7 @@ def _auxiliary(
     folder: the policy's, for a model that names none.
     """
     if model.url is None:
-        return _start_handler(config, name, model.model or folder, model, model.engine)
+        return _start_handler(config, name, model.model or folder, model, model.engine, "auxiliary")
     return partial(RemoteModel, model.model, model.url, key_of(name, model))
 
 
@@ -52,6 +55,7 @@ def _start_handler(
     folder: str | Path,
     model: ModelConfig | AuxiliaryModel,
     engine_config: EngineConfig,
+    use: Use,
 ) -> Handler:
     llm = start_vllm(
         folder,
@@ -59,12 +63,13 @@ def _start_handler(
         dtype=compute_dtype(config.model),
         config=engine_config,
         reasoning_parser=model.reasoning_parser,
+        use=use,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
     return Handler(
         name,
-        Engine(llm, lockstep=config.deterministic),
+        Engine(llm, lockstep=config.deterministic, sleep_level=engine_config.sleep_level),
         ChatTemplate(tokenizer, output_parser.reasoning_end),
         output_parser,
         temperature=config.sampling.temperature,

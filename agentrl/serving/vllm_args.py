@@ -5,13 +5,23 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from agentrl.config import EngineConfig
+from agentrl.types import CannotStart
 
+Use = Literal["training", "auxiliary", "alone"]
+"""Of an engine: it samples for a trainer, which has its memory meanwhile; it stands beside such a
+one; or there is nothing else."""
+ON_GPU = {
+    # vLLM's default for an engine is 2,048: a prompt of 16k would take eight steps.
+    "max_num_batched_tokens": 16_384,
+    # The trainer's head computes in fp32, too. bf16 logits of 16 to 32 are an eighth apart.
+    "hf_overrides": {"head_dtype": "float32"},
+}
 _NEXT, _STEPPING = threading.Lock(), threading.Lock()
 _OPEN: list[Any] = []
 _CLOSED: list[Any] = []
@@ -24,8 +34,12 @@ def start_vllm(
     dtype: str,
     config: EngineConfig,
     reasoning_parser: str | None = None,
+    use: Use = "alone",
 ) -> Any:
-    """vLLM's LLMEngine on a model folder; of several ranks, in the process group that is there."""
+    """vLLM's LLMEngine on a model folder; of several ranks, in the process group that is there.
+
+    Raises CannotStart where vLLM refuses it.
+    """
     # Slow to import, and only needed where an engine is.
     from vllm import EngineArgs
 
@@ -34,13 +48,17 @@ def start_vllm(
 
     several_ranks = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     args = EngineArgs(
-        **arguments(folder, max_model_len=max_model_len, dtype=dtype, config=config),
+        **arguments(folder, max_model_len=max_model_len, dtype=dtype, config=config, use=use),
         # A grammar binds what comes after the reasoning.
         reasoning_parser=reasoning_parser or "",
         tensor_parallel_size=config.tensor_parallel_size,
         **({"distributed_executor_backend": "external_launcher"} if several_ranks else {}),
     )
-    llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
+    try:
+        llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
+    except ValueError as error:
+        # A KV cache that one call overflows, and whatever else of it vLLM cannot serve.
+        raise CannotStart(f"vLLM cannot serve {folder}: {error}") from error
     _OPEN.append(llm)
     return llm
 
@@ -58,19 +76,25 @@ def _compile_nothing_on_cpu() -> None:
 
 
 def arguments(
-    folder: str | Path, *, max_model_len: int, dtype: str, config: EngineConfig
+    folder: str | Path, *, max_model_len: int, dtype: str, config: EngineConfig, use: Use = "alone"
 ) -> dict[str, Any]:
     """vLLM's, for an engine of ours; the bench gives them to a plain one."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
+    if dtype == "float32":
+        # Else vLLM's attention multiplies in tf32, cut off.
+        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     on_gpu = torch.cuda.is_available()
     return {
         "model": str(folder),
         "dtype": dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": config.max_num_seqs,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "enforce_eager": not on_gpu,
-        "enable_sleep_mode": on_gpu,
+        "gpu_memory_utilization": config.gpu_memory_utilization or (0.9 if use == "alone" else 0.4),
+        # CUDA graphs of two engines would be in one pool.
+        "enforce_eager": not on_gpu or use == "auxiliary",
+        # One engine of a process can.
+        "enable_sleep_mode": on_gpu and use == "training",
+        "sleep_mode_offload_cudagraph": on_gpu and use == "training",
         "enable_prefix_caching": True,
         # Log-probs of the distribution that was drawn from, temperature included.
         "logprobs_mode": "processed_logprobs",
@@ -78,7 +102,7 @@ def arguments(
         # Nothing may be in flight when the last call has returned and weights are to change.
         "async_scheduling": False,
         "use_tqdm_on_load": False,
-        **({} if on_gpu else _on_cpu(max_model_len, config.max_num_seqs)),
+        **(ON_GPU if on_gpu else _on_cpu(max_model_len, config.max_num_seqs)),
     }
 
 

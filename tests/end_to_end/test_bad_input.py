@@ -69,6 +69,8 @@ FLAGS = [
         "algorithm.importance_sampling_cap is 0.0: give above 0",
     ),
     ("--algorithm gpro", 1, "error: there is no algorithm 'gpro': choose one of .*grpo"),
+    ("--loss.clip-low 2", 1, "--loss.clip-low has another name now: give --algorithm.clip-low"),
+    ("--kernels triton", 1, "--kernels has another name now: give --attention"),
     ("--sampling.temperature 0", 2, "sampling.temperature is 0.0: it must be above 0, because gre"),
     ("--sampling.max-tokens 0", 2, "sampling.max_tokens is 0: give at least 1"),
     ("--eval.num-tasks 0", 2, "eval.num_tasks is 0: give 1 or more"),

@@ -1,6 +1,7 @@
 """Real vLLM against the real policy: the same weights must give the same log-probabilities."""
 
 import asyncio
+import shutil
 import time
 
 import pytest
@@ -14,7 +15,7 @@ from agentrl.learning.policy import Policy
 from agentrl.serving.engine import Engine
 from agentrl.serving.sampling import Sampling
 from agentrl.serving.vllm_args import start_vllm
-from agentrl.types import Call, Sample
+from agentrl.types import Call, CannotStart, Sample
 
 TOLERANCE = 1e-4
 
@@ -154,3 +155,17 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own_call(engine):
     with pytest.raises(ValueError, match="512"):
         asyncio.run(too_long())
     assert len(draw(engine, range(2))) == 2
+
+
+@pytest.mark.slow
+def test_a_cache_that_one_call_overflows_is_a_sentence(tmp_path, tiny_folder):
+    """Keys and values of 128 heads of 256 in 4 layers: 2 GiB for 2,048 tokens."""
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 256}
+    heads = {"num_attention_heads": 128, "num_key_value_heads": 128}
+    config = AutoConfig.from_pretrained(
+        tiny_folder, **sizes, **heads, layer_types=["full_attention"] * 4
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(CannotStart, match="vLLM cannot serve .*KV cache"):
+        start_vllm(tmp_path, max_model_len=2048, dtype="float32", config=EngineConfig())

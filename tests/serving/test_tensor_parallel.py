@@ -46,6 +46,11 @@ def test_a_cancelled_call_leaves_every_rank(tmp_path, tiny_folder):
     assert before == after
     assert len({tuple(ids) for ids in before}) > 1
     assert leader["scores"] == follower["scores"]
+    # A push has no more of a model whole than one layer, and casts a shard before it is gathered.
+    for push in (leader["push"], follower["push"]):
+        assert push["gap"] < 1e-4
+        assert 0 < push["whole at once"] <= push["a layer"]
+        assert push["gathered"] == ["torch.bfloat16"]
 
 
 @pytest.mark.slow

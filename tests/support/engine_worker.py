@@ -7,11 +7,15 @@ import faulthandler
 import json
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
-from agentrl.config import EngineConfig
+from agentrl.config import EngineConfig, OptimConfig
+from agentrl.learning.learner import adamw
+from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.serving.engine import Engine
 from agentrl.serving.process import prepare_process
@@ -41,6 +45,33 @@ def cancel_one(engine: Engine) -> None:
         time.sleep(0.01)
 
 
+def push(engine: Engine, ranks: Ranks, folder: str) -> dict:
+    """A push of a sharded policy: what of it is whole at once, and what is gathered."""
+    policy = Policy.load(folder)
+    policy, _ = ranks.prepare(policy, adamw(policy.trainable(), OptimConfig()))
+    alive: dict[str, weakref.ref] = {}
+    most: list[int] = []
+
+    def watched(weights):
+        for name, whole in weights:
+            alive[name] = weakref.ref(whole)
+            # vLLM keeps an embedding to the end where a rank's share is padded, as here.
+            wholes = (ref() for n, ref in alive.items() if ".layers." in n)
+            most.append(sum(w.numel() for w in wholes if w is not None))
+            yield name, whole
+            # The name is the last to hold it here.
+            del whole
+
+    gap = policy.probe_gap(engine.probe, engine.sync(watched(policy.weights(engine.dtype))))
+    of_layer = [w.numel() for n, w in policy.weights() if ".layers.0." in n]
+    found = {"gap": gap, "whole at once": max(most), "a layer": sum(of_layer)}
+    gathered, full_tensor = set(), DTensor.full_tensor
+    DTensor.full_tensor = lambda self: (gathered.add(str(self.dtype)), full_tensor(self))[1]
+    list(policy.weights(torch.bfloat16))
+    DTensor.full_tensor = full_tensor
+    return found | {"gathered": sorted(gathered)}
+
+
 def main() -> None:
     folder, out = sys.argv[1], Path(sys.argv[2])
     prepare_process()
@@ -58,6 +89,7 @@ def main() -> None:
     if ranks.is_first:
         found["drawn"].append(draw(engine))
     found["scores"] = engine.score(engine.probe)
+    found["push"] = push(engine, ranks, folder)
     (out / f"rank-{ranks.rank}.json").write_text(json.dumps(found))
     ranks.wait("the end")
     engine.close()
