@@ -11,6 +11,9 @@ import triton
 from agentrl.callables import ROOT
 from bench.launches import SWEEP
 
+PINNED = f"triton=={triton.__version__}\n" in (ROOT / "requirements-cpu.txt").read_text()
+pytestmark = pytest.mark.skipif(not PINNED, reason="what is spilled is of the pinned Triton")
+
 
 def compiled(*options: str) -> list[dict]:
     """Interpreted here: what compiles them is a process of its own."""
@@ -53,7 +56,11 @@ def test_every_launch_in_bf16():
 def test_every_launch_in_fp32():
     """Where all is fp32 arithmetic, more than registers hold."""
     found = compiled("--dtypes", "float32")
-    assert {key: n for key, n in spilled(found).items() if n} == {}
+    assert len(found) == 12
+    assert {key: n for key, n in spilled(found).items() if n} == {
+        **{("forward", 32): 312, ("dK, dV", 32): 320, ("forward", 64): 736},
+        **{("forward", 128): 592, ("dK, dV", 128): 608, ("dQ", 256): 2720},
+    }
 
 
 def test_the_head_spills_nothing():
