@@ -17,8 +17,8 @@ from bench import tree_attention as attending
 from bench.gpu import DEVICE, ON_GPU
 from bench.gpu.parity import HALF
 from bench.gpu.report import Row, right, speed
+from bench.gpu.training import episodes
 from bench.launches import PASSES
-from bench.step import workloads
 from bench.step.layouts import Options, Way, make_model, make_step, operations, seconds
 from kernels.tree import build_tree
 from kernels.tree.plan import plan
@@ -44,7 +44,7 @@ STEP = (
     if ON_GPU
     else Options(budgets=(2048,))
 )
-WORKLOAD, EPISODES = "append-only, 10 turns", None if ON_GPU else 1
+WORKLOAD = "append-only, 10 turns"
 GROUPS = {
     "attention": ("_forward_kernel", "_grad_query_kernel", "_grad_key_kernel"),
     "head": ("fold_kernel", "differentiate_kernel"),
@@ -186,10 +186,10 @@ def logprob() -> Iterator[Row]:
 
 def step() -> Iterator[Row]:
     """A step's forward and backward pass: trees beside rows, and what the GPU does meanwhile."""
-    episodes, model = workloads.make(WORKLOAD, STEP.copies)[:EPISODES], make_model(STEP)
+    calls, model = episodes(WORKLOAD, STEP.copies), make_model(STEP)
     lm, _, device = model
     chosen = {s: Way(s, "tree" if s == "C" else "padded", STEP.budgets[0]) for s in "ABC"}
-    steps = {side: make_step(way, episodes, STEP, model) for side, way in chosen.items()}
+    steps = {side: make_step(way, calls, STEP, model) for side, way in chosen.items()}
     taken: dict[str, list[float]] = {side: [] for side in chosen}
     for repeat in range(2 + REPEATS // 2):
         for side, run in steps.items():
@@ -199,7 +199,7 @@ def step() -> Iterator[Row]:
             if repeat:
                 taken[side].append(spent)
     a, b, c = (statistics.median(times) for times in taken.values())
-    due = {side: operations(way, episodes, lm) for side, way in chosen.items()}
+    due = {side: operations(way, calls, lm) for side, way in chosen.items()}
     tflops = due["C"][0] / c / 1e12
     yield speed("computed tokens", due["C"][1] / c, unit="tokens/s", least=24_000)
     yield speed("logical tokens", due["A"][1] / c, unit="tokens/s", least=150_000)
@@ -236,9 +236,5 @@ def _shares(run: Callable[[], int]) -> Iterator[Row]:
 
 
 def group_of(name: str) -> str:
-    """
-    >>> [group_of(n) for n in ("nvjet_tst_256x128", "_grad_key_kernel", "Memcpy DtoD", "reduce")]
-    ['GEMM', 'attention', 'copies', 'elementwise']
-    """
     matching = (g for g, words in GROUPS.items() if any(word in name.lower() for word in words))
     return next(matching, "elementwise")
