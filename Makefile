@@ -1,6 +1,8 @@
 # Each target builds .venv first, if it is missing or the requirements have changed.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two at a time: what a test of whole runs takes of memory, and a laptop has of cores.
+TESTS := $(BIN)/pytest -n 2 --dist loadfile
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
 .PHONY: demo test slow soak check bench gpu gpu-carry tools
@@ -9,10 +11,10 @@ demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
 test: .venv/installed-agents tests/node/node_modules  ## the quick tests
-	$(BIN)/pytest
+	$(TESTS)
 
 slow: .venv/installed-agents tests/node/node_modules  ## whole runs, by the minute
-	$(BIN)/pytest -m slow --durations=0 --durations-min=5
+	$(TESTS) -m slow --durations=0 --durations-min=5
 
 soak: .venv/installed-agents tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
 	$(BIN)/python -m tests.support.soak $(FLAGS)
@@ -20,7 +22,7 @@ soak: .venv/installed-agents tests/node/node_modules  ## what the slow ones look
 check: .venv/installed-agents tests/node/node_modules  ## what a commit should pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pytest
+	$(TESTS)
 
 bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, what a call costs, rollouts, and an edit
 	$(BIN)/python -m bench.tree

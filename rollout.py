@@ -4,7 +4,7 @@ As a command it runs an agent without training it:
 
     python rollout.py --exp gsm8k_offline --num-tasks 3 [--checkpoint DIR]
     python rollout.py --exp gsm8k_offline --evaluate [--checkpoint DIR]
-    python rollout.py --exp gsm8k_offline --debug
+    python rollout.py --exp gsm8k_offline --debug [--base-url URL --api-key KEY]
     python rollout.py --chat runs/gsm8k_offline/TIME/checkpoints/step-00040
 """
 
@@ -16,9 +16,16 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from agentrl.config import Config
+from agentrl.debug import command
+
+if __name__ == "__main__":
+    # What is wrong with what was typed is said before the imports below take their seconds.
+    command.read(sys.argv[1:])
 
 from agentrl.agents.contract import InferencePool, Model
 from agentrl.agents.episode import blocked, run_episode
@@ -26,11 +33,20 @@ from agentrl.agents.interrupt import EndableThread, num_left_behind
 from agentrl.agents.tools import ChatSetting
 from agentrl.callables import load_callable
 from agentrl.cli import experiment_module
-from agentrl.config import Config
-from agentrl.debug import command
-from agentrl.debug.transcript import print_transcript, print_verdict
+from agentrl.debug.chat import talk
+from agentrl.debug.episodes import debug
+from agentrl.debug.kept import KeptEpisodes
+from agentrl.debug.transcript import print_episode
+from agentrl.debug.upstream import Upstream
+from agentrl.learning.ranks import Ranks
+from agentrl.runs import preflight
+from agentrl.runs.metrics import episode_metrics
+from agentrl.runs.model import find_model
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
+from agentrl.runs.session import Session
+from agentrl.serving.client import Serving
+from agentrl.serving.start import serve
 from agentrl.tasks.jsonl import with_id
 from agentrl.types import Chunk, EngineStopped, Episode, Group, Report, Task
 
@@ -40,25 +56,18 @@ GRACE_SECONDS = 5.0
 """How much longer than its time an episode may take to notice that it is over."""
 INTERRUPT_SECONDS = 1.0
 """How long an interrupted thread gets to end, before the next interrupt."""
-
-if TYPE_CHECKING:
-    # They know torch, which a look at an agent need not wait for.
-    from agentrl.learning.ranks import Ranks
-    from agentrl.runs.session import Session
-
-log = logging.getLogger(__name__)
-
-
 EpisodeKey = tuple[int, int]
 """The row of a task in its batch, and the number of the episode in its group."""
+
+log = logging.getLogger(__name__)
 
 
 def rollouts(
     serving: InferencePool,
     batches: Sequence[list[Task]],
     config: Config,
-    ranks: "Ranks",
-    run: "Session",
+    ranks: Ranks,
+    run: Session,
     first: int,
 ) -> Iterator[list[Chunk]]:
     """The groups of each step from ``first`` on, as they are asked for: all in one chunk."""
@@ -80,8 +89,8 @@ def collect(
     tasks: Sequence[Task],
     config: Config,
     serving: InferencePool,
-    ranks: "Ranks",
-    run: "Session",
+    ranks: Ranks,
+    run: Session,
     step: int,
     *,
     own_sampling: bool = False,
@@ -101,50 +110,22 @@ def collect(
         check=ranks.check,
         own_sampling=own_sampling,
     )
-    return ranks.gather(without_payloads(own_groups), "episodes")
+    return ranks.gather(own_groups, "episodes")
 
 
 def evaluate(
-    serving: InferencePool,
-    held_out: Sequence[Task],
-    config: Config,
-    ranks: "Ranks",
-    run: "Session",
+    serving: InferencePool, held_out: Sequence[Task], config: Config, ranks: Ranks, run: Session
 ) -> dict[str, Any]:
     """Metrics of one episode of each held-out task, drawn with the same seeds each time."""
     with run.phase("eval"):
-        own_groups = run_evaluation(
-            ranks.shard(held_out), config, serving, report=run.report, check=ranks.check
-        )
-        groups = ranks.gather(without_payloads(own_groups), "evaluation")
+        shard = ranks.shard(held_out)
+        own_groups = run_groups(shard, config, serving, report=run.report, check=ranks.check)
+        groups = ranks.gather(own_groups, "evaluation")
     run.record_evaluation(groups)
     return evaluation_metrics(groups)
 
 
-def run_evaluation(
-    tasks: Sequence[Task],
-    config: Config,
-    serving: InferencePool,
-    *,
-    report: Report,
-    check: Callable[[], None] = lambda: None,
-) -> list[Group]:
-    """One episode of each task, in this process."""
-    return run_groups(
-        tasks,
-        config,
-        serving,
-        step=EVALUATION,
-        group_size=1,
-        report=report,
-        check=check,
-        own_sampling=config.eval.sampling == "agent",
-    )
-
-
 def evaluation_metrics(groups: Sequence[Group]) -> dict[str, Any]:
-    from agentrl.runs.metrics import episode_metrics
-
     return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
 
 
@@ -153,8 +134,8 @@ def run_groups(
     config: Config,
     serving: InferencePool,
     *,
-    step: int,
-    group_size: int,
+    step: int = EVALUATION,
+    group_size: int = 1,
     report: Report,
     check: Callable[[], None] = lambda: None,
     own_sampling: bool = False,
@@ -162,17 +143,19 @@ def run_groups(
     """Run group_size episodes of every task, each in a thread of its own, and group them by task.
 
     Always returns an episode for each: those that fail or outlast their time carry their cause.
+    What may be anything, responses and metadata, only judges see.
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
+    keys = [(row, index) for row in range(len(tasks)) for index in range(group_size)]
+    own_sampling |= step == EVALUATION and config.eval.sampling == "agent"
     open_client = partial(serving.open, step=step, own_sampling=own_sampling)
-    running = _Episodes(tasks, config, serving, open_client, group_size)
+    running = _Episodes(tasks, keys, config, serving, open_client)
     try:
-        while not running.is_over:
-            serving.engine.raise_if_stopped()
-            check()
-            running.start()
+        while running.start():
             running.end()
             report(*running.progress())
+            serving.engine.raise_if_stopped()
+            check()
     finally:
         running.close()
     if count := num_left_behind():
@@ -183,13 +166,12 @@ def run_groups(
     ]
 
 
-@dataclass(frozen=True)
-class _Running:
-    """An episode's client, its thread, and when that is given up."""
+class _EpisodeThread(EndableThread):
+    """A thread of one episode, with its client, and when it is given up."""
 
-    model: Model
-    thread: EndableThread
-    deadline: float
+    def __init__(self, work: Callable[[], None], model: Model, seconds: float):
+        super().__init__(work)
+        self.model, self.deadline = model, time.monotonic() + seconds + GRACE_SECONDS
 
 
 class _Episodes:
@@ -198,39 +180,32 @@ class _Episodes:
     def __init__(
         self,
         tasks: Sequence[Task],
+        keys: Sequence[EpisodeKey],
         config: Config,
         serving: InferencePool,
         open_client: Callable[..., tuple[Any, dict]],
-        group_size: int,
     ):
         self.episodes: dict[EpisodeKey, Episode] = {}
         self._tasks, self._config, self._serving = tasks, config, serving
-        self._open_client = open_client
-        self._todo = deque((row, index) for row in range(len(tasks)) for index in range(group_size))
-        self._total = len(self._todo)
-        self._running: dict[EpisodeKey, _Running] = {}
+        self._open_client, self._todo = open_client, deque(keys)
+        self._running: dict[EpisodeKey, _EpisodeThread] = {}
         self._finished: queue.SimpleQueue[tuple[EpisodeKey, Episode]] = queue.SimpleQueue()
-        self._clients_to_release: list[Model] = []
-        self._num_failed = 0
+        self._to_release: list[Model] = []
         self._tokens_before, self._started = serving.num_tokens, time.monotonic()
 
-    @property
-    def is_over(self) -> bool:
-        return len(self.episodes) == self._total
-
-    def start(self) -> None:
-        """Start as many as may run at once."""
+    def start(self) -> bool:
+        """Start as many as may run at once; False: all have ended."""
         free = min(len(self._todo), self._config.concurrent_episodes - len(self._running))
         keys = [self._todo.popleft() for _ in range(free)]
         # All clients before the first thread: in lockstep, the engine waits for all of them.
         clients = [self._open_client(task_id=self._tasks[row]["id"], episode=i) for row, i in keys]
         for key, (model, auxiliary_models) in zip(keys, clients, strict=True):
-            thread = EndableThread(partial(self._run, key, model, auxiliary_models))
-            deadline = time.monotonic() + self._config.episode_seconds + GRACE_SECONDS
-            self._running[key] = _Running(model, thread, deadline)
-            thread.start()
+            work = partial(self._run, key, model, auxiliary_models)
+            self._running[key] = _EpisodeThread(work, model, self._config.episode_seconds)
+            self._running[key].start()
         # Only now that others are in.
         self._release()
+        return bool(self._running)
 
     def end(self) -> None:
         """Take what has come to its end, or has to; waits for it a moment."""
@@ -240,29 +215,31 @@ class _Episodes:
         for key, episode in ended:
             # One that was left behind may still come to its end.
             if key in self._running:
-                self._clients_to_release.append(self._running.pop(key).model)
-                self.episodes[key] = _punished(episode, self._config.failed_reward)
-                self._num_failed += episode.failed
+                self._to_release.append(self._running.pop(key).model)
+                episode = replace(episode, response=None, metadata={})
+                if not episode.scored and (reward := self._config.failed_reward) is not None:
+                    episode = replace(episode, reward=reward, success=False)
+                self.episodes[key] = episode
 
     def progress(self) -> tuple[float, str]:
         """The share that has ended, and a few words."""
+        done, running = len(self.episodes), len(self._running)
+        failed = sum(episode.failed for episode in self.episodes.values())
         seconds = time.monotonic() - self._started + 1e-9
         speed = (self._serving.num_tokens - self._tokens_before) / seconds
-        return len(self.episodes) / self._total, (
-            f"{len(self.episodes)} done, {len(self._running)} running, {self._num_failed} failed, "
-            f"{speed:.0f} tokens/s"
-        )
+        words = f"{done} done, {running} running, {failed} failed, {speed:.0f} tokens/s"
+        return done / (done + running + len(self._todo)), words
 
     def close(self) -> None:
         """Close the clients of what still runs."""
-        for one in self._running.values():
-            one.model.close()
-            self._clients_to_release.append(one.model)
+        for thread in self._running.values():
+            thread.model.close()
+            self._to_release.append(thread.model)
         self._release()
 
     def _release(self) -> None:
-        while self._clients_to_release:
-            self._serving.release(self._clients_to_release.pop())
+        while self._to_release:
+            self._serving.release(self._to_release.pop())
 
     def _run(self, key: EpisodeKey, model: Model, auxiliary_models: dict) -> None:
         row, index = key
@@ -280,31 +257,14 @@ class _Episodes:
 
     def _given_up(self) -> Iterator[tuple[EpisodeKey, Episode]]:
         """Interrupt the threads whose time is over; those that ignore it are left behind."""
-        now = time.monotonic()
-        for key, one in [(p, r) for p, r in self._running.items() if now > r.deadline]:
-            one.model.close()
-            self._running[key] = replace(one, deadline=now + INTERRUPT_SECONDS)
-            if not one.thread.interrupt():
-                row, index = key
-                seconds = self._config.episode_seconds
-                yield key, blocked(self._tasks[row], index, one.model.calls, seconds)
-
-
-def _punished(episode: Episode, reward: float | None) -> Episode:
-    if episode.scored or reward is None:
-        return episode
-    return replace(episode, reward=reward, success=False)
-
-
-def without_payloads(groups: Sequence[Group]) -> list[Group]:
-    """Without what may be anything and stays on its rank: responses and metadata.
-
-    Only judges read them.
-    """
-    return [
-        replace(g, episodes=tuple(replace(e, response=None, metadata={}) for e in g.episodes))
-        for g in groups
-    ]
+        now, seconds = time.monotonic(), self._config.episode_seconds
+        for (row, index), thread in self._running.items():
+            if now > thread.deadline:
+                thread.model.close()
+                thread.deadline = now + INTERRUPT_SECONDS
+                if not thread.interrupt():
+                    calls = thread.model.calls
+                    yield (row, index), blocked(self._tasks[row], index, calls, seconds)
 
 
 def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
@@ -321,9 +281,10 @@ def main() -> None:
     config, flags = command.read(sys.argv[1:])
     display = Display()
     try:
-        tasks = _choose_tasks(flags, config)
-        serving = command.find_upstream(config, flags)
-        if serving is None:
+        tasks = [] if flags.chat else _choose_tasks(flags, config)
+        if flags.base_url:
+            serving = Upstream(config, flags.base_url, flags.api_key, flags.model)
+        else:
             serving = _start(config, flags.chat or flags.checkpoint, display)
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -335,22 +296,14 @@ def main() -> None:
 
 def _choose_tasks(flags: Namespace, config: Config) -> list[Task]:
     """Those that evaluation runs, or the first few to look at."""
-    if flags.chat:
-        return []
     if flags.evaluate:
         return find_tasks(replace(config, eval=replace(config.eval, every=1)))[1]
     train, held_out = config.tasks(config.data)
     return [with_id(task) for task in (held_out or train)[: flags.num_tasks or 1]]
 
 
-def _start(config: Config, path: str | None, display: Display) -> InferencePool:
+def _start(config: Config, path: str | None, display: Display) -> Serving:
     """Serve a model in this process. Raises ValueError, in a sentence, where it cannot be."""
-    with display.phase("importing"):
-        # Slow, and not needed where somebody else has the model.
-        from agentrl.runs import preflight
-        from agentrl.runs.model import find_model
-        from agentrl.serving.start import serve
-
     preflight.check_serving_addresses(config)
     folder = find_model(config, path, display)
     config = preflight.with_max_model_len(config, folder, display)
@@ -360,61 +313,37 @@ def _start(config: Config, path: str | None, display: Display) -> InferencePool:
 
 
 def _do(
-    flags: Namespace,
-    config: Config,
-    serving: InferencePool,
-    tasks: list[Task],
-    display: Display,
+    flags: Namespace, config: Config, serving: Any, tasks: list[Task], display: Display
 ) -> None:
+    again = partial(command.read_again, sys.argv[1:], flags)
+    if flags.base_url:
+        debug(tasks, config, serving, EVALUATION, display, again)
+        return
+    keep = KeptEpisodes(config, flags, serving.tokenizer, display).add
     if flags.chat:
-        from agentrl.debug.chat import talk
-
         model, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
         setting = getattr(experiment_module(flags.exp), "talk", ChatSetting())
         talk(model, setting, display, serving.engine.raise_if_stopped)
     elif flags.debug:
-        from agentrl.debug.episodes import debug
-
-        again = partial(command.read_again, sys.argv[1:], flags)
-        # Somebody's server tells no token ids.
-        keep = None if flags.base_url else _kept(config, flags, serving, display).add
-        debug(
-            tasks,
-            config,
-            serving,
-            step=EVALUATION,
-            display=display,
-            read_again=again,
-            keep=keep,
-        )
-    elif flags.evaluate:
-        with display.phase("episodes") as report:
-            groups = run_evaluation(tasks, config, serving, report=report)
-        _show_evaluation(evaluation_metrics(groups), len(tasks), display)
-        _kept(config, flags, serving, display).add(groups)
+        debug(tasks, config, serving, EVALUATION, display, again, keep)
     else:
         with display.phase("episodes") as report:
-            groups = run_groups(
-                tasks, config, serving, step=EVALUATION, group_size=1, report=report
-            )
+            groups = run_groups(tasks, config, serving, report=report)
+        _show(groups, serving, display, metrics_alone=flags.evaluate)
+        keep(groups)
+
+
+def _show(groups: list[Group], serving: Serving, display: Display, *, metrics_alone: bool) -> None:
+    if not metrics_alone:
         for group in groups:
-            print_transcript(display.console, group.episodes[0], serving.decode)
-            print_verdict(display.console, group.episodes[0])
-        _kept(config, flags, serving, display).add(groups)
-
-
-def _show_evaluation(metrics: dict[str, Any], num_tasks: int, display: Display) -> None:
+            print_episode(display.console, group.episodes[0], serving.decode)
+        return
+    metrics = evaluation_metrics(groups)
     cause = metrics.pop("eval/failure")
     rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
-    display.table(f"{num_tasks} held-out tasks", ("", "mean or count"), rows)
+    display.table(f"{len(groups)} held-out tasks", ("", "mean or count"), rows)
     if cause is not None:
         display.line(f"the commonest failure: {cause}")
-
-
-def _kept(config: Config, flags: Namespace, serving: Any, display: Display) -> Any:
-    from agentrl.debug.kept import KeptEpisodes
-
-    return KeptEpisodes(config, flags, serving.tokenizer, display)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def update(
 
 
 def main() -> None:
-    _, config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
+    config, flags = parse(sys.argv[1:], DESCRIPTION, add_flags)
     # Ranks, signals, trackers, the run's folder; and how it ends: saved, and in a sentence.
     with open_session(config, flags) as (run, ranks):
         train(config, run, ranks)

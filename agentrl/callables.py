@@ -6,9 +6,8 @@ import importlib
 import importlib.util
 import os
 import sys
-import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 """The checkout."""
 OURS = {"agentrl", "kernels", "train", "rollout", "__main__", "__mp_main__"}
 """Modules and packages that are no experiment's, wherever its file lies."""
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 def load_callable(spec: str) -> Callable:
@@ -27,7 +27,9 @@ def load_callable(spec: str) -> Callable:
     module = load_module(module_name)
     if not callable(getattr(module, name, None)):
         functions = [known for known, value in vars(module).items() if callable(value)]
-        raise ValueError(f"{module_name} has no function {name!r}{_nearest(name, functions)}")
+        near = difflib.get_close_matches(name, functions, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{module_name} has no function {name!r}{hint}")
     return getattr(module, name)
 
 
@@ -72,27 +74,23 @@ def _lines_at_fault(error: BaseException) -> str:
     return "".join(["\n", *lines]).rstrip()
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {near[0]}?" if near else ""
-
-
 def experiment_modules(names: Iterable[str]) -> dict[str, ModuleType]:
     """The imported modules that belong to an experiment, by name.
 
     names: its own module's and its callables', ``module`` or ``module:function``. To a file belong
-    those that lie beside it, to a module those of its package; none of ours, nothing installed.
+    those in its folder, to a module those of its package; none of ours, nothing installed.
     """
     given = {name.rpartition(":")[0] or name for name in names}
-    folders = {os.path.dirname(name) for name in given if name.endswith(".py")}
-    tops = {name.partition(".")[0] for name in given if not name.endswith(".py")}
-    tops |= {n for n, m in list(sys.modules.items()) if "." not in n and _home(m) in folders}
-    tops = {name for name in tops - OURS if not _is_installed(sys.modules.get(name))}
-    return {
-        name: module
-        for name, module in list(sys.modules.items())
-        if (_home(module) in folders if name.endswith(".py") else name.partition(".")[0] in tops)
-    }
+    folders = [Path(name).parent for name in given if name.endswith(".py")]
+    packages = {name.partition(".")[0] for name in given}
+    found = {}
+    for name, module in list(sys.modules.items()):
+        package, file = name.partition(".")[0], Path(getattr(module, "__file__", None) or "")
+        if package in OURS | sys.stdlib_module_names or INSTALLED & {*file.parts}:
+            continue
+        if package in packages or any(map(file.is_relative_to, folders)):
+            found[name] = module
+    return found
 
 
 def forget_modules(names: Iterable[str]) -> None:
@@ -103,24 +101,6 @@ def forget_modules(names: Iterable[str]) -> None:
         with suppress(OSError):
             os.unlink(getattr(module, "__cached__", None) or "")
     importlib.invalidate_caches()
-
-
-def _home(module: ModuleType | None) -> str | None:
-    """The folder in which an import finds a module or a package that is no other's part."""
-    if file := getattr(module, "__file__", None):
-        is_package = os.path.basename(file) == "__init__.py"
-        return os.path.dirname(os.path.dirname(file) if is_package else file)
-    return next((os.path.dirname(path) for path in getattr(module, "__path__", ())), None)
-
-
-def _is_installed(module: ModuleType | None) -> bool:
-    home, standard = _home(module), sysconfig.get_path("stdlib")
-    # What is built in has no file.
-    if home is None:
-        return True
-    return home.startswith(standard) or not {"site-packages", "dist-packages"}.isdisjoint(
-        Path(home).parts
-    )
 
 
 def callable_name(function: Callable | None) -> str:

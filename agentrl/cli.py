@@ -5,9 +5,9 @@ algorithm that ``--algorithm`` names in its place, and lets the other flags over
 """
 
 import argparse
-import ast
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,39 +22,16 @@ from agentrl.callables import ROOT, callable_name, load_module
 from agentrl.config import Config
 
 EXPERIMENTS = ROOT / "experiments"
-RENAMED = {
-    "--advantages": "--algorithm path.py, a file that defines an `algorithm`",
-    "--kernels": "--attention",
-    "--wait-seconds": "--rank-timeout-seconds",
-    "--model.max-len": "--model.max-model-len",
-    "--model.checkpointing": "--model.recompute",
-    "--optim.final-share": "--optim.final-lr-share",
-    "--engine.memory-share": "--engine.gpu-memory-utilization",
-    "--engine.tensor-parallel": "--engine.tensor-parallel-size",
-    "--endpoint.host": "--server.host",
-    "--endpoint.port": "--server.port",
-    "--loss.clip-low": "--algorithm.clip-low",
-    "--loss.clip-high": "--algorithm.clip-high",
-    "--loss.correction-cap": "--algorithm.importance-sampling-cap",
-}
-"""Flags of before, and what takes their place."""
+DEFINES_CONFIG = re.compile(r"^(config\b.*=|from .* import .*\bconfig\b)", re.MULTILINE)
 
 
 def experiment_names() -> list[str]:
+    """The modules and packages there that define a ``config``."""
     files, packages = EXPERIMENTS.glob("[!_]*.py"), EXPERIMENTS.glob("*/__init__.py")
     found = {**{file.stem: file for file in files}, **{p.parent.name: p for p in packages}}
-    return sorted(name for name, file in found.items() if _names_a_config(file))
-
-
-def _names_a_config(file: Path) -> bool:
-    """Whether a module has a ``config``, as far as its text tells; not so the ledger's."""
-    try:
-        nodes = [node for top in ast.parse(file.read_text()).body for node in ast.walk(top)]
-    except (SyntaxError, ValueError):
-        # Importing it will say what is wrong.
-        return True
-    assigned = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return "config" in assigned | {n.asname or n.name for n in nodes if isinstance(n, ast.alias)}
+    return sorted(
+        n for n, f in found.items() if DEFINES_CONFIG.search(f.read_text("utf-8", "replace"))
+    )
 
 
 def load_experiment(name: str) -> Config:
@@ -67,10 +44,9 @@ def experiment_module(name: str) -> ModuleType:
     if not name.endswith(".py") and name not in experiment_names():
         if Path(f"{name}.py").is_file():
             raise ValueError(f"there is no experiment {name!r}: did you mean {name}.py?")
-        folder = " (it is a folder)" if Path(name).is_dir() else ""
         raise ValueError(
-            f"there is no experiment {name!r}{folder}: "
-            f"choose one of {', '.join(experiment_names())}, or give the path of a .py file"
+            f"there is no experiment {name!r}: choose one of {', '.join(experiment_names())}, or "
+            "give the path of a .py file"
         )
     module = load_module(name if name.endswith(".py") else module_name(name))
     if not isinstance(getattr(module, "config", None), Config):
@@ -90,12 +66,11 @@ def parse(
     description: str,
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     default_experiment: Callable[[argparse.Namespace], str | None] = lambda flags: None,
-) -> tuple[str, Config, argparse.Namespace]:
-    """Return the experiment's name, its config with the flags in argv applied, and other flags.
+) -> tuple[Config, argparse.Namespace]:
+    """The experiment's config with the flags in argv applied, and the command's own flags.
 
-    ``add_flags`` declares flags of the command that are not of the config; given those, a command
-    may know the experiment without --exp. Prints help or one
-    sentence, and exits, where argv asks for help or cannot be used.
+    ``add_flags`` declares those; given them, a command may know the experiment without --exp.
+    Prints help or one sentence, and exits, where argv asks for help or cannot be used.
     """
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     own.add_argument("--exp", metavar="NAME")
@@ -109,14 +84,13 @@ def parse(
         print(description, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     try:
-        _refuse_renamed(rest)
         config = load_experiment(flags.exp)
         if flags.algorithm is not None:
             config = replace(config, algorithm=load_algorithm(flags.algorithm))
         config = tyro.cli(Config, args=rest, default=config, description=description)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    return Path(flags.exp).stem, config, flags
+    return config, flags
 
 
 def to_json(config: Config) -> str:
@@ -137,10 +111,3 @@ def _describe(description: str, own: argparse.ArgumentParser) -> str:
         f"algorithms: {', '.join(algorithm_names())}, a path to a .py file, or several with a +\n"
         "--exp NAME --help shows that experiment's settings, which are flags, too"
     )
-
-
-def _refuse_renamed(argv: Sequence[str]) -> None:
-    for flag in argv:
-        name = flag.partition("=")[0].replace("_", "-")
-        if name in RENAMED:
-            raise ValueError(f"{name} has another name now: give {RENAMED[name]}")

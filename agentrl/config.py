@@ -18,9 +18,6 @@ from agentrl.algorithms import GRPO
 from agentrl.callables import callable_name, load_callable
 from agentrl.types import Report, Task
 
-TRACKERS = ("tensorboard", "wandb", "swanlab")
-
-
 _FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="MODULE:FUNCTION",
@@ -30,9 +27,11 @@ _FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 
-def _check(condition: bool, field_name: str, value: Any, remedy: str) -> None:
-    if not condition:
-        raise ValueError(f"{field_name} is {value}: {remedy}")
+def _check(config: Any, prefix: str = "", **fields: tuple[bool, str]) -> None:
+    """Raise ValueError for a field that cannot be used. fields: whether it can; else what to do."""
+    for name, (is_right, remedy) in fields.items():
+        if not is_right:
+            raise ValueError(f"{prefix}{name} is {getattr(config, name)}: {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,7 @@ class ModelConfig:
 
     def __post_init__(self):
         is_enough = self.max_model_len is None or self.max_model_len >= 16
-        _check(is_enough, "model.max_model_len", self.max_model_len, "give at least 16 tokens")
-        _check(self.path != "", "model.path", "empty", "name a transformers folder or a hub model")
+        _check(self, "model.", max_model_len=(is_enough, "give at least 16 tokens"))
 
 
 def compute_dtype(model: ModelConfig) -> str:
@@ -81,13 +79,13 @@ class SamplingConfig:
     """Longest completion of one call; an agent may ask for less."""
 
     def __post_init__(self):
+        greedy = "it must be above 0, because greedy episodes of a group are all the same"
         _check(
-            0 < self.temperature < math.inf,
-            "sampling.temperature",
-            self.temperature,
-            "it must be above 0, because greedy episodes of a group are all the same",
+            self,
+            "sampling.",
+            temperature=(0 < self.temperature < math.inf, greedy),
+            max_tokens=(self.max_tokens > 0, "give at least 1"),
         )
-        _check(self.max_tokens > 0, "sampling.max_tokens", self.max_tokens, "give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,23 +101,17 @@ class OptimConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        _check(self.lr >= 0, "optim.lr", self.lr, "a learning rate cannot be negative")
-        _check(self.lr < math.inf, "optim.lr", self.lr, "give a finite learning rate")
-        _check(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "give 0 or more")
+        are_betas = all(0 <= beta < 1 for beta in self.betas)
         _check(
-            0 <= self.final_lr_share <= 1,
-            "optim.final_lr_share",
-            self.final_lr_share,
-            "give 0 to 1",
+            self,
+            "optim.",
+            lr=(0 <= self.lr < math.inf, "give a finite learning rate that is not negative"),
+            warmup_steps=(self.warmup_steps >= 0, "give 0 or more"),
+            final_lr_share=(0 <= self.final_lr_share <= 1, "give 0 to 1"),
+            betas=(are_betas, "give two numbers from 0 to below 1"),
+            weight_decay=(self.weight_decay >= 0, "give 0 or more"),
+            max_grad_norm=(self.max_grad_norm > 0, "give above 0"),
         )
-        _check(
-            all(0 <= beta < 1 for beta in self.betas),
-            "optim.betas",
-            self.betas,
-            "give two numbers from 0 to below 1",
-        )
-        _check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "give 0 or more")
-        _check(self.max_grad_norm > 0, "optim.max_grad_norm", self.max_grad_norm, "give above 0")
 
     def rate(self, step: int, num_steps: int) -> float:
         """The learning rate of a step, counted from 1.
@@ -144,8 +136,12 @@ class EvalConfig:
     """As in training; or agent: as the agent asks for, where it does (temperature, top_p, ...)."""
 
     def __post_init__(self):
-        _check(self.every is None or self.every > 0, "eval.every", self.every, "give 1 or more")
-        _check(self.num_tasks > 0, "eval.num_tasks", self.num_tasks, "give 1 or more")
+        _check(
+            self,
+            "eval.",
+            every=(self.every is None or self.every > 0, "give 1 or more"),
+            num_tasks=(self.num_tasks > 0, "give 1 or more"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,19 +156,14 @@ class EngineConfig:
     """Ranks that hold one engine together; each has its share of every layer."""
 
     def __post_init__(self):
+        share = "give a share of the GPU's memory, between 0 and 1"
         _check(
-            0 < self.gpu_memory_utilization < 1,
-            "engine.gpu_memory_utilization",
-            self.gpu_memory_utilization,
-            "give a share of the GPU's memory, between 0 and 1",
-        )
-        _check(self.cpu_cache_gib > 0, "engine.cpu_cache_gib", self.cpu_cache_gib, "give 1 or more")
-        _check(self.max_num_seqs > 0, "engine.max_num_seqs", self.max_num_seqs, "give 1 or more")
-        _check(
-            self.tensor_parallel_size > 0,
-            "engine.tensor_parallel_size",
-            self.tensor_parallel_size,
-            "give 1 or more",
+            self,
+            "engine.",
+            gpu_memory_utilization=(0 < self.gpu_memory_utilization < 1, share),
+            cpu_cache_gib=(self.cpu_cache_gib > 0, "give 1 or more"),
+            max_num_seqs=(self.max_num_seqs > 0, "give 1 or more"),
+            tensor_parallel_size=(self.tensor_parallel_size > 0, "give 1 or more"),
         )
 
 
@@ -184,7 +175,7 @@ class ServerConfig:
     """0: any that is free."""
 
     def __post_init__(self):
-        _check(0 <= self.port < 65536, "server.port", self.port, "give 0 to 65535; 0: any free")
+        _check(self, "server.", port=(0 <= self.port < 65536, "give 0 to 65535; 0: any free"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +197,8 @@ class AuxiliaryModel:
     engine: EngineConfig = field(default_factory=lambda: EngineConfig(gpu_memory_utilization=0.2))
 
     def __post_init__(self):
-        is_named = self.url is None or self.model is not None
-        _check(is_named, "an auxiliary model", self.model, f"name one that is at {self.url}")
+        if self.url is not None and self.model is None:
+            raise ValueError(f"an auxiliary model has no name: give it the one that {self.url} has")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,8 +258,8 @@ class Config:
     """How long ranks wait for one another, before they say who is missing and end."""
     runs: Path = Path("runs")
     """Where runs/<experiment>/<time>/ is made."""
-    trackers: tuple[str, ...] = ()
-    """Where metrics go besides the run's folder: tensorboard, wandb, swanlab."""
+    trackers: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = ()
+    """Where metrics go besides the run's folder."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -281,52 +272,29 @@ class Config:
     """What workflows and judges get as ``auxiliary_models``, by name."""
 
     def __post_init__(self):
-        for name in ("tasks_per_step", "micro_batch_tokens", "concurrent_episodes"):
-            _check(getattr(self, name) > 0, name, getattr(self, name), "give at least 1")
-        for name in ("steps", "epochs", "save_every", "keep_last"):
-            value = getattr(self, name)
-            _check(value is None or value > 0, name, value, "give at least 1")
-        _check(self.episode_seconds > 0, "episode_seconds", self.episode_seconds, "give above 0")
+        counts = ("tasks_per_step", "micro_batch_tokens", "concurrent_episodes")
+        for name in (*counts, "steps", "epochs", "save_every", "keep_last"):
+            is_right = getattr(self, name) is None or getattr(self, name) > 0
+            _check(self, **{name: (is_right, "give at least 1")})
+        compared = "give at least 2, because episodes of a group are compared with each other"
+        repeated = "what auxiliary models answer, and when, cannot be repeated: leave one out"
+        own_way = f"the algorithm {self.algorithm.name} collects in a way of its own: leave one out"
         _check(
-            self.group_size > 1,
-            "group_size",
-            self.group_size,
-            "give at least 2, because episodes of a group are compared with each other",
+            self,
+            episode_seconds=(self.episode_seconds > 0, "give above 0"),
+            group_size=(self.group_size > 1, compared),
+            max_failed=(0 <= self.max_failed <= 1, "give a share from 0 to 1"),
+            trained_agents=(self.trained_agents != (), "name one, or leave it out to train all"),
+            deterministic=(not (self.deterministic and self.auxiliary_models), repeated),
+            collect=(self.collect is None or self.algorithm.collect is None, own_way),
         )
-        _check(0 <= self.max_failed <= 1, "max_failed", self.max_failed, "give a share from 0 to 1")
-        _check(
-            self.trained_agents != (),
-            "trained_agents",
-            "empty",
-            "name at least one agent, or leave it out to train all",
-        )
-        for name in self.trackers:
-            _check(name in TRACKERS, "trackers", name, f"choose of {', '.join(TRACKERS)}")
+        if self.model.path is None and self.make_model is None:
+            raise ValueError("model.path is None: name a transformers folder or a hub model")
         for name, auxiliary in self.auxiliary_models.items():
-            _check(
-                auxiliary.url is not None
-                or auxiliary.engine.tensor_parallel_size == self.engine.tensor_parallel_size,
-                f"auxiliary_models.{name}.engine.tensor_parallel_size",
-                auxiliary.engine.tensor_parallel_size,
-                "all engines of a run span as many ranks: give it engine.tensor_parallel_size's, "
-                f"{self.engine.tensor_parallel_size}",
-            )
-        _check(
-            not (self.deterministic and self.auxiliary_models),
-            "deterministic",
-            self.deterministic,
-            "what auxiliary models answer, and when, cannot be repeated: leave one of them out",
-        )
-        _check(
-            self.model.path is not None or self.make_model is not None,
-            "model.path",
-            self.model.path,
-            "name a transformers folder or a hub model with --model.path",
-        )
-        _check(
-            self.collect is None or self.algorithm.collect is None,
-            "collect",
-            callable_name(self.collect),
-            f"the algorithm {self.algorithm.name} collects in a way of its own: leave one out",
-        )
+            size = self.engine.tensor_parallel_size
+            if auxiliary.url is None and auxiliary.engine.tensor_parallel_size != size:
+                raise ValueError(
+                    f"auxiliary_models.{name}.engine.tensor_parallel_size is not {size}: "
+                    "all engines of a run span as many ranks"
+                )
         check_signatures(self.workflow, self.judge)

@@ -48,15 +48,11 @@ def check_model(path: str) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    found = {path.suffix if path.name != "config.json" else path.name for path in folder.iterdir()}
-    for what, names in {
-        "config.json": {"config.json"},
-        "weights": {".safetensors", ".bin"},
+    for what, patterns in {
+        "config.json": ["config.json"],
+        "weights": ["*.safetensors", "*.bin"],
     }.items():
-        if not names & found:
+        if not any(path for pattern in patterns for path in folder.glob(pattern)):
             checkpoints = sorted(folder.glob("checkpoints/step-*"))
-            hint = f": did you mean {checkpoints[-1]}?" if checkpoints else ""
-            raise ValueError(
-                f"{folder} is no transformers folder, because it has no {what}"
-                f"{hint or ': give one that save_pretrained wrote'}"
-            )
+            right = f"did you mean {checkpoints[-1]}?" if checkpoints else "give another"
+            raise ValueError(f"{folder} is no transformers folder, as it has no {what}: {right}")

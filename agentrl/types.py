@@ -222,6 +222,10 @@ class Chunk:
         return self.is_first and self.is_last
 
 
+class CannotStart(Exception):
+    """Something that was typed, or that it names, cannot be used; in a sentence."""
+
+
 class TooManyFailed(RuntimeError):
     """So many episodes of a batch failed that training on the others would be of no use."""
 

@@ -22,8 +22,7 @@ from rich.progress import track
 
 from agentrl.algorithms.advantages import credit
 from agentrl.records.files import StepFiles
-from agentrl.records.rows import Batch
-from agentrl.records.writer import Writer
+from agentrl.records.writer import OPTIONS, Writer
 from tests.support.made_runs import long_group, long_scores
 
 DIFFERENT_STEPS = 8
@@ -65,7 +64,7 @@ def make(folder: Path, size: float) -> None:
         trained = credit(groups)
         scores = long_scores(rng, trained)
         started = time.process_time()
-        writer.write(Batch(step=step, groups=groups, samples=trained, scores=scores))
+        writer.write(step, groups, trained, scores)
         seconds += time.process_time() - started
         terms += scores[0].values.shape[1]
     written = sum(file.stat().st_size for file in records.iterdir())
@@ -81,14 +80,14 @@ def make(folder: Path, size: float) -> None:
 def copy(records: Path, num_steps: int) -> None:
     """As if the same steps had been drawn and written again and again."""
     for step in track(range(DIFFERENT_STEPS, num_steps), "copying"):
-        here, there = (StepFiles(records, s, False) for s in (step % DIFFERENT_STEPS, step))
+        here, there = (StepFiles(s, False, records) for s in (step % DIFFERENT_STEPS, step))
         shutil.copy(here["tokens"], there["tokens"])
         episodes = pq.ParquetFile(here["episodes"])
         rows = episodes.read()
         numbers = pa.array([step] * len(rows), pa.int32())
         rows = rows.set_column(rows.column_names.index("step"), "step", numbers)
         rows = rows.replace_schema_metadata(episodes.metadata.metadata)
-        pq.write_table(rows, there["episodes"], write_statistics=False)
+        pq.write_table(rows, there["episodes"], **{**OPTIONS, "store_schema": True})
 
 
 def main() -> None:

@@ -47,6 +47,10 @@ class Measured(Recorder):
         super().flush()
         self.waited += time.perf_counter() - started
 
+    def close(self):
+        self.cpu_seconds = self._thread.submit(time.thread_time).result()
+        super().close()
+
 
 class MeasuredScores(Scores):
     """Notes how long the loss's values take to leave the device."""

@@ -41,7 +41,7 @@ def take(page: Page, address: str, scheme: str, run: RunRecords) -> None:
     page.locator(".panel canvas").first.wait_for()
     if scheme == "light":
         shoot(page, "runs")
-    row, better = worst_and_best(run)
+    row = worst(run)
     call = run.read(row.step, row.task_id, row.episode, row.group).calls[0]
     token = call.path[call.start + call.sampler_logprobs.argmin()]
     where = {"view": "episodes", "step": row.step, "task": row.task_id, "group": row.group}
@@ -50,23 +50,13 @@ def take(page: Page, address: str, scheme: str, run: RunRecords) -> None:
     page.mouse.move(box["x"] + 2, box["y"] + 12)
     page.locator("#card").wait_for()
     shoot(page, f"episode-{scheme}")
-    if scheme == "dark":
-        return
-    page.mouse.move(0, 0)
-    beside = page.get_by_label("Compare with")
-    option = beside.locator("option", has_text=f"step {row.step}, episode {better.episode}").first
-    beside.select_option(option.get_attribute("value"))
-    page.locator(".pane").nth(1).wait_for()
-    shoot(page, "compare")
 
 
-def worst_and_best(run: RunRecords) -> tuple[EpisodeRow, EpisodeRow]:
+def worst(run: RunRecords) -> EpisodeRow:
     """Of a task in the first recorded step, while there is something to learn."""
     first = next(row.step for row in run.episodes(status="ok", held_out=False))
     rows = run.episodes(step=first, status="ok", held_out=False)
-    worst = min(rows, key=lambda row: (row.mean_reward, -row.num_calls))
-    group = [row for row in rows if row.group == worst.group]
-    return worst, max(group, key=lambda row: row.mean_reward)
+    return min(rows, key=lambda row: (row.reward, -row.num_calls))
 
 
 def shoot(page: Page, name: str) -> None:

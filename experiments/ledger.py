@@ -1,8 +1,8 @@
 """Ledger: one row, and one picture, from the finished runs of an experiment over its seeds.
 
     for seed in 0 1 2; do python train.py --exp gsm8k_offline --seed $seed --runs runs/seeds; done
-    python -m experiments.ledger runs/seeds/gsm8k_offline/*            # prints the row
-    python -m experiments.ledger runs/seeds/gsm8k_offline/* --enter    # and adds it to the table
+    python -m experiments.ledger runs/seeds/gsm8k_offline/*                            # prints it
+    python -m experiments.ledger runs/seeds/gsm8k_offline/* >> experiments/README.md   # enters it
 
 A row holds mean and standard deviation over the seeds, of the first and the last step that has the
 measure. The wall clock is that of a run's steps, without loading; the picture is in ``curves/``.
@@ -17,15 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentrl.runs import curve
-from agentrl.runs.run import Run, flatten, read_rows, replace_text
+from agentrl.runs.run import Run, flatten, read_rows
 
-README = Path(__file__).with_name("README.md")
 CURVES = Path(__file__).with_name("curves")
-HEADER = (
-    "| experiment | seeds | measure | before | after | wall clock | hardware | commit | command |"
-)
-MEASURES = ("eval/success", "reward/mean")
-"""What a run is judged by: the first that all have logged."""
 VARIES = {"seed", "runs", "server.port"}
 """Settings in which the runs of a row may differ."""
 
@@ -33,48 +27,47 @@ VARIES = {"seed", "runs", "server.port"}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.ledger")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--enter", action="store_true", help=f"add the row to {README.name}")
-    flags = parser.parse_args()
     try:
-        runs = [finished(folder) for folder in flags.runs]
+        runs = [finished(folder) for folder in parser.parse_args().runs]
         check_alike(runs)
     except ValueError as error:
         sys.exit(f"error: {error}")
     name = f"{runs[0].description['experiment']}-{max(run.folder.name for run in runs)}"
     CURVES.mkdir(exist_ok=True)
     curve.draw(CURVES / f"{name}.png", name, [run.rows for run in runs])
-    row = row_of(runs, f"{CURVES.name}/{name}.png")
-    print(row)
-    if flags.enter:
-        enter(README, row)
+    print(row_of(runs, f"{CURVES.name}/{name}.png"))
 
 
 def finished(folder: Path) -> Run:
     """The run in a folder, with its rows. Raises ValueError where it has not come to its end."""
     run = Run(folder)
     try:
-        settings, run.rows = run.settings, list(read_rows(folder))
-        steps, epochs, every = settings["steps"], settings["epochs"], settings["eval"]["every"]
+        run.rows, settings = list(read_rows(folder)), run.settings
+        steps = settings["steps"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{folder} is not the folder of a run ({type(error).__name__}: {error})"
         ) from error
-    last = run.rows[-1] if run.rows else {"step": 0}
-    # Where the epochs decide, the last step shows by its evaluation.
-    is_last = last["step"] >= steps if steps and not epochs else "eval/failure" in last or not every
-    if not is_last:
+    last = run.rows[-1]["step"] if run.rows else 0
+    # Where the epochs decide, the runs have to have come to the same step.
+    if last == 0 or (steps and not settings["epochs"] and last < steps):
         raise ValueError(
-            f"{folder} has come to step {last['step']} and is not finished: give --resume {folder} "
+            f"{folder} has come to step {last} and is not finished: give --resume {folder} "
             "to train.py, or leave it out"
         )
-    if not any(measure in row for measure in MEASURES for row in run.rows):
-        raise ValueError(f"{folder} has measured neither {' nor '.join(MEASURES)}: leave it out")
     return run
 
 
 def check_alike(runs: Sequence[Run]) -> None:
     """Raise ValueError where they differ in more than the seed, or not in that."""
-    kinds = [flatten(run.settings) | {"experiment": run.description["experiment"]} for run in runs]
+    kinds = [
+        {
+            **flatten(r.settings),
+            "experiment": r.description["experiment"],
+            "end": r.rows[-1]["step"],
+        }
+        for r in runs
+    ]
     for name in sorted(set().union(*kinds) - VARIES):
         if len({json.dumps(kind.get(name)) for kind in kinds}) > 1:
             raise ValueError(f"the runs differ in {name}: give those of one experiment")
@@ -83,8 +76,10 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 
 def row_of(runs: Sequence[Run], picture: str) -> str:
-    """The ledger's row: its cells are those that HEADER names."""
-    measure = next(m for m in MEASURES if any(m in row for run in runs for row in run.rows))
+    """The ledger's row: experiment, seeds, measure, before, after, wall clock, hardware, commit,
+    command."""
+    is_evaluated = any("eval/success" in row for run in runs for row in run.rows)
+    measure = "eval/success" if is_evaluated else "reward/mean"
     values = [[row[measure] for row in run.rows if measure in row] for run in runs]
     seconds = [sum(row.get("time/step_seconds", 0) for row in run.rows) for run in runs]
     described = [run.description for run in runs]
@@ -119,15 +114,6 @@ def _short(commit: str) -> str:
     """
     hash_, _, dirty = commit.partition("-")
     return f"{hash_[:10]} with changes" if dirty else hash_[:10]
-
-
-def enter(ledger: Path, row: str) -> None:
-    """Add a row to the end of the ledger's table."""
-    lines = ledger.read_text().splitlines()
-    end = lines.index(HEADER)
-    while end < len(lines) and lines[end].startswith("|"):
-        end += 1
-    replace_text(ledger, "\n".join([*lines[:end], row, *lines[end:]]) + "\n")
 
 
 if __name__ == "__main__":

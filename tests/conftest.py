@@ -17,6 +17,7 @@ else:
 
 from agentrl.serving.process import prepare_process
 from experiments.tiny_model import Recipe, make_tiny_model
+from tests.support.alone import machine as machine
 from tests.support.skips import pytest_runtest_makereport as pytest_runtest_makereport
 from tests.support.tiers import pytest_collection_modifyitems as pytest_collection_modifyitems
 
@@ -82,8 +83,10 @@ def engine(tiny_folder):
     """One real vLLM for the whole test run; a test that changes its weights puts them back."""
     from agentrl.config import EngineConfig
     from agentrl.serving.engine import Engine
+    from agentrl.serving.vllm_args import start_vllm
 
-    engine = Engine(tiny_folder, max_model_len=512, dtype="float32", config=EngineConfig())
+    options = {"max_model_len": 512, "dtype": "float32", "config": EngineConfig()}
+    engine = Engine(start_vllm(tiny_folder, **options))
     yield engine
     engine.close()
 

@@ -53,7 +53,7 @@ def test_which_modules_are_an_experiments(tmp_path):
         (tmp_path / name).write_text(text)
     file = str(tmp_path / "experiment_of_mine.py")
     module = load_module(file)
-    beside = {"beside_me", "beside_me.deep", "loose_namespace", "loose_namespace.far"}
+    beside = {"beside_me", "beside_me.deep", "loose_namespace.far"}
     assert set(experiment_modules([file])) == {file, *beside}
     assert set(experiment_modules(["beside_me.deep:solve"])) == {"beside_me", "beside_me.deep"}
     nothing = ["json:loads", "numpy:mean", "agentrl.types:Call", "sys:exit", "absent.here:it"]

@@ -4,10 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from tests.support import skips
+from tests.support.alone import turn
 from tests.support.checkout import ROOT
 from tests.support.soak import Table
 from tests.support.tiers import COLLECTED
@@ -76,6 +79,34 @@ def test_in_ci_a_skip_is_a_failure(tmp_path, ci, outcomes):
     assert {word: int(number) for number, word in counts} == outcomes
     if ci:
         assert "there is no such thing here: in CI a skip is a failure" in done.stdout
+
+
+def test_a_test_that_compares_times_is_alone(tmp_path):
+    """Who came after it waits, though the machine is shared when it comes."""
+    began, noted = threading.Event(), []
+
+    def others(name: str) -> None:
+        with turn(tmp_path, alone=name == "alone"):
+            noted.append(f"{name} begins")
+            began.set()
+            time.sleep(0.1)
+            noted.append(f"{name} ends")
+
+    threads = [threading.Thread(target=others, args=(n,)) for n in ("first", "alone", "last")]
+    for thread in threads:
+        thread.start()
+        began.wait()
+        time.sleep(0.03)
+    for thread in threads:
+        thread.join()
+    assert noted == [
+        f"{n} {what}" for n in ("first", "alone", "last") for what in ("begins", "ends")
+    ]
+
+
+def test_tests_share_the_machine(tmp_path):
+    with turn(tmp_path, alone=False), turn(tmp_path, alone=False):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["machine", "queue"]
 
 
 def test_the_soak_prints_a_table():

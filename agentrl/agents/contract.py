@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, TypeVar, runtime_checkable
 
 from agentrl.callables import callable_name, underlying
 from agentrl.types import Call, Episode, Reward
@@ -122,22 +122,17 @@ def parameters_of(function: Callable) -> list[str]:
     return [name for name in inspect.signature(function).parameters if name not in given]
 
 
-def as_output(value: Any) -> WorkflowOutput:
-    if isinstance(value, WorkflowOutput):
-        return value
-    if isinstance(value, SupportsFloat | Mapping):
-        return WorkflowOutput(reward=_reward(value))
-    raise TypeError(
-        f"the workflow returned {type(value).__name__}, not a WorkflowOutput or a number"
-    )
+Output = TypeVar("Output", WorkflowOutput, JudgeOutput)
 
 
-def as_verdict(value: Any) -> JudgeOutput:
-    if isinstance(value, JudgeOutput):
+def as_output(value: Any, kind: type[Output]) -> Output:
+    """What a workflow or a judge returned; a bare reward becomes an output of that kind."""
+    if isinstance(value, kind):
         return value
     if isinstance(value, SupportsFloat | Mapping):
-        return JudgeOutput(reward=_reward(value))
-    raise TypeError(f"the judge returned {type(value).__name__}, not a JudgeOutput or a number")
+        return kind(reward=_reward(value))
+    who = "workflow" if kind is WorkflowOutput else "judge"
+    raise TypeError(f"the {who} returned {type(value).__name__}, not a {kind.__name__} or a number")
 
 
 def scored(

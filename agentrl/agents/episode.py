@@ -16,10 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 from agentrl.agents.contract import (
+    JudgeOutput,
     Model,
     WorkflowOutput,
     as_output,
-    as_verdict,
     check_all_are_rewarded,
     parameters_of,
     scored,
@@ -89,7 +89,8 @@ async def _attempt(
     output, cause = WorkflowOutput(), None
     try:
         # Its own copy: a workflow may write to its task.
-        output = as_output(await _call(workflow, copy.deepcopy(task), model, **offered))
+        returned = await _call(workflow, copy.deepcopy(task), model, **offered)
+        output = as_output(returned, WorkflowOutput)
     except Exception as error:
         if not model.context_full:
             raise
@@ -110,7 +111,8 @@ async def _attempt(
     verdict = output
     if judge is not None:
         own = copy.deepcopy(task)
-        verdict = as_verdict(await _call(judge, own, output.response, episode=episode, **offered))
+        returned = await _call(judge, own, output.response, episode=episode, **offered)
+        verdict = as_output(returned, JudgeOutput)
     judged = scored(episode, output, verdict)
     check_all_are_rewarded(judged, trained_agents)
     return judged

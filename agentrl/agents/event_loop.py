@@ -5,7 +5,7 @@
 
     tasks, async generators     are dropped; without a loop they never run again
     asyncio's subprocesses      are killed, as soon as the loop ends
-    threads of to_thread        are interrupted; see ``overrun`` for those that cannot be
+    threads of to_thread        are interrupted; see ``interrupt`` for those that cannot be
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Ending a thread from outside, as far as Python can be reached.
 
-``interrupt`` raises Overrun in a thread, between two of its bytecodes, and kills the process that
-it waits for inside ``subprocess``. What that does not end: one long call in C, such as
+``interrupt`` raises ThreadInterrupt in a thread, between two of its bytecodes, and kills the
+process that it waits for inside ``subprocess``. What that does not end: one long call in C, such as
 ``time.sleep(3600)``, a lock, or a read from a socket without a timeout, hears of it only when it
 returns; and code that swallows SystemExit goes on. Python has no way to end such a thread. It is
 left behind, counted, and as a daemon it does not keep the process from ending. ``os._exit`` and a

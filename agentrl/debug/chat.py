@@ -1,12 +1,7 @@
 """Chat with a checkpoint in the terminal, with the tools that its experiment gives it."""
 
 import asyncio
-import json
-
-# Arrow keys and history at the prompt.
-import readline  # noqa: F401
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,7 +9,6 @@ import openai
 from agentrl.agents.tools import ChatSetting
 from agentrl.debug.transcript import print_message
 from agentrl.runs.progress import Display
-from agentrl.runs.run import DESCRIPTION
 from agentrl.types import Message
 
 HELP = 'Ctrl-D ends, Ctrl-C stops an answer, /new starts over; """ begins and ends several lines.'
@@ -23,18 +17,11 @@ MOST_TOOL_TURNS = 16
 """Before the model has to wait for a person again."""
 
 
-def experiment_of(checkpoint: str) -> str | None:
-    """What --exp was in the run that a checkpoint belongs to; None where it belongs to none."""
-    path = Path(checkpoint).resolve().parent.parent / DESCRIPTION
-    try:
-        description = json.loads(path.read_text())
-        return description.get("file") or description["experiment"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
 def talk(model: Any, setting: ChatSetting, display: Display, check: Callable[[], None]) -> None:
-    """Talk until Ctrl-D; ``model``: a client of it. Raises what ``check`` does after a failure."""
+    """Talk until Ctrl-D; ``model``: a client of it. Raises what ``check`` does after an answer."""
+    # Arrow keys and history at the prompt.
+    import readline  # noqa: F401
+
     tools = ", ".join(tool.name for tool in setting.tools) or "none"
     display.line(f"{HELP} Tools: {tools}.")
     with asyncio.Runner() as runner:
@@ -43,10 +30,8 @@ def talk(model: Any, setting: ChatSetting, display: Display, check: Callable[[],
             if said == "/new":
                 messages = _opening(setting)
             elif said:
-                answered = _answer(runner, model, setting, messages, said, display)
-                if answered is messages:
-                    check()
-                messages = answered
+                messages = _answer(runner, model, setting, messages, said, display)
+                check()
 
 
 def _opening(setting: ChatSetting) -> list[Message]:

@@ -9,22 +9,24 @@ import asyncio
 import linecache
 import math
 from bdb import BdbQuit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from types import TracebackType
 from typing import Any
 
 import openai
+from rich.console import Console
 from rich.traceback import Traceback
 
 import agentrl
+from agentrl.agents.contract import InferencePool
 from agentrl.agents.episode import run_episode
 from agentrl.config import Config
-from agentrl.debug.transcript import print_merged, print_scores, print_transcript
+from agentrl.debug.transcript import print_episode
 from agentrl.printable import printable
 from agentrl.runs.progress import Display
 from agentrl.signals import Interrupted, Signals
-from agentrl.types import EngineStopped, Episode, Group, Task
+from agentrl.types import Episode, Group, Task
 
 NOT_THE_AUTHORS = (agentrl, asyncio, openai)
 """Whose frames are named in a traceback, and not shown."""
@@ -36,26 +38,23 @@ Raised = tuple[BaseException, TracebackType | None]
 def debug(
     tasks: Sequence[Task],
     config: Config,
-    serving: Any,
-    *,
+    serving: InferencePool,
     step: int,
     display: Display,
     read_again: Callable[[Config], Config] | None = None,
-    keep: Callable[[Sequence[Group]], None] | None = None,
+    keep: Callable[[Sequence[Group]], None] = lambda groups: None,
 ) -> None:
     """Run an episode of each task and print it, and again whenever a person asks for it.
 
-    serving: a ``Serving``, or an ``Upstream``. read_again: the config anew, from the last
-    that was good; raises ValueError. keep: takes a round's episodes. Ctrl-C ends it all; a
-    debugger's quit, this round.
+    read_again: the config anew, from the last that was good; raises ValueError. keep: takes a
+    round's episodes. Ctrl-C ends it all; a debugger's quit, this round.
     Raises EngineStopped where the engine has.
     """
     signals, started_with = Signals(), config
     signals.listen()
     try:
         while config is not None:
-            groups = _run_all(tasks, config, serving, step, display, signals)
-            if keep is not None and groups:
+            if groups := list(_run_all(tasks, config, serving, step, display.console, signals)):
                 keep(groups)
             config = read_again and _ask(config, started_with, read_again, display)
     except Interrupted:
@@ -65,12 +64,11 @@ def debug(
 def _run_all(
     tasks: Sequence[Task],
     config: Config,
-    serving: Any,
+    serving: InferencePool,
     step: int,
-    display: Display,
+    console: Console,
     signals: Signals,
-) -> list[Group]:
-    groups: list[Group] = []
+) -> Iterator[Group]:
     for task in tasks:
         raised: list[Raised] = []
         episode = _run(task, config, serving, step, raised)
@@ -79,10 +77,10 @@ def _run_all(
             raise Interrupted(signals.signal)
         if any(isinstance(error, BdbQuit) for error, _ in raised):
             break
-        groups.append(Group(task, (episode,)))
-        _show(display, serving, episode, raised)
+        tracebacks = [_traceback(*one) for one in raised]
+        print_episode(console, episode, serving.decode, tracebacks)
+        yield Group(task, (episode,))
         serving.engine.raise_if_stopped()
-    return groups
 
 
 def _ask(
@@ -92,9 +90,14 @@ def _ask(
     display: Display,
 ) -> Config | None:
     """The experiment as it is on disk when a person wants to see it; None at the end."""
-    while _is_wanted(display):
+    while True:
+        display.line("Enter runs it again, as the files are by then; q ends")
         try:
+            if input().strip() == "q":
+                return None
             anew = read_again(config)
+        except EOFError:
+            return None
         except ValueError as error:
             display.line(f"error: {error}")
             continue
@@ -104,18 +107,11 @@ def _ask(
             if getattr(anew, name) != getattr(started_with, name):
                 display.line(f"warning: {name} has changed, which takes a new start to be heeded")
         return anew
-    return None
 
 
-def _is_wanted(display: Display) -> bool:
-    display.line("Enter runs it again, as the files are by then; q ends")
-    try:
-        return input().strip() != "q"
-    except EOFError:
-        return False
-
-
-def _run(task: Task, config: Config, serving: Any, step: int, raised: list[Raised]) -> Episode:
+def _run(
+    task: Task, config: Config, serving: InferencePool, step: int, raised: list[Raised]
+) -> Episode:
     model, auxiliary_models = serving.open(step=step, task_id=task["id"], episode=0)
     try:
         return run_episode(
@@ -145,29 +141,6 @@ def _noting(function: Callable, raised: list[Raised]) -> Callable:
             raise
 
     return noting
-
-
-def _show(display: Display, serving: Any, episode: Episode, raised: list[Raised]) -> None:
-    console = display.console
-    try:
-        print_transcript(console, episode, serving.decode)
-    except EngineStopped:
-        console.print("what its prompts said only the engine could tell", style="bold")
-    for error, trace in raised:
-        console.print(_traceback(error, trace))
-    print_scores(console, episode)
-    if not episode.calls:
-        console.print("no calls were recorded", style="bold")
-    elif not any(call.prompt_ids for call in episode.calls):
-        console.print(
-            f"{len(episode.calls)} calls; how they merge is not known without token ids",
-            style="bold",
-        )
-    else:
-        try:
-            print_merged(console, episode.calls, serving.decode)
-        except EngineStopped:
-            console.print("how its calls merged only the engine could tell", style="bold")
 
 
 def _traceback(error: BaseException, trace: TracebackType | None) -> Traceback:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.traceback import Traceback
 
 from agentrl.printable import printable
 from agentrl.records.forks import Decode, merge
@@ -22,11 +23,22 @@ EXCERPT_TOKENS = 24
 """How much of both branches a fork quotes."""
 
 
-def print_transcript(console: Console, episode: Episode, decode: Decode) -> None:
-    """What the agent told the model and what it answered, turn by turn.
+def print_episode(
+    console: Console, episode: Episode, decode: Decode, tracebacks: Sequence[Traceback] = ()
+) -> None:
+    """What was said, what went wrong, what came of it, and how its calls merged.
 
-    decode: token ids to text, for what was no conversation.
+    decode: token ids to text.
     """
+    print_transcript(console, episode, decode)
+    for traceback in tracebacks:
+        console.print(traceback)
+    print_scores(console, episode)
+    print_merged(console, episode.calls, decode)
+
+
+def print_transcript(console: Console, episode: Episode, decode: Decode) -> None:
+    """What the agent told the model and what it answered, turn by turn."""
     console.rule(Text(printable(f"task {episode.task['id']}, episode {episode.index}")))
     # Each agent has a conversation of its own: what it has shown of that.
     shown: dict[str, tuple[Message, ...]] = dict.fromkeys(episode.agents, ())
@@ -59,18 +71,10 @@ def print_message(console: Console, message: Message) -> None:
         console.print(printable(text), style="magenta", markup=False)
 
 
-def print_verdict(console: Console, episode: Episode) -> None:
-    """What came of it, in a line."""
-    verdict = f"{episode.status}: {episode.error}" if episode.failed else f"reward {episode.reward}"
-    metrics = "".join(f", {name} {value:g}" for name, value in episode.metrics.items())
-    console.print(printable(f"{verdict}{metrics}"), style="bold", markup=False)
-
-
 def print_scores(console: Console, episode: Episode) -> None:
     """What came of it, part by part."""
-    status = f"{episode.status}: {episode.error}" if episode.error else episode.status
     parts = {
-        "status": status,
+        "status": f"{episode.status}: {episode.error}" if episode.error else episode.status,
         "reward": episode.reward,
         "success": episode.success,
         **episode.metrics,
@@ -78,13 +82,12 @@ def print_scores(console: Console, episode: Episode) -> None:
         "response": episode.response,
         "seconds": f"{episode.seconds:.2f}",
     }
-    table = Table.grid(padding=(0, 2))
+    table, style = Table.grid(padding=(0, 2)), "red" if episode.failed else ""
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in parts.items():
-        table.add_row(
-            Text(name, "bold"), Text(printable(str(value)), "red" if episode.failed else "")
-        )
+        if value is not None:
+            table.add_row(Text(name, "bold"), Text(printable(str(value)), style))
     console.print(table)
 
 
@@ -93,13 +96,13 @@ def print_merged(console: Console, calls: Sequence[Call], decode: Decode) -> Non
 
     decode: token ids to text.
     """
-    merged = merge(calls, decode)
+    tree, forks = merge(calls, decode)
+    num_raw = sum(map(len, tree.index))
     console.print(
-        f"{merged.num_calls} calls, {merged.raw_tokens} raw tokens, {merged.unique_tokens} unique, "
-        f"{len(merged.forks)} forks",
+        f"{len(calls)} calls, {num_raw} raw tokens, {len(tree)} unique, {len(forks)} forks",
         style="bold",
     )
-    for fork in merged.forks:
+    for fork in forks:
         console.print(
             f"fork at token {fork.position}: call {fork.call} leaves call {fork.parent} "
             f"({fork.kind}): {fork.why}",

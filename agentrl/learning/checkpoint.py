@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,15 +39,6 @@ FULL_BYTES = 2**16
 """Bytes: a disk that has fewer left was full."""
 
 
-@runtime_checkable
-class Stateful(Protocol):
-    """What remembers something from step to step."""
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load_state(self, state: dict[str, Any]) -> None: ...
-
-
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written."""
 
@@ -59,12 +50,12 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     ranks: Ranks,
     random_state: dict[str, Any],
-    seams: Stateful | None = None,
-) -> Path:
+    seams: dict[str, Any],
+) -> None:
     """Write a checkpoint, all ranks together.
 
-    random_state: what ``get_random_state`` returned when the step ended. seams: what else has a
-    state, the same on every rank. Raises CheckpointError, in one sentence, where it cannot be
+    random_state: what ``get_random_state`` returned when the step ended. seams: what else is
+    remembered, the same on every rank. Raises CheckpointError, in one sentence, where it cannot be
     written; nothing of it is left then.
     """
     unfinished = folder.with_name(f".{folder.name}")
@@ -82,39 +73,33 @@ def save(
         torch.save(random_state, unfinished / RESUME / f"rank-{ranks.rank}.pt")
         ranks.wait("checkpoint files")
         if ranks.is_first:
-            (unfinished / RESUME / SEAMS).write_text(json.dumps(seams.state() if seams else {}))
+            (unfinished / RESUME / SEAMS).write_text(json.dumps(seams))
             _sync(unfinished)
             unfinished.rename(folder)
             _sync_entry(folder.parent)
         ranks.wait("checkpoint")
-    return folder
 
 
 def load(
-    folder: Path,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
-    seams: Stateful | None = None,
-) -> str | None:
+    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> tuple[dict[str, Any], str | None]:
     """Put back what ``save`` wrote besides the weights, which ``Policy.load`` reads.
 
-    The number of ranks may be another one: the optimizer's shards are dealt anew. Returns a
-    sentence about what cannot go on as it was then.
+    The number of ranks may be another one: the optimizer's shards are dealt anew. Returns what the
+    seams remember, and a sentence about what cannot go on as it was then.
     """
     # What a policy has besides the language model is loaded into its own tensors.
     state = _state(policy, optimizer)
     dcp.load(state, checkpoint_id=folder / RESUME, no_dist=ranks.size == 1)
     set_optimizer_state_dict(policy, optimizer, state["optimizer"])
-    if seams is not None:
-        seams.load_state(json.loads((folder / RESUME / SEAMS).read_text()))
+    seams = json.loads((folder / RESUME / SEAMS).read_text())
     saved = len(list((folder / RESUME).glob("rank-*.pt")))
     if saved == ranks.size:
         own = folder / RESUME / f"rank-{ranks.rank}.pt"
         # The states of random and numpy are tuples, which torch's safe loading knows.
         set_random_state(torch.load(own, weights_only=False))
-        return None
-    return (
+        return seams, None
+    return seams, (
         f"the checkpoint is of {saved} ranks and this run has {ranks.size}: random states start "
         "afresh, and sums are rounded in another order"
     )
@@ -134,7 +119,7 @@ def get_random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -142,8 +127,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def newest(checkpoints: Path) -> Path | None:

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from agentrl.algorithms import Terms
 from agentrl.algorithms.advantages import trainable
 from agentrl.config import Config
 from agentrl.learning.learner import Learner
 from agentrl.learning.packing import MicroBatch, pack
 from agentrl.learning.ranks import Ranks
-from agentrl.types import Call, CallScores, Episode, Group, Sample
+from agentrl.types import CallScores, Episode, Group, Sample
 
 
 def credit(groups: Sequence[Group], learner: Learner, config: Config, ranks: Ranks) -> list[Sample]:
@@ -64,27 +63,22 @@ def _scored(
 def _score(
     micro: MicroBatch, samples: Sequence[Sample], learner: Learner, temperature: float
 ) -> dict[int, CallScores]:
-    terms = learner.policy.terms(micro, temperature)
-    reference = learner.reference and learner.reference.terms(micro, temperature).logprobs
+    """Of each sample of a micro-batch, by its number."""
     numbers = micro.samples.tolist()
-    calls = [samples[i].call for i in numbers]
-    by_call = {name: _cut(values, calls) for name, values in _columns(terms, reference).items()}
-    return {i: _call_scores({n: v[j] for n, v in by_call.items()}) for j, i in enumerate(numbers)}
+    ends = np.cumsum([len(samples[i].call.completion_ids) for i in numbers])
 
+    def of_calls(values: torch.Tensor) -> list[tuple[float, ...]]:
+        return [tuple(part.tolist()) for part in np.split(values.float().cpu().numpy(), ends)[:-1]]
 
-def _columns(terms: Terms, reference: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    columns = {"logprobs": terms.logprobs, "entropies": terms.entropies}
-    if reference is not None:
-        columns["ref_logprobs"] = reference
-    return columns | {f"others/{name}": values for name, values in terms.others.items()}
-
-
-def _cut(values: torch.Tensor, calls: Sequence[Call]) -> list[tuple[float, ...]]:
-    ends = np.cumsum([len(call.completion_ids) for call in calls])
-    return [tuple(part.tolist()) for part in np.split(values.float().cpu().numpy(), ends)[:-1]]
-
-
-def _call_scores(values: dict[str, tuple[float, ...]]) -> CallScores:
-    others = {n.removeprefix("others/"): v for n, v in values.items() if n.startswith("others/")}
-    plain = {name: v for name, v in values.items() if not name.startswith("others/")}
-    return CallScores(**plain, others=others)
+    terms = learner.policy.terms(micro, temperature)
+    columns = {"logprobs": of_calls(terms.logprobs), "entropies": of_calls(terms.entropies)}
+    if learner.reference is not None:
+        columns["ref_logprobs"] = of_calls(learner.reference.terms(micro, temperature).logprobs)
+    others = {name: of_calls(values) for name, values in terms.others.items()}
+    return {
+        number: CallScores(
+            **{name: values[i] for name, values in columns.items()},
+            others={name: values[i] for name, values in others.items()},
+        )
+        for i, number in enumerate(numbers)
+    }

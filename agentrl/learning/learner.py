@@ -39,22 +39,13 @@ class Learner:
         advantage: then there is nothing to learn, and AdamW would move all the same.
         """
         ranks.wait("gradients")
-        if divisor is not None:
-            _divide(self.policy.trainable(), divisor)
+        for parameter in self.policy.trainable():
+            if divisor is not None and parameter.grad is not None:
+                parameter.grad.div_(divisor)
         norm = ranks.clip(self.policy, config.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if learns:
-            if not self.optimizer.state:
-                # The moments stay from here on: cut out of what the backward pass has left cached,
-                # they would keep the rest of each segment from the engine.
-                torch.cuda.empty_cache()
             self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
-
-
-def _divide(parameters: Iterable[nn.Parameter], divisor: float) -> None:
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.div_(divisor)

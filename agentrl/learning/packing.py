@@ -67,11 +67,7 @@ def pack(
     sequences = [np.asarray(sample.call.ids, np.int32) for sample in samples]
     return [
         _micro_batch(
-            numbers,
-            [samples[s] for s in numbers],
-            [sequences[s] for s in numbers],
-            [weights[s] for s in numbers],
-            proximal,
+            numbers, [samples[i] for i in numbers], [weights[i] for i in numbers], proximal
         )
         for numbers in cut(sequences, budget)
     ]
@@ -116,20 +112,16 @@ def split(samples: Sequence[Sample], updates: int) -> list[list[Sample]]:
 
 def _idle(like: MicroBatch) -> MicroBatch:
     call = Call(prompt_ids=[0], completion_ids=[0], logprobs=[0.0])
-    micro = _micro_batch([0], [Sample(call, 0.0)], [np.asarray(call.ids, np.int32)], [1.0], False)
+    micro = _micro_batch([0], [Sample(call, 0.0)], [1.0], proximal=False)
     empty = {name: getattr(micro, name)[:0] for name in OF_TERMS}
     scored = {name: None if getattr(like, name) is None else empty["weights"] for name in OF_SCORED}
     return replace(micro, **empty, **scored)
 
 
 def _micro_batch(
-    numbers: list[int],
-    samples: list[Sample],
-    sequences: list[np.ndarray],
-    weights: list[float],
-    proximal: bool,
+    numbers: list[int], samples: list[Sample], weights: list[float], proximal: bool
 ) -> MicroBatch:
-    tree = build_tree(sequences)
+    tree = build_tree([np.asarray(sample.call.ids, np.int32) for sample in samples])
     counts = [len(sample.call.completion_ids) for sample in samples]
     # Completions end their sequences, so a call's terms are the last positions of its path.
     positions = [path[len(path) - n :] for path, n in zip(tree.index, counts, strict=True)]

@@ -18,8 +18,8 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
 from agentrl.algorithms import Terms
-from agentrl.learning.packing import MicroBatch
-from agentrl.learning.probe import probe_gap
+from agentrl.learning.packing import MicroBatch, pack
+from agentrl.types import Call, Sample
 from kernels.logprob import linear_logprob
 from kernels.tree_attention import tree_attention
 
@@ -102,9 +102,18 @@ class Policy(nn.Module):
             others={name: values[micro.term] for name, values in others.items()},
         )
 
+    @torch.no_grad()
     def probe_gap(self, ids: list[int], sampler_logprobs: list[float]) -> float:
-        """How far the sampler's log-probabilities of a probe are from this policy's; see there."""
-        return probe_gap(self, ids, sampler_logprobs)
+        """The largest difference of log-probabilities to the engine's, at temperature 1, over
+        ``ids[1:]``, the probe.
+
+        It is rounding in fp32. A weight that was not pushed, or a packed copy of one that was not
+        refreshed, shows here even where no episode happens to notice.
+        """
+        call = Call(prompt_ids=ids[:1], completion_ids=ids[1:], logprobs=sampler_logprobs)
+        (micro,) = pack([Sample(call, advantage=0.0)], budget=len(ids))
+        micro = micro.to(next(self.parameters()).device)
+        return (self.terms(micro).logprobs - micro.sampler_logprobs).abs().max().item()
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that an optimizer gets."""

@@ -41,16 +41,21 @@ class Ranks(Rendezvous):
 
         Raises ValueError where the ranks do not divide into engines.
         """
-        self._dtype, self._ranks_per_engine = dtype, ranks_per_engine
+        self.dtype, self._ranks_per_engine = getattr(torch, dtype), ranks_per_engine
+        on_gpu = torch.cuda.is_available()
+        # Objects go from host to host, not through a GPU's memory.
+        backend = "cuda:nccl,cpu:gloo" if on_gpu else "gloo"
         # Every collective follows a wait, so it is short: who is late is late for the wait.
-        patience = InitProcessGroupKwargs(timeout=timedelta(seconds=rank_timeout_seconds))
-        precision = "bf16" if dtype == "bfloat16" else "no"
+        patience = timedelta(seconds=rank_timeout_seconds)
+        is_launched = "LOCAL_RANK" in os.environ
         self.accelerator = Accelerator(
             # Without a GPU it has to be told, or several processes never meet.
-            cpu=not torch.cuda.is_available(),
-            mixed_precision=precision,
-            kwargs_handlers=[patience],
+            cpu=not on_gpu,
+            mixed_precision="bf16" if self.dtype == torch.bfloat16 else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(backend, timeout=patience)] * is_launched,
         )
+        if self._shards and not dist.is_initialized():
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         super().__init__(
             self.accelerator.process_index,
             self.accelerator.num_processes,
@@ -63,6 +68,12 @@ class Ranks(Rendezvous):
                 f"engine.tensor_parallel_size is {ranks_per_engine}, which does not divide the "
                 f"{self.size} ranks: launch a multiple of it with --num_processes"
             )
+
+    @property
+    def _shards(self) -> bool:
+        """Whether FSDP2 holds the policy: it casts the weights, which so are bf16 alike on one rank
+        and on several, where autocast would leave fp32 between the layers."""
+        return self.accelerator.num_processes > 1 or self.dtype == torch.bfloat16
 
     @property
     def size_here(self) -> int:
@@ -81,22 +92,24 @@ class Ranks(Rendezvous):
     def is_first_of_host(self) -> bool:
         return self.accelerator.is_local_main_process
 
-    def prepare(self, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    def prepare(self, policy: Policy, optimizer: torch.optim.AdamW) -> tuple[Any, Any]:
         """The policy on its device, or sharded over all: each layer a unit, the first rank's
-        weights everywhere."""
-        if self.size > 1:
-            self._shard_with(_plugin(policy, self._dtype))
+        weights everywhere. AdamW's moments are there as well, so that an engine that comes later
+        takes no memory from them."""
+        if self._shards:
+            self._shard_with(_plugin(policy, self.dtype))
         policy, optimizer = self.accelerator.prepare(policy, optimizer)
-        if self.size > 1:
+        if self._shards:
             # Embedding and head too: a forward pass without a backward would leave a copy behind,
             # which the next optimizer step would make stale.
             policy.set_reshard_after_forward(True, recurse=False)
+        _make_moments(optimizer.optimizer)
         return policy, optimizer.optimizer
 
     def freeze(self, policy: Policy) -> Policy:
         """A policy that is never trained, on its device, or sharded over all."""
         policy.requires_grad_(False)
-        if self.size == 1:
+        if not self._shards:
             return self.accelerator.prepare_model(policy, evaluation_mode=True)
         policy = fsdp2_prepare_model(self.accelerator, policy)
         policy.set_reshard_after_forward(True, recurse=False)
@@ -144,7 +157,14 @@ class Ranks(Rendezvous):
         self.accelerator.end_training()
 
 
-def _plugin(policy: Policy, dtype: str) -> FullyShardedDataParallelPlugin:
+def _make_moments(optimizer: torch.optim.AdamW) -> None:
+    """The state that AdamW begins with, which it would make in its first step."""
+    for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
+        means = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {"step": torch.tensor(0.0), **means}
+
+
+def _plugin(policy: Policy, dtype: torch.dtype) -> FullyShardedDataParallelPlugin:
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
@@ -152,10 +172,10 @@ def _plugin(policy: Policy, dtype: str) -> FullyShardedDataParallelPlugin:
         reshard_after_forward=True,
         cpu_ram_efficient_loading=True,
     )
-    if dtype == "bfloat16":
+    if dtype != torch.float32:
         # Accelerate's own would round the log-probabilities that come out.
         plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16,
+            param_dtype=dtype,
             reduce_dtype=torch.float32,
             output_dtype=None,
             cast_forward_inputs=False,

@@ -10,13 +10,5 @@ Two Parquet files a step, which pandas and DuckDB read as well: ``schema`` has t
 from agentrl.records.episode import CallRecord, EpisodeRecord, EpisodeRow
 from agentrl.records.reader import Found, RunRecords, Step, load, open_run
 
-__all__ = [
-    "CallRecord",
-    "EpisodeRecord",
-    "EpisodeRow",
-    "Found",
-    "RunRecords",
-    "Step",
-    "load",
-    "open_run",
-]
+__all__ = ["CallRecord", "EpisodeRecord", "EpisodeRow", "Found", "RunRecords", "Step"]
+__all__ += ["load", "open_run"]

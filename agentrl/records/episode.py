@@ -1,21 +1,15 @@
 """One episode as it is read: its row, its tokens as a tree, its calls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from agentrl.records.schema import FLOATS_OF_CALL, IMPORTANCE
-from agentrl.types import Reward
 
 Key = tuple[int, int, int]
 """Of an episode: its step, its group there, its number in the group. They are in this order."""
-AS_STORED = (
-    *("agent", "model", "finish_reason", "under_grammar", "why_forked"),
-    *("advantage", "reward", "state", "observation", "versions"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +23,9 @@ class EpisodeRow:
     held_out: bool
     status: str
     error: str | None
-    reward: Reward | None
+    reward: float | None
+    """The mean over the agents."""
+    rewards: dict[str, float] | None
     """The agents' own, by name, where they have their own."""
     parts: dict[str, float]
     success: bool | None
@@ -38,16 +34,18 @@ class EpisodeRow:
     num_calls: int
     num_tokens: int
     num_trained: int
+    block: int
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> "EpisodeRow":
+        """stored: a row as the file has it."""
+        values = _named(cls, stored)
+        named = {name: dict(values[name] or ()) for name in ("rewards", "parts", "metrics")}
+        return cls(**values | named | {"rewards": named["rewards"] or None})
 
     @property
     def key(self) -> Key:
         return self.step, self.group, self.episode
-
-    @property
-    def mean_reward(self) -> float | None:
-        if isinstance(self.reward, dict):
-            return sum(self.reward.values()) / len(self.reward)
-        return self.reward
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,7 +77,7 @@ class CallRecord:
     advantages: np.ndarray
     weights: np.ndarray
     """The loss's importance weights."""
-    versions: np.ndarray | None
+    versions: list[int] | None
     measures: dict[str, np.ndarray]
 
     @property
@@ -98,15 +96,6 @@ class EpisodeRecord:
     calls: list[CallRecord]
 
 
-def row_of(stored: dict[str, Any]) -> EpisodeRow:
-    """stored: a row of an episodes file."""
-    named = {name: dict(stored[name] or ()) for name in ("metrics", "parts")}
-    rewards = stored["rewards"]
-    reward = stored["reward"] if rewards is None else dict(rewards)
-    others = {name: value for name, value in stored.items() if name not in ("rewards", "block")}
-    return EpisodeRow(**others | named | {"reward": reward})
-
-
 def record_of(row: EpisodeRow, block: dict[str, Any]) -> EpisodeRecord:
     """The part of a block's tree that is one episode's. Raises ValueError where it has none."""
     ids, parents = block["ids"].to_numpy(), block["parents"].to_numpy()
@@ -114,17 +103,16 @@ def record_of(row: EpisodeRow, block: dict[str, Any]) -> EpisodeRecord:
         raise ValueError("its tree is none")
     stored = _calls_of(row, block["calls"])
     paths = _paths(parents, [call["leaf"] for call in stored])
-    belongs = np.zeros(len(ids), bool)
-    for path in paths:
-        belongs[path] = True
     # An ancestor of what belongs belongs, too; and the order stays depth-first.
-    number = (np.cumsum(belongs) - 1).astype(np.int32)
-    ids, parents = ids[belongs], parents[belongs]
-    cap = block.get("importance_cap")
+    belongs = np.unique(np.concatenate([np.empty(0, np.int32), *paths]))
+    number = np.full(len(ids) + 1, -1, np.int32)
+    number[belongs] = np.arange(len(belongs))
+    ids, cap = ids[belongs], block.get("importance_cap")
     return EpisodeRecord(
         row=row,
         ids=ids,
-        parent=np.where(parents < 0, np.int32(-1), number[parents]),
+        # The number of no parent, -1, is the last.
+        parent=number[parents[belongs]],
         calls=[
             _call(call, number[path], ids, cap) for call, path in zip(stored, paths, strict=True)
         ],
@@ -132,18 +120,11 @@ def record_of(row: EpisodeRow, block: dict[str, Any]) -> EpisodeRecord:
 
 
 def _calls_of(row: EpisodeRow, calls: pa.Table) -> list[dict[str, Any]]:
-    """The stored calls of an episode; lists of numbers as arrays."""
-    of_group, of_number = (pc.equal(calls[n], getattr(row, n)) for n in ("group", "episode"))
-    mine = calls.filter(pc.and_(of_group, of_number))
+    group, episode = (calls[name].to_numpy() for name in ("group", "episode"))
+    mine = calls.filter(pa.array((group == row.group) & (episode == row.episode)))
     if len(mine) != row.num_calls:
         raise ValueError(f"it has {len(mine)} calls of an episode that made {row.num_calls}")
-    columns = {
-        name: [None if one.values is None else one.values.to_numpy() for one in column]
-        if pa.types.is_list(column.type)
-        else column.to_pylist()
-        for name, column in zip(mine.column_names, mine.columns, strict=True)
-    }
-    return [{name: values[i] for name, values in columns.items()} for i in range(len(mine))]
+    return mine.to_pylist()
 
 
 def _paths(parents: np.ndarray, leaves: list[int]) -> list[np.ndarray]:
@@ -167,31 +148,35 @@ def _call(
     stored: dict[str, Any], path: np.ndarray, ids: np.ndarray, cap: float | None
 ) -> CallRecord:
     """ids: of the episode's tree, in which the path is."""
-    size = stored["num_sampled"]
-    start = len(path) - size
-    if size < 0 or start < 0:
+    start = len(path) - stored["num_sampled"]
+    if not 0 <= start <= len(path):
         raise ValueError("a completion is longer than its call")
-    floats = {name: _of_size(stored[name], size) for name in FLOATS_OF_CALL}
-    if stored["advantages"] is None and stored["advantage"] is not None:
-        floats["advantages"] = np.full(size, stored["advantage"], np.float32)
-    measures = {name: np.array(each, np.float32) for name, each in stored["measures"] or ()}
+    prompt_ids, completion_ids = np.split(ids[path], [start])
+    floats = {name: _each(stored.get(name), len(completion_ids)) for name in FLOATS_OF_CALL}
+    if stored.get("advantages") is None and stored.get("advantage") is not None:
+        floats["advantages"][:] = stored["advantage"]
+    measures = {name: np.array(each, np.float32) for name, each in stored.get("measures") or ()}
     ratio = np.exp(floats["trainer_logprobs"] - floats["sampler_logprobs"])
     follows = np.minimum(ratio, np.float32(np.nan if cap is None else cap))
-    return CallRecord(
-        path=path,
-        start=start,
-        prompt_ids=ids[path[:start]],
-        completion_ids=ids[path[start:]],
-        in_loss=stored["trainer_logprobs"] is not None,
-        weights=measures.pop(IMPORTANCE, follows),
-        measures=measures,
-        **{name: stored[name] for name in AS_STORED},
-        **floats,
-    )
+    computed = {
+        "path": path,
+        "start": start,
+        "prompt_ids": prompt_ids,
+        "completion_ids": completion_ids,
+        "in_loss": stored.get("trainer_logprobs") is not None,
+        "weights": measures.pop(IMPORTANCE, follows),
+        "measures": measures,
+    }
+    return CallRecord(**_named(CallRecord, stored) | computed | floats)
 
 
-def _of_size(values: np.ndarray | None, size: int) -> np.ndarray:
-    values = np.full(size, np.nan, np.float32) if values is None else values
-    if len(values) != size:
+def _named(kind: type, stored: dict[str, Any]) -> dict[str, Any]:
+    """Of a row what a dataclass has fields for; None where a column lacks."""
+    return {field.name: stored.get(field.name) for field in fields(kind)}
+
+
+def _each(values: list[float] | None, size: int) -> np.ndarray:
+    """A value a token; NaN where there are none."""
+    if values is not None and len(values) != size:
         raise ValueError(f"a call has {len(values)} values for {size} tokens")
-    return values
+    return np.array([np.nan] * size if values is None else values, np.float32)

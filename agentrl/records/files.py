@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class StepFiles:
     """The files of a step's training, or of its evaluation, which comes after it."""
 
-    folder: Path
     step: int
     held_out: bool
+    folder: Path
 
     def __getitem__(self, what: str) -> Path:
         """what: ``episodes`` or ``tokens``."""
@@ -36,17 +36,15 @@ def recorded(folder: Path) -> list[StepFiles]:
 def cut_back(folder: Path, last_step: int) -> None:
     """Remove the files of later steps; all where it is -1. Raises ValueError as below."""
     refuse_earlier(folder.parent)
-    for files in _steps(folder, r"\w+"):
+    for files in _steps(folder):
         if files.step > last_step:
             files.remove()
 
 
 def remove_leftovers(folder: Path) -> None:
     """What a writer that was killed had not finished."""
-    whole = set(recorded(folder))
-    for files in _steps(folder, r"\w+"):
-        if files not in whole:
-            files.remove()
+    for files in set(_steps(folder)).difference(recorded(folder)):
+        files.remove()
     for path in folder.glob(".*.parquet"):
         path.unlink()
 
@@ -60,9 +58,9 @@ def refuse_earlier(run: Path) -> None:
         )
 
 
-def _steps(folder: Path, what: str) -> list[StepFiles]:
+def _steps(folder: Path, what: str = r"\w+") -> list[StepFiles]:
     """Those that have a file of what is asked for, a pattern."""
     name = re.compile(rf"(step|eval)-(\d+)\.{what}\.parquet")
     names = os.listdir(folder) if folder.exists() else []
-    found = {(int(m[2]), m[1] == "eval") for m in map(name.fullmatch, names) if m}
-    return [StepFiles(folder, step, held_out) for step, held_out in sorted(found)]
+    found = map(name.fullmatch, names)
+    return sorted({StepFiles(int(m[2]), m[1] == "eval", folder) for m in found if m})

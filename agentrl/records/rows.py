@@ -1,79 +1,67 @@
-"""Rows of the two files, made from a batch of episodes: see ``schema``."""
+"""Rows of the two files, made from a step's episodes: see ``schema``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from agentrl.records.forks import find_forks
-from agentrl.records.schema import IMPORTANCE
-from agentrl.records.scores import Scores, Trained, importance_cap, trained
-from agentrl.types import Episode, Group, Sample
+from agentrl.records.forks import Decode, find_forks
+from agentrl.records.scores import CallKey, Row, rounded
+from agentrl.types import Episode, Group
 from kernels.tree import build_tree
 
 BLOCK_TOKENS = 4096
 """Smaller groups share a block: the prompts that they have in common stand there once."""
-Row = dict[str, Any]
-Numbered = tuple[int, int, Episode]
-"""An episode, after the numbers of its group in the batch, and its own in the group."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Batch:
-    """The episodes of a step, or of its evaluation, and what was in the loss of them."""
-
-    step: int
-    groups: Sequence[Group]
-    samples: Sequence[Sample] = ()
-    scores: Sequence[Scores] = ()
-    held_out: bool = False
 
 
 def rows_of(
-    batch: Batch, first_group: int, decode: Callable[[list[int]], str]
-) -> tuple[list[Row], list[Row], float | None]:
-    """Rows of blocks, rows of episodes, and the cap of the importance weights.
+    groups: Sequence[Group], of_calls: Mapping[CallKey, Row], first_group: int, decode: Decode
+) -> tuple[list[Row], list[Row]]:
+    """Rows of blocks, and of episodes without the step.
 
-    first_group: the number that the first group gets. decode: token ids to text.
+    of_calls: what calls have as samples. first_group: the number that the first group gets. decode:
+    token ids to text.
     """
-    of_calls = trained(batch.groups, batch.samples, batch.scores)
-    cap = importance_cap(of_calls.values())
     blocks, episodes = [], []
-    for number, block in enumerate(_blocks(batch.groups)):
-        tree = build_tree([call.ids for _, _, episode in block for call in episode.calls])
+    for block in gathered(list(enumerate(groups)), _num_tokens, BLOCK_TOKENS):
+        numbered = [(g, e, one) for g, group in block for e, one in enumerate(group.episodes)]
+        tree = build_tree([call.ids for *_, episode in numbered for call in episode.calls])
         index, calls = iter(tree.index), []
-        for g, e, episode in block:
+        for g, e, episode in numbered:
             paths = [next(index) for _ in episode.calls]
-            parts = [of_calls.get((g, e, c)) for c in range(len(paths))]
             key = {"group": first_group + g, "episode": e}
-            calls += [key | row for row in _call_rows(episode, paths, parts, cap, decode)]
-            key |= {"step": batch.step, "held_out": batch.held_out, "block": number}
-            key["task_id"] = _text(str(batch.groups[g].task["id"]))
-            episodes.append(key | _episode_row(episode, paths, parts))
+            rows = enumerate(_call_rows(episode, paths, decode))
+            own = [key | row | of_calls.get((g, e, c), {}) for c, row in rows]
+            key |= {"task_id": _text(str(groups[g].task["id"])), "block": len(blocks)}
+            episodes.append(key | _episode_row(episode, paths, own))
+            calls += own
         blocks.append({"ids": tree.ids, "parents": tree.parent, "calls": calls})
-    return blocks, episodes, cap
+    return blocks, episodes
 
 
-def _blocks(groups: Sequence[Group]) -> Iterator[list[Numbered]]:
-    """Episodes that make a block together: a group's, or those of as many groups as are small."""
-    block, num_tokens = [], 0
-    for g, group in enumerate(groups):
-        calls = [call for episode in group.episodes for call in episode.calls]
-        block += [(g, e, episode) for e, episode in enumerate(group.episodes)]
-        num_tokens += sum(len(call.completion_ids) for call in calls)
-        num_tokens += max((len(call.prompt_ids) for call in calls), default=0)
-        if num_tokens >= BLOCK_TOKENS:
-            yield block
-            block, num_tokens = [], 0
-    if block:
-        yield block
+def gathered(items: Sequence, size: Callable[..., int], least: int) -> Iterator[list]:
+    """Neighbours together, until they are large enough.
+
+    >>> list(gathered([3, 1, 1, 5, 1], size=int, least=4))
+    [[3, 1], [1, 5], [1]]
+    """
+    together = []
+    for item in items:
+        together.append(item)
+        if sum(map(size, together)) >= least:
+            yield together
+            together = []
+    if together:
+        yield together
 
 
-def _episode_row(
-    episode: Episode, paths: Sequence[np.ndarray], parts: Sequence[Trained | None]
-) -> Row:
-    in_loss = [part.logprobs for part in parts if part is not None and part.logprobs is not None]
+def _num_tokens(numbered: tuple[int, Group]) -> int:
+    """About so many in its tree."""
+    calls = [call for episode in numbered[1].episodes for call in episode.calls]
+    longest = max((len(call.prompt_ids) for call in calls), default=0)
+    return longest + sum(len(call.completion_ids) for call in calls)
+
+
+def _episode_row(episode: Episode, paths: Sequence[np.ndarray], calls: Sequence[Row]) -> Row:
     return {
         "status": episode.status,
         "error": _text(episode.error),
@@ -81,24 +69,18 @@ def _episode_row(
         "rewards": _named(episode.reward) if isinstance(episode.reward, dict) else None,
         "success": episode.success,
         "metrics": _named(episode.metrics),
-        "seconds": round(episode.seconds, 3),
+        "seconds": rounded(episode.seconds),
         "num_calls": len(episode.calls),
         "num_tokens": len(np.unique(np.concatenate(paths))) if paths else 0,
-        "num_trained": sum(map(len, in_loss)),
+        "num_trained": sum(len(call.get("trainer_logprobs", ())) for call in calls),
     }
 
 
-def _call_rows(
-    episode: Episode,
-    paths: Sequence[np.ndarray],
-    parts: Sequence[Trained | None],
-    cap: float | None,
-    decode: Callable[[list[int]], str],
-) -> Iterator[Row]:
+def _call_rows(episode: Episode, paths: Sequence[np.ndarray], decode: Decode) -> Iterator[Row]:
     """Without the numbers of the episode."""
     forks = find_forks(episode.calls, paths, decode)
     causes = {fork.call: f"{fork.kind}: {fork.why}" for fork in forks}
-    for c, (call, path, part) in enumerate(zip(episode.calls, paths, parts, strict=True)):
+    for c, (call, path) in enumerate(zip(episode.calls, paths, strict=True)):
         yield {
             "call": c,
             "agent": _text(call.agent),
@@ -108,21 +90,7 @@ def _call_rows(
             "leaf": path[-1] if len(path) else -1,
             "num_sampled": len(call.completion_ids),
             "sampler_logprobs": np.asarray(call.logprobs, np.float32),
-            **(_scored(part, cap) if part is not None else {}),
         }
-
-
-def _scored(part: Trained, cap: float | None) -> Row:
-    """What a sample has beside its call. cap: importance weights follow where there is one."""
-    each = np.asarray(part.advantage, np.float64)
-    measures = {n: v for n, v in part.measures.items() if n != IMPORTANCE or cap is None}
-    return {
-        "advantage": float(each.mean()),
-        "advantages": each.astype(np.float32) if each.ndim else None,
-        "trainer_logprobs": part.logprobs,
-        "entropies": part.entropies,
-        "measures": list(measures.items()) or None,
-    }
 
 
 def _named(numbers: Mapping[str, float]) -> list[tuple[str, float]]:

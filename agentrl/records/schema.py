@@ -11,10 +11,10 @@ evaluation of the weights that it made:
     error                   *
     reward                  the mean over the agents *
     rewards                 by agent, where each has its own *
-    parts                   by name, where a reward is made of several *
+    parts                   by name, where a reward is made of several **
     success                 *
     metrics                 by name *
-    seconds
+    seconds                 rounded
     num_calls, num_tokens, num_trained      of its tree, each token once; of the loss, a token as
                             often as it was sampled
     block                   the row of the tokens file that its tokens are in
@@ -27,24 +27,24 @@ several groups where they are small:
     calls                   of those episodes, in order; each has
       group, episode, call    whose it is; call: its number in the episode
       agent, finish_reason
-      model                   the name of an auxiliary model; null: the trained one *
+      model                   the name of an auxiliary model; null: the trained one **
       under_grammar           drawn from a masked distribution, and never trained
       why_forked              where it leaves the tokens of the calls before it *
       leaf                    the position of its last token; -1: its tokens are not known
       num_sampled             so many at the end of the path to the leaf
       advantage               the mean over its tokens; null: it was no sample *
-      reward                  its own *
-      state, observation      what the environment was, and what it showed *
+      reward                  its own **
+      state, observation      what the environment was, and what it showed **
      and, a value for each sampled token,
       sampler_logprobs        under the distribution that it was drawn from *
       trainer_logprobs        under the policy; null: it was not in the loss *
-      entropies               of the policy's distribution, in nats *
+      entropies               of the policy's distribution, in nats, rounded *
       advantages              where they differ within the call *
-      versions                of the weights that drew it, where they differ from the step's *
+      versions                of the weights that drew it, where they differ from the step's **
       measures                an algorithm's own, by name *
 
-* may be null, or not be there. A reader passes over columns and files that it does not know: what
-is new needs no other version.
+* may be null, or not be there; ** is read where it is there, and not written yet. A reader passes
+over columns and files that it does not know: what is new needs no other version.
 
 Importance weights are ``min(exp(trainer - sampler), cap)``: they are not stored, the metadata has
 the cap. Where an algorithm's are others they are the measure ``importance``.
@@ -57,6 +57,8 @@ VERSION = 1
 METADATA = b"agentrl"
 """The key of a file's metadata: JSON with version, step, held_out, num_groups, importance_cap."""
 IMPORTANCE = "importance"
+ROUNDED_BITS = 12
+"""Significant ones of what is looked at, and nothing is computed from: entropies, seconds."""
 
 INTEGER, NUMBER, TEXT, FLAG = pa.int32(), pa.float64(), pa.string(), pa.bool_()
 INTEGERS, FLOATS, NUMBERS = pa.list_(INTEGER), pa.list_(pa.float32()), pa.map_(TEXT, NUMBER)
@@ -67,26 +69,22 @@ def _fields(always: dict[str, pa.DataType], sometimes: dict[str, pa.DataType]) -
     return required + [pa.field(name, kind) for name, kind in sometimes.items()]
 
 
-_NUMBERS_OF_EPISODE = ("num_calls", "num_tokens", "num_trained", "block")
 EPISODES = pa.schema(
     _fields(
         {"step": INTEGER, "held_out": FLAG, "group": INTEGER, "episode": INTEGER}
         | {"task_id": TEXT, "status": TEXT, "seconds": NUMBER}
-        | dict.fromkeys(_NUMBERS_OF_EPISODE, INTEGER),
-        {"error": TEXT, "reward": NUMBER, "success": FLAG}
-        | dict.fromkeys(("rewards", "parts", "metrics"), NUMBERS),
+        | dict.fromkeys(("num_calls", "num_tokens", "num_trained", "block"), INTEGER),
+        {"error": TEXT, "reward": NUMBER, "success": FLAG, "rewards": NUMBERS, "metrics": NUMBERS},
     )
 )
-COUNTS = ("group", "episode", "call", "leaf", "num_sampled")
 FLOATS_OF_CALL = ("sampler_logprobs", "trainer_logprobs", "entropies", "advantages")
 CALL = pa.schema(
     _fields(
-        dict.fromkeys(COUNTS, INTEGER)
+        dict.fromkeys(("group", "episode", "call", "leaf", "num_sampled"), INTEGER)
         | {"agent": TEXT, "finish_reason": TEXT, "under_grammar": FLAG},
-        dict.fromkeys(("model", "why_forked", "state", "observation"), TEXT)
-        | {"advantage": NUMBER, "reward": NUMBER}
+        {"why_forked": TEXT, "advantage": NUMBER}
         | dict.fromkeys(FLOATS_OF_CALL, FLOATS)
-        | {"versions": INTEGERS, "measures": pa.map_(TEXT, FLOATS)},
+        | {"measures": pa.map_(TEXT, FLOATS)},
     )
 )
 TOKENS = pa.schema(

@@ -1,11 +1,7 @@
-"""Tables of a step's files as they are read: checked, and brought to the schema.
-
-Files never change, so what was read is kept: under the file's name, and under what changes where
-another file has taken that name. All here raise ValueError, in a sentence.
-"""
+"""Tables of a step's files as they are read, and checked. All raise ValueError, in a sentence."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -16,36 +12,57 @@ import pyarrow.parquet as pq
 
 from agentrl.records.schema import CALL, EPISODES, METADATA, TOKENS, VERSION
 
-KEPT_STEPS = 10_000
-"""Of which the rows of episodes are kept: some 10 kB each."""
 KEPT_ROW_GROUPS = 2
 """Whose tokens are kept: an episode's neighbours are likely to be asked for next."""
+FILTERS = {name: name for name in ("task_id", "group", "episode", "status")}
+FILTERS |= {"min_reward": "reward", "max_reward": "reward", "habit": "metrics"}
+"""And the column that each looks at."""
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """The file's metadata."""
+def read_rows(path: Path, **filters: Any) -> list[dict[str, Any]]:
+    """Rows of an episodes file; see ``RunRecords.episodes``."""
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    columns = [FILTERS[name] for name in wanted]
     with _in_a_sentence(path):
-        return _about(_opened(path))
+        file = _opened(path)
+        # Most files of a long run have nothing that is wanted: a column or two say so.
+        rows = file.read(columns, use_threads=False).to_pylist()
+        chosen = [i for i, row in enumerate(rows) if all(_holds(row, *w) for w in wanted.items())]
+        if wanted and not chosen:
+            return []
+        rows = _checked(file.read(use_threads=False), EPISODES).to_pylist()
+        return [rows[i] for i in chosen] if wanted else rows
 
 
-def read_episodes(path: Path) -> pa.Table:
-    with _in_a_sentence(path):
-        return _episodes(path, _state(path))
+def _holds(row: dict[str, Any], name: str, value: Any) -> bool:
+    """Whether a filter does, for a row with its column."""
+    there = row.get(FILTERS[name])
+    if name == "habit":
+        return dict(there or ()).get(value, 0.0) > 0
+    if name in ("min_reward", "max_reward"):
+        return there is not None and (there >= value if name == "min_reward" else there <= value)
+    return there == value
 
 
 def read_block(path: Path, number: int) -> dict[str, Any]:
     """One row of a tokens file, the calls as a table; and the file's metadata."""
     with _in_a_sentence(path):
-        state, file = _state(path), _opened(path)
+        file, now = _opened(path), path.stat()
         for index in range(file.num_row_groups):
             size = file.metadata.row_group(index).num_rows
             if 0 <= number < size:
-                rows = _row_group(path, state, index)
+                # Files do not change, but another may have taken the name.
+                rows = _row_group(path, index, (now.st_ino, now.st_size, now.st_mtime_ns))
                 row = {name: rows[name][number].values for name in TOKENS.names}
-                calls = _conformed(pa.Table.from_struct_array(row["calls"]), CALL)
-                return _about(file) | row | {"calls": calls}
+                calls = pa.Table.from_struct_array(row["calls"])
+                return _about(file) | row | {"calls": _checked(calls, CALL)}
             number -= size
         raise ValueError("it lacks the block of the episode")
+
+
+@lru_cache(maxsize=KEPT_ROW_GROUPS)
+def _row_group(path: Path, index: int, state: Sequence[int]) -> pa.Table:
+    return _checked(_opened(path).read_row_group(index), TOKENS)
 
 
 @contextmanager
@@ -55,21 +72,6 @@ def _in_a_sentence(path: Path) -> Iterator[None]:
     except (OSError, ValueError, TypeError, LookupError, MemoryError, pa.ArrowException) as error:
         why = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path} cannot be read: {why}") from error
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    now = path.stat()
-    return now.st_ino, now.st_size, now.st_mtime_ns
-
-
-@lru_cache(maxsize=KEPT_STEPS)
-def _episodes(path: Path, state: tuple[int, int, int]) -> pa.Table:
-    return _conformed(_opened(path).read(), EPISODES)
-
-
-@lru_cache(maxsize=KEPT_ROW_GROUPS)
-def _row_group(path: Path, state: tuple[int, int, int], index: int) -> pa.Table:
-    return _conformed(_opened(path).read_row_group(index), TOKENS)
 
 
 def _opened(path: Path) -> pq.ParquetFile:
@@ -90,17 +92,9 @@ def _about(file: pq.ParquetFile) -> dict[str, Any]:
     return about
 
 
-def _conformed(table: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """The wanted columns: null where they are not there and may be; others are left out."""
-    columns = {}
+def _checked(table: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Raises ValueError where a column lacks that has to be there."""
     for one in wanted:
-        if one.name in table.column_names:
-            column = table[one.name]
-            # A call may lack fields, or have new ones.
-            is_one = one.name == "calls" or column.type == one.type
-            columns[one.name] = column if is_one else column.cast(one.type)
-        elif one.nullable:
-            columns[one.name] = pa.nulls(len(table), one.type)
-        else:
+        if not one.nullable and one.name not in table.column_names:
             raise ValueError(f"it has no column {one.name}")
-    return pa.table(columns)
+    return table

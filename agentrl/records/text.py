@@ -1,4 +1,4 @@
-"""The text of tokens, by the tokenizer that was saved in a run's folder: no hub, no transformers
+"""Text of tokens, by the tokenizer that was saved in a run's folder: no hub, and no transformers
 unless the tokenizer has no fast form.
 """
 
@@ -29,11 +29,10 @@ class Texts:
         """The text of each; of tokens that share a character, the first has it."""
         ids = list(map(int, ids))
         texts = [self._of(token) for token in ids]
-        start = 0
-        while start < len(texts):
-            together = self._together(ids[start : start + MOST]) if UNKNOWN in texts[start] else []
-            texts[start : start + len(together)] = together
-            start += len(together) or 1
+        for start in range(len(texts)):
+            if UNKNOWN in texts[start]:
+                together = self._together(ids[start : start + MOST])
+                texts[start : start + len(together)] = together
         return texts
 
     def _together(self, ids: list[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Writer of a run's records: a batch of episodes becomes two Parquet files."""
+"""Writer of a run's records: a step's episodes become two Parquet files."""
 
 import json
 import os
@@ -11,70 +11,75 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agentrl.records.files import StepFiles, refuse_earlier, remove_leftovers
-from agentrl.records.rows import Batch, Row, rows_of
-from agentrl.records.schema import COUNTS, EPISODES, FLOATS_OF_CALL, METADATA, TOKENS, VERSION
-from agentrl.records.tables import read_about
+from agentrl.records.files import StepFiles, remove_leftovers
+from agentrl.records.rows import gathered, rows_of
+from agentrl.records.schema import EPISODES, FLOATS_OF_CALL, METADATA, TOKENS, VERSION
+from agentrl.records.scores import Row, Scores, trained
+from agentrl.records.tables import read_rows
 from agentrl.records.text import Texts
+from agentrl.types import Group, Sample
 
 TOKENS_READ_TOGETHER = 1 << 17
 """Of a row group. Whoever reads an episode reads one; smaller ones compress less: zstd makes a code
 for every 128 kB, and so for each of a column's streams of bytes."""
-OPTIONS = {"write_statistics": False, "store_schema": False, "write_page_checksum": True}
-_CALL = "calls.list.element"
-_REPEATED = ("agent", "model", "finish_reason", "why_forked", "advantage", "reward")
-ENCODING = {
+LISTS = ["ids", "parents", *(f"calls.list.element.{name}" for name in FLOATS_OF_CALL)]
+LISTS += ["calls.list.element.measures.key_value.value"]
+STREAMS = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in LISTS}
+"""What there is of every token lies in four streams of bytes."""
+OPTIONS = {
     "compression": "zstd",
-    "compression_level": 6,
-    "use_dictionary": [
-        *(f"{_CALL}.{name}" for name in (*_REPEATED, "state", "observation")),
-        f"{_CALL}.measures.key_value.key",
-    ],
-    "column_encoding": {
-        "ids.list.element": "BYTE_STREAM_SPLIT",
-        "parents.list.element": "DELTA_BINARY_PACKED",
-        **{f"{_CALL}.{name}": "DELTA_BINARY_PACKED" for name in COUNTS},
-        f"{_CALL}.versions.list.element": "DELTA_BINARY_PACKED",
-        **{f"{_CALL}.{name}.list.element": "BYTE_STREAM_SPLIT" for name in FLOATS_OF_CALL},
-        f"{_CALL}.measures.key_value.value.list.element": "BYTE_STREAM_SPLIT",
-    },
+    "compression_level": 12,
+    # They take more than they save: a step has few values, or few that come twice.
+    "use_dictionary": False,
+    "write_statistics": False,
+    "store_schema": False,
+    "write_page_checksum": True,
 }
-"""Of the tokens: ids and floats lie in four streams of bytes, counts as differences. Of the rows of
-episodes a column has few bytes: Parquet's own snappy is as small, and read twice as fast."""
 
 
 class Writer:
     """A run's ``records/``, for one thread to write."""
 
     def __init__(self, folder: Path):
-        """Raises ValueError where the run has records of an earlier form."""
-        refuse_earlier(folder.parent)
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         self._folder = folder
 
-    def write(self, batch: Batch) -> None:
+    def write(
+        self,
+        step: int,
+        groups: Sequence[Group],
+        samples: Sequence[Sample] = (),
+        scores: Sequence[Scores] = (),
+        *,
+        held_out: bool = False,
+    ) -> None:
         """All of it appears, or nothing; what was recorded of it before is replaced.
 
         With a step that is recorded again goes its evaluation, which was of other weights.
         """
-        files = StepFiles(self._folder, batch.step, batch.held_out)
-        of_step = StepFiles(self._folder, batch.step, held_out=False)
-        first_group = 0
-        if batch.held_out and of_step["episodes"].exists():
-            first_group = read_about(of_step["episodes"])["num_groups"]
-        blocks, episodes, cap = rows_of(batch, first_group, lambda ids: self._texts.whole(ids))
-        about = {"version": VERSION, "step": batch.step, "held_out": batch.held_out}
-        about |= {"num_groups": len(batch.groups), "importance_cap": cap}
+        training, evaluation = (StepFiles(step, held, self._folder) for held in (False, True))
+        files, first_group = evaluation if held_out else training, 0
+        if held_out and training["episodes"].exists():
+            numbers = [row["group"] for row in read_rows(training["episodes"])]
+            first_group = 1 + max(numbers, default=-1)
+        of_calls, cap = trained(groups, samples, scores)
+        whose = {"step": step, "held_out": held_out}
+        blocks, episodes = rows_of(groups, of_calls, first_group, self._decode)
+        about = {"version": VERSION, **whose, "num_groups": len(groups), "importance_cap": cap}
         with _aside(files["tokens"]) as tokens, _aside(files["episodes"]) as rows:
-            _save(tokens, TOKENS, _row_groups(blocks), about, **ENCODING)
-            _save(rows, EPISODES, [episodes], about)
-            if not batch.held_out:
-                StepFiles(self._folder, batch.step, held_out=True).remove()
+            row_groups = gathered(blocks, lambda row: len(row["ids"]), TOKENS_READ_TOGETHER)
+            _save(tokens, TOKENS, row_groups, about, column_encoding=STREAMS)
+            _save(rows, EPISODES, [[whose | row for row in episodes]], about)
+            if not held_out:
+                evaluation.remove()
             files.remove()
             tokens.replace(files["tokens"])
             rows.replace(files["episodes"])
         _flush(self._folder)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._texts.whole(ids)
 
     @cached_property
     def _texts(self) -> Texts:
@@ -89,17 +94,6 @@ def _aside(path: Path) -> Iterator[Path]:
         yield beside
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _row_groups(blocks: Sequence[Row]) -> Iterator[list[Row]]:
-    together, num_tokens = [], 0
-    for block in blocks:
-        together.append(block)
-        num_tokens += len(block["ids"])
-        if num_tokens >= TOKENS_READ_TOGETHER:
-            yield together
-            together, num_tokens = [], 0
-    yield together
 
 
 def _save(

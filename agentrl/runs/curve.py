@@ -11,8 +11,8 @@ Row = dict[str, Any]
 def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
     """Draw held-out success, training reward, agents' rewards and habits over the steps.
 
-    runs: the rows of each. Several are drawn thin, with their mean and, as a band, one standard
-    deviation to each side.
+    runs: the rows of each. Of several, the mean and, as a band, one standard deviation to each
+    side.
     """
     # Slow to import.
     import matplotlib
@@ -30,9 +30,6 @@ def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
         means = [statistics.fmean(at[step]) for step in steps]
         axes.plot(steps, means, label=label, **style)
         if len(runs) > 1:
-            thin = {"color": style["color"], "linewidth": 0.5, "alpha": 0.4}
-            for curve in curves:
-                axes.plot(curve.keys(), curve.values(), **thin)
             off = [statistics.stdev(at[s]) if len(at[s]) > 1 else 0.0 for s in steps]
             low, high = zip(*((m - o, m + o) for m, o in zip(means, off, strict=True)), strict=True)
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)

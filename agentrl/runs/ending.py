@@ -10,11 +10,10 @@ from agentrl.learning.checkpoint import CheckpointError
 from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
 from agentrl.records.recorder import RecordsFailed
-from agentrl.runs.preflight import CannotStart
 from agentrl.runs.session import Session
 from agentrl.runs.trackers import Trackers
 from agentrl.signals import Interrupted, Signals
-from agentrl.types import EngineStopped, TooManyFailed
+from agentrl.types import CannotStart, EngineStopped, TooManyFailed
 
 GO_ON = "the last checkpoint is whole: go on from it with --resume and the run's folder"
 

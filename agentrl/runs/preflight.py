@@ -1,12 +1,10 @@
 """What can be known to fail, before minutes are spent on it.
 
-``check_surroundings`` needs no model; ``check_model`` prints what training one will take beside
-what there is. Each raises ValueError with a sentence that says what to change, or prints a warning
-where it cannot be sure. Nothing is loaded but configs and tokenizers. What only a batch can show is
-checked in the first: ``check_first_batch``.
+``check_surroundings`` needs no model; ``check_model`` says what training one will take of what is
+there. Each raises ValueError with a sentence that says what to change. Nothing is loaded but
+configs and tokenizers. What only a batch can show is checked in the first: ``check_first_batch``.
 """
 
-import errno
 import shutil
 import socket
 import tempfile
@@ -16,39 +14,30 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from rich.filesize import decimal as size
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from agentrl import hub
-from agentrl.config import Config, ServerConfig, compute_dtype
+from agentrl.config import Config, ServerConfig
 from agentrl.runs import memory
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 from agentrl.runs.trackers import check_trackers
 from agentrl.serving.remote import key_of
-from agentrl.types import Group, Task, TooManyFailed
+from agentrl.types import CannotStart, Group, Task, TooManyFailed
 
 MAX_LEN = 4096
 """Of a context, where ``model.max_model_len`` is absent and the model allows it."""
-GIB = 2**30
-
-
-class CannotStart(Exception):
-    """Something that was typed, or that it names, cannot be used; in a sentence."""
 
 
 def check_surroundings(
-    config: Config, train: Sequence[Task], held_out: Sequence[Task], *, ranks: int, display: Display
+    config: Config, train: Sequence[Task], held_out: Sequence[Task], ranks: int, display: Display
 ) -> None:
     """Tasks, ranks, the port, the keys, the trackers, and the folder where runs are written."""
     if ranks > config.tasks_per_step:
         raise ValueError(
             f"{ranks} ranks share tasks_per_step {config.tasks_per_step}: launch fewer processes, "
             "or give at least one task a rank with --tasks-per-step"
-        )
-    if config.tasks_per_step % ranks:
-        display.line(
-            f"warning: {config.tasks_per_step} tasks a step do not divide over {ranks} ranks: "
-            "some wait for the others at every step"
         )
     _check_ids(train, held_out, display)
     if isinstance(config.algorithm.reference, str):
@@ -59,20 +48,17 @@ def check_surroundings(
 
 
 def _check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display) -> None:
+    found: list[dict[str, Task]] = []
     for kind, tasks in {"train": train, "held-out": held_out}.items():
-        counts = Counter(task["id"] for task in tasks)
-        repeated = [task for task in tasks if counts[task["id"]] > 1]
-        first = {task["id"]: task for task in reversed(repeated)}
-        for task in repeated:
-            if task != first[task["id"]]:
+        by_id: dict[str, Task] = {}
+        for task in tasks:
+            if by_id.setdefault(task["id"], task) != task:
                 raise ValueError(
                     f"two different {kind} tasks have the id {task['id']!r}: "
                     "give each its own, or none, and one is made from what it holds"
                 )
-        if repeated:
-            display.line(f"warning: {len(repeated)} {kind} tasks are repetitions of each other")
-    shared = {task["id"] for task in train} & {task["id"] for task in held_out}
-    if shared:
+        found.append(by_id)
+    if shared := found[0].keys() & found[1].keys():
         display.line(f"warning: {len(shared)} held-out tasks are train tasks, too")
 
 
@@ -94,13 +80,9 @@ def _check_port(server: ServerConfig, ranks: int) -> None:
     try:
         socket.create_server((server.host, server.port)).close()
     except (OSError, OverflowError) as error:
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            raise ValueError(
-                f"server.port {server.port} is taken: give another, or 0 for any that is free"
-            ) from error
         raise ValueError(
-            f"cannot serve at server.host {server.host}, port {server.port} ({error}): "
-            "give an address of this machine"
+            f"cannot serve at server.host {server.host}, server.port {server.port} ({error}): "
+            "give an address of this machine, and a port that is free, or 0 for any"
         ) from error
 
 
@@ -114,15 +96,9 @@ def _check_writable(runs: Path) -> None:
         ) from error
 
 
-def check_serving(
-    config: Config, folder: str | Path, display: Display
-) -> tuple[PreTrainedConfig, int, PreTrainedTokenizerBase]:
-    """Whether vLLM would serve the model of a folder as the config wants it.
-
-    Returns the model's config, how many weights it has, and its tokenizer.
-    """
+def check_serving(config: Config, folder: str | Path, display: Display) -> int:
+    """Whether vLLM would serve a folder's model as the config wants it; returns its parameters."""
     model, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    parameters = memory.num_parameters(model)
     positions, length = _num_positions(model), config.model.max_model_len
     if positions and length > positions:
         raise ValueError(
@@ -138,7 +114,7 @@ def check_serving(
         prepare_process()
         parser = OutputParser(tokenizer, config.model.tool_parser, config.model.reasoning_parser)
     ChatTemplate(tokenizer, parser.reasoning_end)
-    return model, parameters, tokenizer
+    return memory.num_parameters(model)
 
 
 def with_max_model_len(config: Config, folder: str | Path, display: Display) -> Config:
@@ -161,73 +137,23 @@ def _num_positions(model: PreTrainedConfig) -> int | None:
 
 
 def check_model(
-    config: Config,
-    folder: str | Path,
-    train: Sequence[Task],
-    *,
-    num_steps: int,
-    ranks: int,
-    ranks_here: int,
-    display: Display,
+    config: Config, folder: str | Path, ranks: int, ranks_here: int, display: Display
 ) -> None:
-    """Whether the model can be served and trained here; prints what it takes as a table.
+    """Whether the model can be served and trained here; says what that takes of what there is.
 
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
-    model, parameters, tokenizer = check_serving(config, folder, display)
-    rows = [
-        _check_memory(config, model, parameters, ranks, ranks_here),
-        _check_cache(config, model, parameters),
-        _check_disk(config, parameters, num_steps, display),
-        _check_questions(train, tokenizer, config.model.max_model_len, display),
-    ]
-    where = f"{ranks} rank{'s' * (ranks > 1)} on {'cuda' if torch.cuda.is_available() else 'cpu'}"
-    title = f"{parameters / 1e6:.1f} million weights, {where}"
-    display.table(title, ("", "needed", "there is"), rows)
-    if compute_dtype(config.model) == "bfloat16" and not torch.cuda.is_available():
-        display.line("warning: few CPUs are quick in bfloat16: --model.dtype float32 may be faster")
-
-
-Row = tuple[str, str, str]
-"""Of the table: what it is, what is needed, and what there is."""
-
-
-def _check_memory(
-    config: Config, model: PreTrainedConfig, parameters: int, ranks: int, ranks_here: int
-) -> Row:
-    needed, remedy = memory.state_bytes(config, parameters, ranks), "or launch more ranks"
+    parameters, device = check_serving(config, folder, display), "cpu"
+    remedy = "launch fewer processes, or lower --engine.cpu-cache-gib"
     if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-    else:
-        # Its ranks share a machine's RAM, and nothing sleeps there.
-        needed = ranks_here * (needed + memory.bytes_on_cpu(config, model, parameters))
-        free, remedy = (
-            memory.free_bytes(),
-            "launch fewer processes, or lower --engine.cpu-cache-gib",
-        )
+        device, remedy = "cuda", "or launch more ranks"
+    needed = memory.needed_bytes(config, parameters, ranks, ranks_here)
+    free = memory.free_bytes()
     if needed > free:
         raise ValueError(
             f"{size(needed)} of memory are needed, without activations, and {size(free)} are free: "
             f"train a smaller model, {remedy}"
         )
-    return "memory, without activations", size(needed), size(free)
-
-
-def _check_cache(config: Config, model: PreTrainedConfig, parameters: int) -> Row:
-    weights, call = memory.engine_bytes(config, model, parameters)
-    cache, setting = config.engine.cpu_cache_gib * GIB, "engine.cpu_cache_gib"
-    if torch.cuda.is_available():
-        share, setting = config.engine.gpu_memory_utilization, "engine.gpu_memory_utilization"
-        cache = max(0, int(share * torch.cuda.mem_get_info()[1]) - weights)
-    if call > cache:
-        raise ValueError(
-            f"model.max_model_len {config.model.max_model_len} takes {size(call)} of KV cache a "
-            f"call, and there is {size(cache)}: raise {setting}, or lower model.max_model_len"
-        )
-    return "KV cache, for the longest call", size(call), size(cache)
-
-
-def _check_disk(config: Config, parameters: int, num_steps: int, display: Display) -> Row:
     # The weights in fp32, and what a run resumes with: two moments of each.
     checkpoint, disk = 3 * memory.FP32 * parameters, shutil.disk_usage(config.runs).free
     if checkpoint > disk:
@@ -235,33 +161,11 @@ def _check_disk(config: Config, parameters: int, num_steps: int, display: Displa
             f"a checkpoint takes {size(checkpoint)} and {config.runs} has {size(disk)} left: "
             "make room, or give another folder with --runs"
         )
-    count = -(-num_steps // (config.save_every or num_steps))
-    if count * checkpoint > disk:
-        display.line(
-            f"warning: {count} checkpoints take {size(count * checkpoint)} and {size(disk)} are "
-            "left: raise --save-every, or make room"
-        )
-    return "disk, for each checkpoint", size(checkpoint), size(disk)
-
-
-def _check_questions(
-    tasks: Sequence[Task],
-    tokenizer: PreTrainedTokenizerBase,
-    max_model_len: int,
-    display: Display,
-) -> Row:
-    """The longest ``question``, which an agent is likely to hand on."""
-    questions = [task["question"] for task in tasks if isinstance(task.get("question"), str)]
-    texts = sorted(questions, key=len)[-8:]
-    longest = max((len(tokenizer.encode(text)) for text in texts), default=0)
-    # Whether an agent puts all of it into a prompt is its own affair.
-    if longest >= max_model_len:
-        display.line(
-            f"warning: the longest question has {longest} tokens and model.max_model_len is "
-            f"{max_model_len}: an agent that asks all of it gets no answer; "
-            "raise --model.max-model-len or leave it out"
-        )
-    return "longest question, in tokens", str(longest), str(max_model_len)
+    display.line(
+        f"{parameters / 1e6:.1f} million weights, {ranks} rank{'s' * (ranks > 1)} on {device}: "
+        f"{size(needed)} of {size(free)} memory, without activations; "
+        f"{size(checkpoint)} of {size(disk)} disk a checkpoint"
+    )
 
 
 def check_failures(groups: Sequence[Group], max_failed: float) -> None:
@@ -306,11 +210,3 @@ def _check_prompts_fit(groups: Sequence[Group], max_model_len: int) -> None:
             f"every first prompt is longer than model.max_model_len {max_model_len}, so that "
             "nothing can be sampled: raise --model.max-model-len, or shorten the agent's prompt"
         )
-
-
-def size(num_bytes: int) -> str:
-    """
-    >>> size(3_200_000), size(5_000_000_000)
-    ('3.1 MiB', '4.7 GiB')
-    """
-    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.1f} MiB"

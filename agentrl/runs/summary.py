@@ -1,14 +1,13 @@
 """Summary of a run: a line after every step, and tables at the end."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from agentrl.runs.metrics import Clock
+from agentrl.learning import checkpoint
 from agentrl.runs.progress import Display, duration
 from agentrl.runs.run import Run
-
-PHASES = ("model", "load", "rollout", "train", "sync", "eval", "save")
 
 
 def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
@@ -39,45 +38,31 @@ def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
     return "  ".join(parts)
 
 
-def own_measures(row: dict[str, Any]) -> list[str]:
-    """The held-out measures that agents and the experiment bring themselves.
-
-    >>> own_measures({"eval/success": 1.0, "eval/reward/mean": 1.0, "eval/reward/solver": 1.0})
-    ['eval/reward/solver']
-    """
-    ours = {"eval/success", "eval/reward/mean", "eval/failure"}
-    own = (name for name in row if name.startswith("eval/") and name not in ours)
-    return sorted(name for name in own if not name.startswith("eval/episodes/"))
-
-
-def summary(display: Display, experiment: str, run: Run, startup: Clock) -> None:
-    """Held-out measures before and after, where the time went, and what to do next.
+def summary(display: Display, experiment: str, run: Run, seconds: float) -> None:
+    """Held-out measures before and after, how long it took, and what to do next.
 
     experiment: its name, or its file as it was given.
     """
     evaluated = [row for row in run.rows if "eval/success" in row]
     if evaluated:
         before, after = evaluated[0], evaluated[-1]
-        shown = ["eval/success", *own_measures(before)]
         display.table(
             "held-out tasks",
             ("", "before", "after"),
-            [(n, f"{before[n]:.3f}", f"{after[n]:.3f}") for n in shown if n in after],
+            [(n, f"{before[n]:.3f}", f"{after[n]:.3f}") for n in _measures(before) if n in after],
         )
-    timed = [startup.metrics(), *run.rows]
-    spent = [
-        (phase, sum(row.get(f"time/{phase}_seconds", 0.0) for row in timed)) for phase in PHASES
-    ]
-    total = startup.metrics()["time/step_seconds"]
-    display.table(
-        f"wall clock {duration(total)}",
-        ("phase", "seconds"),
-        [(phase, f"{seconds:.1f}") for phase, seconds in spent],
-    )
-    checkpoints = sorted(run.checkpoints.glob("step-*"))
+    last = checkpoint.newest(run.checkpoints)
+    display.line(f"wall clock  {duration(seconds)}")
     display.line(f"run         {run.folder}")
     display.line(f"curve       {run.folder / 'curve.png'}")
     display.line(
         f"talk to it  python rollout.py --exp {shlex.quote(experiment)} --num-tasks 3 "
-        f"--checkpoint {shlex.quote(str(checkpoints[-1]))}"
+        f"--checkpoint {shlex.quote(str(last))}"
     )
+
+
+def _measures(row: dict[str, Any]) -> list[str]:
+    """Held-out success, and the measures that agents and the experiment bring themselves."""
+    ours = re.compile("eval/(success|failure|reward/mean|episodes/.*)")
+    own = (name for name in row if name.startswith("eval/") and not ours.fullmatch(name))
+    return ["eval/success", *sorted(own)]

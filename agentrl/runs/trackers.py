@@ -17,21 +17,20 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from accelerate.tracking import GeneralTracker, SwanLabTracker, TensorBoardTracker, WandBTracker
 
 from agentrl.runs.quiet import quiet
 from agentrl.runs.run import Run, flatten
+from agentrl.types import CannotStart
 
 log = logging.getLogger(__name__)
 
 # TensorBoard rounds to fp32 unless it is told otherwise.
 LOG_OPTIONS = {"tensorboard": {"new_style": True, "double_precision": True}}
-"""What a tracker's log needs to be told."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -42,40 +41,30 @@ def check_trackers(names: Sequence[str]) -> None:
                 f"trackers has {name}, which is not installed: install the {name} that "
                 "requirements.txt pins, or leave it out"
             )
-        if name in HAS_LOGIN and not HAS_LOGIN[name]():
+        if not _can_log_in(name):
             variable = name.upper()
             raise ValueError(
-                f"trackers has {name}, and nobody is logged in: run `{name} login`, set "
+                f"trackers has {name}, which cannot log in: run `{name} login`, set "
                 f"{variable}_API_KEY, or keep its files here with {variable}_MODE=offline"
             )
 
 
-def _has_wandb_login() -> bool:
-    # Slow to import, as the next.
-    import wandb
+def _can_log_in(name: str) -> bool:
+    """Whether a tracker knows as whom it sends what it gets, or sends nothing."""
+    # Both are slow to import.
+    if name == "wandb":
+        import wandb
 
-    with quiet():
-        if wandb.setup().settings.mode != "online":
-            return True
-        try:
+        with quiet(), suppress(wandb.Error):
             # Asks the server, too, where there is a key.
-            return wandb.login(prompt=False)
-        except wandb.Error as error:
-            raise ValueError(
-                f"trackers has wandb, which cannot log in ({error}): see to the key with "
-                "`wandb login --relogin`, or keep its files here with WANDB_MODE=offline"
-            ) from error
+            return wandb.setup().settings.mode != "online" or wandb.login(prompt=False)
+        return False
+    if name == "swanlab":
+        import swanlab
 
-
-def _has_swanlab_login() -> bool:
-    import swanlab
-
-    settings = swanlab.Settings()
-    return settings.mode != "online" or settings.api_key is not None
-
-
-HAS_LOGIN = {"wandb": _has_wandb_login, "swanlab": _has_swanlab_login}
-"""Whether a tracker that sends what it gets knows as whom, or has been told to stay offline."""
+        settings = swanlab.Settings()
+        return settings.mode != "online" or settings.api_key is not None
+    return True
 
 
 class Trackers:
@@ -88,12 +77,7 @@ class Trackers:
     def __enter__(self) -> "Trackers":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for tracker in list(self._started):
             with self._surviving(tracker), silent():
                 _finish(tracker, error)
@@ -102,7 +86,7 @@ class Trackers:
     def follow(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[str]:
         """Log these rows of the run, and from now on each that it logs.
 
-        Returns where each tracker is to be looked at. Raises ValueError where one does not start.
+        Returns where each tracker is to be looked at. Raises CannotStart where one does not start.
         """
         for name in self._names:
             try:
@@ -110,7 +94,7 @@ class Trackers:
                     tracker = _make(name, run.folder, goes_on=bool(rows))
                     tracker.start()
             except Exception as error:
-                raise ValueError(
+                raise CannotStart(
                     f"{name} did not start ({type(error).__name__}: {error}): "
                     "see to it, or leave it out of --trackers"
                 ) from error
@@ -154,9 +138,7 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
 
 
 def _make(name: str, folder: Path, *, goes_on: bool) -> GeneralTracker:
-    project, title = folder.parent.name, folder.name
-    if goes_on:
-        title += " resumed"
+    project, title = folder.parent.name, folder.name + " resumed" * goes_on
     if name == "tensorboard":
         # Two files of a run would be shown as one curve.
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -168,7 +150,7 @@ def _make(name: str, folder: Path, *, goes_on: bool) -> GeneralTracker:
     import swanlab
 
     settings = swanlab.Settings(terminal={"proxy_type": "none"})
-    return SwanLabTracker(project, log_dir=str(folder / "swanlab"), name=title, settings=settings)
+    return SwanLabTracker(project, log_dir=str(folder / name), name=title, settings=settings)
 
 
 def _location(tracker: GeneralTracker, folder: Path) -> str:

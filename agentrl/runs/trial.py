@@ -1,23 +1,21 @@
-"""Trial of memory on a GPU: a step of the largest micro-batch, before the first rollout.
+"""Trial of memory on a GPU: a micro-batch of the largest size, before the first rollout.
 
-It goes forward and backward while gradients and AdamW's moments are held, as from the second step
-on, and vLLM sleeps. Nothing of it stays: weights, moments, gradients and random states are what
-they were, to the bit. Not tried are pushes, and an optimizer step where moments were restored.
+It goes forward and backward while vLLM sleeps, and beside gradients, as in the midst of a step.
+Nothing of it stays: weights, moments, gradients and random states are what they were, to the bit.
+Pushes and the optimizer's own step are not tried.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
+from rich.filesize import decimal as size
 
 from agentrl.config import Config
 from agentrl.learning.checkpoint import get_random_state, set_random_state
 from agentrl.learning.learner import Learner
 from agentrl.learning.packing import MicroBatch, pack
 from agentrl.learning.ranks import Ranks
-from agentrl.runs.preflight import CannotStart, size
-from agentrl.types import Call, Sample
+from agentrl.types import Call, CannotStart, Sample
 from kernels.tree_attention.segments import PIECE
 
 
@@ -28,49 +26,40 @@ def try_step(learner: Learner, serving: Any, config: Config, ranks: Ranks) -> st
     memory does not suffice.
     """
     torch.cuda.empty_cache()
-    beside_engine, total = torch.cuda.mem_get_info()
     with serving.asleep():
-        free, held = torch.cuda.mem_get_info()[0], torch.cuda.memory_allocated()
+        (free, total), held = torch.cuda.mem_get_info(), torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        moments = trial_step(learner, config, ranks)
+        trial_step(learner, config, ranks)
         # What torch counts of an engine that sleeps is not there: so the difference.
         peak = total - free + torch.cuda.max_memory_allocated() - held
     torch.cuda.empty_cache()
-    if moments > beside_engine:
-        raise CannotStart(
-            f"AdamW's moments take {size(moments)}, and vLLM leaves {size(beside_engine)} to them: "
-            "lower --engine.gpu-memory-utilization, or launch more ranks"
-        )
     peak = max(ranks.gather([peak], "trial"))
-    tokens = num_tokens(config)
-    return f"a step with a micro-batch of {tokens} tokens: {size(peak)} of {size(total)} at most"
+    return f"a step with the largest micro-batch: {size(peak)} of {size(total)} at most"
 
 
-def trial_step(learner: Learner, config: Config, ranks: Ranks) -> int:
+def trial_step(learner: Learner, config: Config, ranks: Ranks) -> None:
     """Gradients of ``largest_micro_batch``, on any device, all ranks together.
 
-    Returns how many bytes of a GPU AdamW's moments take; 0 where they were there before. Raises
-    CannotStart where memory does not suffice.
+    Raises CannotStart where memory does not suffice.
     """
-    vocabulary = learner.policy.lm.config.get_text_config().vocab_size
-    micro = largest_micro_batch(config, vocabulary)
-    with _left_as_it_was(learner.optimizer):
-        try:
-            moments = _hold_state(learner)
-            terms = learner.policy.terms(micro.to(ranks.device), config.sampling.temperature)
-            scores = (terms.logprobs, terms.entropies, *terms.others.values())
-            ranks.backward(sum(values.sum() for values in scores))
-        except torch.cuda.OutOfMemoryError as error:
-            raise CannotStart(
-                f"a micro-batch of {num_tokens(config)} tokens does not fit on the GPU beside "
-                f"weights, gradients and AdamW's moments: {_remedies(config)}"
-            ) from error
-    return moments
-
-
-def num_tokens(config: Config) -> int:
-    """Tree tokens of the largest micro-batch: a call that is longer than the budget is one."""
-    return max(config.micro_batch_tokens, config.model.max_model_len)
+    policy, random_state = learner.policy, get_random_state()
+    micro = largest_micro_batch(config, policy.lm.config.get_text_config().vocab_size)
+    try:
+        for weight in policy.trainable():
+            weight.grad = torch.zeros_like(weight)
+        terms = policy.terms(micro.to(ranks.device), config.sampling.temperature)
+        scores = (terms.logprobs, terms.entropies, *terms.others.values())
+        ranks.backward(sum(values.sum() for values in scores))
+    except torch.cuda.OutOfMemoryError as error:
+        raise CannotStart(
+            f"a micro-batch of {len(micro.ids)} tokens does not fit on the GPU beside weights, "
+            "gradients and AdamW's moments: lower --micro-batch-tokens (a call of "
+            "--model.max-model-len is one, too), recompute activations with --model.recompute "
+            "full, or launch more ranks"
+        ) from error
+    finally:
+        learner.optimizer.zero_grad()
+        set_random_state(random_state)
 
 
 def largest_micro_batch(config: Config, vocabulary: int) -> MicroBatch:
@@ -80,15 +69,16 @@ def largest_micro_batch(config: Config, vocabulary: int) -> MicroBatch:
     still, but a tree of those alone is not to be expected.
     """
     longest = config.model.max_model_len
+    tokens = max(config.micro_batch_tokens, longest)
     path = [position % vocabulary for position in range(longest)]
     branch = min(PIECE, longest - 1)
     fork = longest - branch
     samples = [_sample(path[:1], path[1:])]
-    for i, start in enumerate(range(longest, num_tokens(config), branch)):
+    for i, start in enumerate(range(longest, tokens, branch)):
         # Unlike the path, and unlike each other.
-        ids = [(path[fork] + 1 + i) % vocabulary] * min(branch, num_tokens(config) - start)
+        ids = [(path[fork] + 1 + i) % vocabulary] * min(branch, tokens - start)
         samples.append(_sample(path[:fork], ids))
-    (micro,) = pack(samples, num_tokens(config))
+    (micro,) = pack(samples, tokens)
     return micro
 
 
@@ -96,40 +86,3 @@ def _sample(prompt_ids: list[int], completion_ids: list[int]) -> Sample:
     logprobs = [0.0] * len(completion_ids)
     call = Call(prompt_ids=prompt_ids, completion_ids=completion_ids, logprobs=logprobs)
     return Sample(call, 1.0)
-
-
-def _hold_state(learner: Learner) -> int:
-    """Gradients of 0; and moments, where there are none: at a rate of 0 no weight moves."""
-    optimizer = learner.optimizer
-    for weight in learner.policy.trainable():
-        weight.grad = torch.zeros_like(weight)
-    if optimizer.state:
-        return 0
-    before = torch.cuda.memory_allocated()
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    optimizer.step()
-    return torch.cuda.memory_allocated() - before
-
-
-@contextmanager
-def _left_as_it_was(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    random_state, has_moments = get_random_state(), bool(optimizer.state)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    try:
-        yield
-    finally:
-        optimizer.zero_grad()
-        if not has_moments:
-            optimizer.state.clear()
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        set_random_state(random_state)
-
-
-def _remedies(config: Config) -> str:
-    is_call = config.model.max_model_len >= config.micro_batch_tokens
-    ways = ["lower --model.max-model-len" if is_call else "lower --micro-batch-tokens"]
-    if config.model.recompute != "full":
-        ways.append("recompute activations with --model.recompute full")
-    return ", or ".join([*ways, "launch more ranks"])

@@ -1,6 +1,7 @@
 """Isolation of the code: Linux namespaces; or, where the machine has none, none and a warning."""
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -9,10 +10,8 @@ import tempfile
 from collections.abc import Callable
 
 from agentrl.sandbox import limits, linux, namespaces, rootfs, seccomp
-from agentrl.sandbox.limits import Limits
-from agentrl.sandbox.usage import Watch
+from agentrl.sandbox.limits import Limits, Watch
 
-NO_FILTER = "kernel calls that need no file: sockets to a virtual machine's host, the kernel's keys"
 NO_COUNT = "the number of processes, other than by looking"
 NO_WATCH = "the memory and the number of its processes together"
 IN_THE_OPEN = [
@@ -35,12 +34,7 @@ class Namespaces:
         self.watch = _or_none(Watch)
         namespaces.enter()
         rootfs.build()
-        self._has_filter = _succeeds(seccomp.forbid)
-        gaps = {
-            NO_FILTER: not self._has_filter,
-            NO_COUNT: _succeeds(_fork_beyond_the_limit),
-            NO_WATCH: self.watch is None,
-        }
+        gaps = {NO_COUNT: _succeeds(_fork_beyond_the_limit), NO_WATCH: self.watch is None}
         self.not_contained = [gap for gap, is_open in gaps.items() if is_open]
 
     def prepare(self) -> None:
@@ -53,8 +47,7 @@ class Namespaces:
         rootfs.empty_scratch()
         limits.limit_process(bounds, count_processes=True)
         namespaces.become_nobody()
-        if self._has_filter:
-            seccomp.forbid()
+        seccomp.forbid()
 
     def clear(self, child: int) -> int:
         """End every process but this one; return how the child ended, as ``waitpid`` does."""
@@ -76,10 +69,7 @@ class NoIsolation:
     def __init__(self):
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         self.watch = _or_none(Watch)
-        self._has_filter = _succeeds(seccomp.forbid)
         self.not_contained = [*IN_THE_OPEN]
-        if not self._has_filter:
-            self.not_contained += ["the network", NO_FILTER]
         if self.watch is None:
             self.not_contained += [NO_WATCH, "processes that leave its process group"]
 
@@ -91,8 +81,7 @@ class NoIsolation:
         os.setsid()
         os.chdir(self._scratch)
         limits.limit_process(bounds, count_processes=False)
-        if self._has_filter:
-            seccomp.forbid()
+        seccomp.forbid()
 
     def clear(self, child: int) -> int:
         # What it cannot see to kill, it does not wait for either.
@@ -111,6 +100,12 @@ class NoIsolation:
         for process in self.watch.below() if self.watch else [child]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGKILL)
+
+
+def require_filter() -> None:
+    """Raise OSError where kernel calls cannot be filtered: there nothing is run."""
+    if not _succeeds(seccomp.forbid):
+        raise OSError(errno.ENOSYS, "its kernel's calls cannot be filtered")
 
 
 def _or_none(make: Callable[[], Watch]) -> Watch | None:

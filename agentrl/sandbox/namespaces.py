@@ -31,7 +31,9 @@ def enter() -> None:
 
     The process that called stays behind, waits and ends with the new one, and the other way round.
     """
-    _leave_groups()
+    # Only root may leave its groups.
+    with contextlib.suppress(PermissionError):
+        os.setgroups([])
     unshared, tell = os.pipe()
     mapper = _fork_mapper(unshared, tell)
     try:
@@ -54,12 +56,6 @@ def become_nobody() -> None:
     linux.drop_capabilities()
     # Changing users has hidden how much memory it uses from the worker, too.
     linux.prctl(linux.PR_SET_DUMPABLE, 1)
-
-
-def _leave_groups() -> None:
-    # Only root may leave its groups.
-    with contextlib.suppress(PermissionError):
-        os.setgroups([])
 
 
 def _fork_mapper(unshared: int, tell: int) -> int:

@@ -79,26 +79,23 @@ class Sandbox:
 
 
 def isolation() -> str:
-    """The kind of ground that this machine can give, found out once; its gaps are said aloud."""
+    """The kind of isolation that this machine can give, found out once; its gaps are said aloud."""
     with _survey:
         return _find_isolation()
 
 
 @functools.cache
 def _find_isolation() -> str:
+    kind, how = "namespaces", "with gaps in its walls"
     try:
-        _survey_isolation("namespaces", "with gaps in its walls")
-        return "namespaces"
+        worker, gaps = start(kind)
     except Refused as refusal:
-        _survey_isolation("none", f"without namespaces ({refusal})")
-        return "none"
-
-
-def _survey_isolation(kind: str, how: str) -> None:
-    worker, gaps = start(kind)
+        kind, how = "none", f"without namespaces ({refusal})"
+        worker, gaps = start(kind)
     _end(worker)
     if gaps:
         log.warning(WARNING, how, "; ".join(gaps))
+    return kind
 
 
 def start(kind: str) -> tuple[subprocess.Popen, list[str]]:

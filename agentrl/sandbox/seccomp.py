@@ -78,10 +78,8 @@ BY_FIRST_ARGUMENT = {
     # Any process but 0, which is oneself.
     "prlimit64": (302, 0xFFFFFFFF),
 }
-NOT_IMPLEMENTED = {
-    # Its flags are out of a filter's sight; who finds it missing uses clone.
-    "clone3": 435,
-}
+CLONE3 = 435
+"""Its flags are out of a filter's sight; who finds it not implemented uses clone."""
 
 _ARCHITECTURE = 0xC000003E
 _X32 = 0x40000000
@@ -93,7 +91,7 @@ _KILL, _ALLOW = 0x80000000, 0x7FFF0000
 def forbid() -> None:
     """Apply the filter to this process and all that it starts. Raises OSError."""
     if os.uname().machine != MACHINE:
-        raise OSError(errno.ENOSYS, f"no filter for {os.uname().machine}")
+        raise OSError(errno.ENOSYS, os.uname().machine)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, ctypes.byref(_PROGRAM))
 
@@ -109,8 +107,7 @@ def _program() -> bytes:
     ]
     for number in ALWAYS.values():
         lines += [_line(_IF_EQUAL, number, 0, 1), _refuse(errno.EPERM)]
-    for number in NOT_IMPLEMENTED.values():
-        lines += [_line(_IF_EQUAL, number, 0, 1), _refuse(errno.ENOSYS)]
+    lines += [_line(_IF_EQUAL, CLONE3, 0, 1), _refuse(errno.ENOSYS)]
     for number, bits in BY_FIRST_ARGUMENT.values():
         lines += [
             _line(_IF_EQUAL, number, 0, 4),

@@ -13,8 +13,7 @@ import signal
 import sys
 import time
 
-from agentrl.sandbox import child
-from agentrl.sandbox.isolation import Namespaces, NoIsolation
+from agentrl.sandbox.isolation import Namespaces, NoIsolation, require_filter
 from agentrl.sandbox.limits import PROCESSES, Limits
 
 NICENESS = 10
@@ -34,6 +33,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _be_the_first_to_go()
     try:
+        require_filter()
         isolation = {"namespaces": Namespaces, "none": NoIsolation}[kind]()
     except OSError as error:
         return _answer(replies, {"refused": error.strerror})
@@ -104,13 +104,58 @@ def follow(
 def _be_the_code(code: str, isolation: Namespaces | NoIsolation, bounds: Limits, pipe: int) -> None:
     try:
         os.nice(NICENESS)
-        child.take_output(pipe)
+        _take_output(pipe)
         isolation.enter(bounds)
-        child.run_to_its_end(code)
+        _run_to_its_end(code)
     except OSError as error:
         print(f"The code was not run: {error}", flush=True)
     finally:
         os._exit(1)
+
+
+def _take_output(pipe: int) -> None:
+    """Print into a pipe, read nothing, and hold no other file open."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(pipe, 1)
+    os.dup2(pipe, 2)
+    os.closerange(3, 1 << 16)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+
+
+def _run_to_its_end(code: str) -> None:
+    """Run code; say in a line what it raised. Never returns."""
+    try:
+        _run(code)
+        sys.stdout.flush()
+    finally:
+        # Whatever else it broke, it does not come back into the worker's code.
+        os._exit(0)
+
+
+def _run(code: str) -> None:
+    try:
+        exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+    except SystemExit:
+        pass
+    except BaseException as error:
+        print(_explain(error))
+
+
+def _explain(error: BaseException) -> str:
+    """One line: where in the code it happened, and what.
+
+    >>> _explain(SyntaxError("invalid syntax", ("<code>", 2, 1, "x =")))
+    'Error on line 2: SyntaxError: invalid syntax'
+    """
+    line, trace = None, error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == "<code>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    line = error.lineno if isinstance(error, SyntaxError) and line is None else line
+    return f"Error on line {line}: {type(error).__name__}: {text}".rstrip(": ")
 
 
 def _be_the_first_to_go() -> None:

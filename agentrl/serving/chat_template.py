@@ -18,7 +18,7 @@ tree forks. Text decides only where to continue; a sampled token is never tokeni
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
@@ -30,7 +30,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from agentrl.serving.history import History, Prefix, Prompt, extended_by, keys_of
 from agentrl.serving.protocol import Request, RequestRefused
-from agentrl.types import Message, parsed_arguments
+from agentrl.types import Call, Message, parsed_arguments
 
 _RESERVED = set(inspect.signature(render_jinja_template).parameters) - {"documents", "kwargs"}
 _RESERVED |= {"messages"}
@@ -51,7 +51,6 @@ class ChatTemplate:
         self.decode_token = lru_cache(maxsize=4096)(lambda token: self.decode([token]))
         self._openings: dict[int, str] = {}
         self._special_tokens = dict(tokenizer.special_tokens_map)
-        self._arguments_are_text = False
         self._arguments_are_text = self._wants_text_arguments()
         self._reply_end = self._find_reply_end()
 
@@ -63,23 +62,20 @@ class ChatTemplate:
         if request.prompt is not None:
             return self._plain_prompt(request.prompt, history)
         messages = list(request.messages)
-        tools = list(request.tools) or None
         keys = keys_of(request, messages)
         candidates = extended_by(messages, keys, history)
         nearest = next(candidates, None)
         if nearest:
             messages = _restore(messages, *nearest)
         try:
-            text = self._opening(keys[-1], request) or self._render(
-                messages, tools, request.template_arguments
-            )
+            text = self._opening(keys[-1], request) or self._render(messages, request)
         except RequestRefused:
             if not nearest:
                 raise
             # Llama's template takes one call a message. What the model said instead is text to it.
             i, prefix = nearest
-            messages[i] = {"role": "assistant", "content": self._said_and_end(prefix)[0]}
-            text = self._render(messages, tools, request.template_arguments)
+            messages[i] = {"role": "assistant", "content": self.said_and_end(prefix.call)[0]}
+            text = self._render(messages, request)
         for _, prefix in chain([nearest] if nearest else [], candidates):
             if (ids := self._continue(prefix, text)) is not None:
                 return Prompt(ids, text, messages, keys[-1])
@@ -92,13 +88,10 @@ class ChatTemplate:
         """
         if any(message["role"] not in ("system", "user") for message in request.messages):
             return None
-        text = self._openings.get(key)
-        if text is None:
-            tools = list(request.tools) or None
-            text = self._render(list(request.messages), tools, request.template_arguments)
-            if len(self._openings) >= 256:
-                self._openings.clear()
-            self._openings[key] = text
+        text = self._openings.get(key) or self._render(list(request.messages), request)
+        if len(self._openings) >= 256:
+            self._openings.clear()
+        self._openings[key] = text
         return text
 
     def _plain_prompt(self, given: str | Sequence[int], history: History) -> Prompt:
@@ -112,16 +105,16 @@ class ChatTemplate:
             return Prompt(self.tokenizer.encode(given), given, [], None)
         prefix = max(begun, key=lambda p: len(_plain_text(p)))
         ids = prefix.call.ids
-        said = ids[:-1] if self._said_and_end(prefix)[1] else ids
+        said = ids[:-1] if self.said_and_end(prefix.call)[1] else ids
         return Prompt(said + self.encode(given[len(_plain_text(prefix)) :]), given, [], None)
 
-    def _said_and_end(self, prefix: Prefix) -> tuple[str, str | None]:
+    def said_and_end(self, call: Call) -> tuple[str, str | None]:
         """What the model said, and the special token that it ended with: None where a length limit
         ended it."""
-        call, end = prefix.call, None
-        if call.finish_reason == "stop":
-            end = self.decode_token(call.completion_ids[-1])
-        return call.text.removesuffix(end or ""), end
+        if call.finish_reason != "stop":
+            return call.text, None
+        end = self.decode_token(call.completion_ids[-1])
+        return call.text.removesuffix(end), end
 
     def _encode(self, text: str) -> list[int]:
         if self._fast is None:
@@ -139,7 +132,7 @@ class ChatTemplate:
         if not text.startswith(prefix.prompt.text):
             return None
         rest, before = text[len(prefix.prompt.text) :], prefix.call.ids
-        said, own_end = self._said_and_end(prefix)
+        said, own_end = self.said_and_end(prefix.call)
         if own_end is None and rest.startswith(said):
             # Cut by its length; whatever closes the reply is the template's, and not trained.
             return before + self.encode(rest[len(said) :])
@@ -168,17 +161,12 @@ class ChatTemplate:
     def _wants_text_arguments(self) -> bool:
         """Whether the template takes a call's arguments as JSON text only; most want an object."""
         call = {"id": "a" * 9, "type": "function", "function": {"name": "f", "arguments": "{}"}}
-        probe = [
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-        ]
-        try:
-            self._render(probe, None, {})
-        except RequestRefused:
-            self._arguments_are_text = True
+        reply = {"role": "assistant", "content": None, "tool_calls": [call]}
+        for as_text in (False, True):
+            self._arguments_are_text = as_text
             with suppress(RequestRefused):
-                self._render(probe, None, {})
-                return True
+                self._render([{"role": "user", "content": "a"}, reply], Request())
+                return as_text
         return False
 
     def _find_reply_end(self) -> str | None:
@@ -192,10 +180,9 @@ class ChatTemplate:
         found = [t for t in self.tokenizer.all_special_tokens if t in after]
         return min(found, key=after.index) if found else None
 
-    def _render(
-        self, messages: list[Message], tools: list[dict] | None, arguments: Mapping[str, Any]
-    ) -> str:
+    def _render(self, messages: list[Message], request: Request) -> str:
         """What apply_chat_template does, less what it looks up again each time."""
+        arguments, tools = request.template_arguments, list(request.tools) or None
         if not _RESERVED.isdisjoint(arguments):
             names = ", ".join(sorted(_RESERVED & set(arguments)))
             raise RequestRefused(400, "invalid_request", f"chat template arguments: not {names}")

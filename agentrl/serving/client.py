@@ -25,12 +25,13 @@ class ModelClient(RemoteModel):
     def __init__(
         self, server: Server, handler: Handler, recording: Recording, agent: str = "agent"
     ):
-        super().__init__(handler.name, "", server.register(recording, agent, handler))
+        self.name, self.api_key = handler.name, server.register(recording, agent, handler)
         self._server, self._handler, self._recording = server, handler, recording
         self._agents = {agent: self}
 
     @cached_property
     def base_url(self) -> str:
+        """The address of the API, ``/v1`` included; the server starts when it is first read."""
         return f"{self._server.episode_url()}/v1"
 
     @cached_property
@@ -117,25 +118,14 @@ class Serving:
         self.version = 0
         """How many updates the weights have had that calls are sampled from."""
         self.auxiliary, self._seed = auxiliary or {}, seed
-
-    @property
-    def engine(self) -> EngineClient:
-        """The engine that samples for the trained model."""
-        return self.policy.engine
+        self.engine: EngineClient = policy.engine
+        """The one that samples for the trained model; so with the next two."""
+        self.tokenizer, self.decode = policy.chat_template.tokenizer, policy.chat_template.decode
 
     @property
     def num_tokens(self) -> int:
         """Completion tokens that the trained model has sampled so far."""
         return self.policy.num_tokens
-
-    @property
-    def tokenizer(self) -> Any:
-        """The trained model's."""
-        return self.policy.chat_template.tokenizer
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of token ids of the trained model's."""
-        return self.policy.chat_template.decode(ids)
 
     def open(
         self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
@@ -209,17 +199,12 @@ class _InProcess(httpx2.AsyncBaseTransport):
         self._server = server
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        path, headers = request.url.path, request.headers
-        if request.method == "GET" and path.startswith("/v1/models"):
-            name = path.removeprefix("/v1/models").strip("/") or None
-            http_reply = self._server.models(headers, name)
-        else:
-            raw, seconds = await request.aread(), request.extensions.get("timeout", {}).get("read")
-            try:
-                async with asyncio.timeout(seconds):
-                    http_reply = await self._server.respond(path, raw, headers)
-            except TimeoutError as error:
-                raise httpx2.ReadTimeout("the response took too long", request=request) from error
+        work = self._server.respond(request.url.path, await request.aread(), request.headers)
+        try:
+            async with asyncio.timeout(request.extensions.get("timeout", {}).get("read")):
+                http_reply = await work
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("the response took too long", request=request) from error
         return httpx2.Response(
             http_reply.status, content=http_reply.body, headers=http_reply.headers, request=request
         )

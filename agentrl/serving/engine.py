@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agentrl.config import EngineConfig
 from agentrl.serving import vllm_args
-from agentrl.serving.follower import EngineRanks, Follower, LeadingSchedule, Schedule
+from agentrl.serving.follower import EngineRanks, Schedule, follow
 from agentrl.serving.lockstep import Lockstep
 from agentrl.serving.queued import Command, QueuedCall
 from agentrl.serving.sampling import (
@@ -43,49 +41,27 @@ log = logging.getLogger(__name__)
 class Engine:
     """A colocated vLLM engine. Its methods may be called from any thread."""
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        max_model_len: int,
-        dtype: str,
-        config: EngineConfig,
-        reasoning_parser: str | None = None,
-        lockstep: bool = False,
-    ):
-        """lockstep: batches, and so bits, do not depend on threads; see that module."""
+    def __init__(self, llm: Any, *, lockstep: bool = False):
+        """llm: what ``start_vllm`` returns. lockstep: batches, and so bits, do not depend on
+        threads; see that module."""
         self._on_gpu = torch.cuda.is_available()
         self._device = torch.cuda.current_device() if self._on_gpu else None
-        self._llm = vllm_args.start(
-            folder,
-            max_model_len=max_model_len,
-            dtype=dtype,
-            config=config,
-            reasoning_parser=reasoning_parser,
-        )
-        self._probe = _probe_ids(self._llm.model_config.get_vocab_size(), max_model_len)
+        self._llm = llm
+        self.probe = _probe_ids(llm.model_config)
+        """The fixed token ids that ``sync`` scores."""
         self._numbers = itertools.count()
         self._waiting: dict[str, QueuedCall] = {}
         self._queue: queue.SimpleQueue[QueuedCall | Command | None] = queue.SimpleQueue()
         self._cancelled: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._lockstep = Lockstep() if lockstep else None
-        self._schedule, self._ranks, self._follower = Schedule(self._llm), None, None
-        if config.tensor_parallel_size > 1:
-            self._join_ranks(EngineRanks(config.tensor_parallel_size))
+        size = llm.vllm_config.parallel_config.tensor_parallel_size
+        ranks = EngineRanks(size) if size > 1 else None
+        self._leader = ranks if ranks and not ranks.leads else None
+        """Of a rank that follows: where it hears what to do."""
+        self._schedule = Schedule(self._llm, None if self._leader else ranks)
         self._stepper = threading.Thread(target=self._run, name="engine", daemon=True)
         self._stepper.start()
-
-    def _join_ranks(self, ranks: EngineRanks) -> None:
-        if ranks.leads:
-            self._ranks, self._schedule = ranks, LeadingSchedule(self._llm, ranks)
-        else:
-            self._follower = Follower(ranks, self._schedule, self._run_next_command)
-
-    @property
-    def probe(self) -> list[int]:
-        """The fixed token ids that ``sync`` scores."""
-        return self._probe
 
     def submit(self, prompt_ids: list[int], sampling: Sampling) -> "Future[Completion]":
         """Queue a call. Cancelling the future aborts it in the engine."""
@@ -103,12 +79,10 @@ class Engine:
 
     def score(self, ids: list[int]) -> list[float]:
         """Log-probabilities at temperature 1 of ``ids[1:]``, each given all before it."""
-        if self._follower:
-            return self._call(lambda: self._follower.scores)
+        if self._leader:
+            return self._call(self._leader.receive)[0]
         scores = self._result(self._submit(ids, to_vllm_scoring(), scores_from_vllm))
-        if self._ranks:
-            self._queue.put(Command(self._ranks.broadcast, ("scores", scores)))
-            self._call(_nothing)
+        self._call(self._schedule.broadcast, scores)
         return scores
 
     def sync(self, weights: Iterable[tuple[str, Tensor]]) -> list[float]:
@@ -117,7 +91,7 @@ class Engine:
         weights: transformers names, whole tensors. Raises RuntimeError while calls are running.
         """
         self._call(vllm_args.load, self._llm, list(weights))
-        return self.score(self._probe)
+        return self.score(self.probe)
 
     def sleep(self) -> None:
         """Give the GPU's memory to the trainer, keeping the weights in the host's."""
@@ -171,7 +145,10 @@ class Engine:
             if self._on_gpu:
                 # A thread starts on the first GPU, whichever its process has.
                 torch.cuda.set_device(self._device)
-            self._follower.follow() if self._follower else self._lead()
+            if self._leader:
+                follow(self._leader, self._schedule, lambda: self._carry_out(self._queue.get()))
+            else:
+                self._lead()
             self._failure = RuntimeError("it was closed")
         except BaseException as error:
             self._failure = error
@@ -190,8 +167,7 @@ class Engine:
                     with suppress(InvalidStateError):
                         call.done.set_result(call.read(output))
         finally:
-            if self._ranks:
-                self._ranks.broadcast("close")
+            self._schedule.broadcast("close")
 
     def _empty_queue(self) -> bool:
         """Carry out what is queued, waiting for it if there is nothing to step; False: stop."""
@@ -209,34 +185,30 @@ class Engine:
             if not self._lockstep.everyone_waits():
                 return False
             for call in self._lockstep.admit():
-                self._attempt(call, self._add, call)
+                self._attempt(self._add, call)
         return self._llm.has_unfinished_requests()
-
-    def _run_next_command(self) -> None:
-        self._carry_out(self._queue.get())
 
     def _carry_out(self, entry: QueuedCall | Command) -> None:
         if isinstance(entry, Command):
-            self._attempt(entry, self._run_command, entry)
-        elif self._lockstep and entry.rng_key:
-            self._attempt(entry, self._hold, entry)
+            self._attempt(self._run_command, entry)
         else:
-            self._attempt(entry, self._add, entry)
+            is_held = self._lockstep and entry.rng_key
+            self._attempt(self._hold if is_held else self._add, entry)
 
-    def _attempt(self, entry: QueuedCall | Command, action: Callable, *args: Any) -> None:
+    def _attempt(self, action: Callable, entry: QueuedCall | Command) -> None:
         """Do something for who waits for an entry: what it raises is raised there."""
         if entry.done.cancelled():
             return
         try:
             with vllm_args.engine_lock():
-                action(*args)
+                action(entry)
         except Exception as error:
             with suppress(InvalidStateError):
                 entry.done.set_exception(error)
 
     def _run_command(self, command: Command) -> None:
-        if command.on_all_ranks and self._ranks:
-            self._ranks.broadcast("command")
+        if command.on_all_ranks:
+            self._schedule.broadcast("command")
         command.done.set_result(command.function(*command.args))
 
     def _add(self, call: QueuedCall) -> None:
@@ -247,7 +219,7 @@ class Engine:
     def _hold(self, call: QueuedCall) -> None:
         self._lockstep.hold(call)
         # Whoever is cancelled waits no more, and the others may go on.
-        call.done.add_done_callback(lambda _: self._queue.put(Command(_nothing)))
+        call.done.add_done_callback(lambda _: self._queue.put(Command(lambda: None)))
 
     def _enter(self, episode: tuple) -> None:
         # What an earlier batch has cached may be computed here, or not be: bits would tell.
@@ -280,13 +252,9 @@ class Engine:
         return EngineStopped(f"the engine has stopped: {self._failure!r}")
 
 
-def _probe_ids(vocabulary: int, max_model_len: int) -> list[int]:
-    length = min(PROBE_TOKENS, max_model_len - 1)
-    return np.random.default_rng(0).integers(0, vocabulary, length).tolist()
-
-
-def _nothing() -> None:
-    """Only the queueing of it matters: the stepper looks again, or the ranks meet."""
+def _probe_ids(model: Any) -> list[int]:
+    length = min(PROBE_TOKENS, model.max_model_len - 1)
+    return np.random.default_rng(0).integers(0, model.get_vocab_size(), length).tolist()
 
 
 def _drained(entries: queue.SimpleQueue) -> list:

@@ -40,87 +40,58 @@ class EngineRanks:
 
 
 class Schedule:
-    """vLLM's scheduler, as far as we decide about it: the calls of the next step, and the step."""
+    """vLLM's scheduler, as far as we decide about it: the calls of the next step, and the step.
 
-    def __init__(self, llm: Any):
-        self._llm = llm
+    What is done to the leader's is broadcast to its followers first.
+    """
+
+    def __init__(self, llm: Any, followers: EngineRanks | None = None):
+        self._llm, self._followers = llm, followers
 
     def add_request(self, number: str, prompt_ids: list[int], params: Any) -> None:
         """Raises ValueError where vLLM refuses the call."""
         from vllm.exceptions import VLLMValidationError
         from vllm.inputs.engine import tokens_input
 
+        self.broadcast("add_request", number, prompt_ids, params)
         try:
             self._llm.add_request(number, tokens_input(prompt_ids), params)
         except VLLMValidationError as error:
             raise ValueError(str(error)) from error
 
     def abort(self, numbers: list[str]) -> None:
+        self.broadcast("abort", numbers)
         # By our numbers: those that vLLM gives calls besides are others on every rank.
         self._llm.abort_request(numbers, internal=False)
 
     def reset_prefix_cache(self) -> None:
+        self.broadcast("reset_prefix_cache")
         self._llm.reset_prefix_cache()
 
     def step(self) -> list[Any]:
         """The outputs of calls that are done."""
+        self.broadcast("step")
         return self._llm.step()
 
-
-class LeadingSchedule(Schedule):
-    """The leader's schedule: what is done to it is broadcast to the followers first."""
-
-    def __init__(self, llm: Any, ranks: EngineRanks):
-        super().__init__(llm)
-        self._ranks = ranks
-
-    def add_request(self, number: str, prompt_ids: list[int], params: Any) -> None:
-        self._ranks.broadcast("add_request", number, prompt_ids, params)
-        super().add_request(number, prompt_ids, params)
-
-    def abort(self, numbers: list[str]) -> None:
-        self._ranks.broadcast("abort", numbers)
-        super().abort(numbers)
-
-    def reset_prefix_cache(self) -> None:
-        self._ranks.broadcast("reset_prefix_cache")
-        super().reset_prefix_cache()
-
-    def step(self) -> list[Any]:
-        self._ranks.broadcast("step")
-        return super().step()
+    def broadcast(self, *message: Any) -> None:
+        """What the followers, where there are any, ``receive``."""
+        if self._followers:
+            self._followers.broadcast(*message)
 
 
-class Follower:
-    """A rank that does what the leader does, and its own part of a command of all ranks."""
+def follow(ranks: EngineRanks, schedule: Schedule, run_command: Callable[[], None]) -> None:
+    """Do what the leader does, until it closes the engine; for the other ranks.
 
-    def __init__(self, ranks: EngineRanks, schedule: Schedule, run_command: Callable[[], None]):
-        """run_command: waits for this rank's next command, and runs it."""
-        self._ranks, self._schedule, self._run_command = ranks, schedule, run_command
-        self.scores: list[float] = []
-        """The log-probabilities that the leader scored last."""
-
-    def follow(self) -> None:
-        """Until the leader closes the engine."""
-        while (message := self._ranks.receive()) != ("close",):
-            match message:
-                case ("command",):
-                    self._run_command()
-                case ("scores", scores):
-                    self.scores = scores
-                case (name, *args):
-                    with engine_lock():
-                        self._repeat(name, args)
-
-    def _repeat(self, name: str, args: list[Any]) -> None:
-        match name:
-            case "add_request":
+    run_command: waits for this rank's own part of a command of all ranks, and runs it.
+    """
+    while (message := ranks.receive()) != ("close",):
+        match message:
+            case ("command",):
+                run_command()
+            case ("add_request", *args):
                 # The leader is refused it, too, and tells who asked.
-                with suppress(ValueError):
-                    self._schedule.add_request(*args)
-            case "abort":
-                self._schedule.abort(*args)
-            case "reset_prefix_cache":
-                self._schedule.reset_prefix_cache()
-            case "step":
-                self._schedule.step()
+                with engine_lock(), suppress(ValueError):
+                    schedule.add_request(*args)
+            case (name, *args):
+                with engine_lock():
+                    getattr(schedule, name)(*args)

@@ -11,13 +11,14 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.history import Prompt
 from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.protocol import Choice, Request, RequestRefused, Response, Token
-from agentrl.serving.recording import Attempt, Recording
+from agentrl.serving.recording import Attempt
 from agentrl.serving.sampling import Completion, EngineClient, Sampling
 from agentrl.types import Call
 
@@ -47,38 +48,37 @@ class Handler:
         """Completion tokens sampled so far, for the progress display."""
         self._temperature, self._max_tokens = temperature, max_tokens
         self._max_model_len = max_model_len
-        self._has_warned = self._has_warned_of_grammar = False
+        self._warnings: set[str] = set()
 
-    async def respond(self, recording: Recording, request: Request, attempt: Attempt) -> Response:
+    async def respond(self, request: Request, attempt: Attempt) -> Response:
         """Sample what a request asks for and record it; cancelling aborts it.
 
         Raises RequestRefused where the request cannot be answered, or the episode ends meanwhile.
         """
-        _check_tool_choice(request)
+        if request.tool_choice not in ("auto", "none") and not request.tools:
+            message = "tool_choice asks for a tool without tools"
+            raise RequestRefused(400, "invalid_request", message)
         grammar = self.output_parser.grammar(request)
-        prompt = self._prompt(recording, request, attempt.agent)
-        completions = await self._sample(recording, request, attempt, prompt, grammar)
+        prompt = self._prompt(request, attempt)
+        completions = await self._sample(request, attempt, prompt, grammar)
         _check_finished(completions, grammar)
-        key = (*recording.rng_key, attempt.number)
-        choices = [
-            self._choice(request, prompt, completion, (*key, i))
+        key = (*attempt.recording.rng_key, attempt.number)
+        choices = tuple(
+            self._choice(request, prompt, completion, attempt.agent, grammar, (*key, i))
             for i, completion in enumerate(completions)
-        ]
-        calls = [_call(request, prompt, one, attempt.agent, grammar) for one in choices]
-        if not recording.deliver(attempt, prompt, calls):
-            raise _ended(recording)
-        num_sampled = sum(len(completion.ids) for completion in completions)
-        self.num_tokens += num_sampled
-        return Response(_id(*key), int(time.time()), len(prompt.ids), num_sampled, tuple(choices))
+        )
+        if not attempt.recording.deliver(attempt, prompt, [choice.call for choice in choices]):
+            raise _ended(attempt)
+        response = Response(_id(*key), int(time.time()), choices)
+        self.num_tokens += response.completion_tokens
+        return response
 
-    def _prompt(self, recording: Recording, request: Request, agent: str) -> Prompt:
+    def _prompt(self, request: Request, attempt: Attempt) -> Prompt:
         # As it is now: other threads of the episode may deliver meanwhile.
-        history = dict(recording.histories.get(agent, {}))
+        history = dict(attempt.recording.histories.get(attempt.agent, {}))
         prompt = self.chat_template.prompt(request, history)
-        if not prompt.ids:
-            raise RequestRefused(400, "invalid_request", "the prompt is empty")
         if len(prompt.ids) >= self._max_model_len:
-            recording.context_full = True
+            attempt.recording.context_full = True
             raise RequestRefused(
                 400,
                 "context_length_exceeded",
@@ -88,24 +88,20 @@ class Handler:
         return prompt
 
     async def _sample(
-        self,
-        recording: Recording,
-        request: Request,
-        attempt: Attempt,
-        prompt: Prompt,
-        grammar: Any,
+        self, request: Request, attempt: Attempt, prompt: Prompt, grammar: Any
     ) -> list[Completion]:
-        if not recording.own_sampling:
-            self._say_what_is_overridden(request)
-            self._say_what_is_not_trained(grammar)
-        own = dict(request.sampling) if recording.own_sampling else None
+        recording, own = attempt.recording, None
+        if recording.own_sampling:
+            own = dict(request.sampling)
+        else:
+            self._say_what_training_decides(request, grammar)
         keys = [(recording.rng_key, attempt.number, i) for i in range(request.n)]
         futures = [
             self.engine.submit(prompt.ids, self._sampling(request, prompt, grammar, own, key))
             for key in keys
         ]
         recording.add(attempt, futures)
-        return await _completions(recording, attempt, futures)
+        return await _completions(attempt, futures)
 
     def _sampling(
         self, request: Request, prompt: Prompt, grammar: Any, own: dict | None, rng_key: tuple
@@ -126,81 +122,89 @@ class Handler:
         )
 
     def _choice(
-        self, request: Request, prompt: Prompt, completion: Completion, key: tuple
+        self,
+        request: Request,
+        prompt: Prompt,
+        completion: Completion,
+        agent: str,
+        grammar: Any,
+        key: tuple,
     ) -> Choice:
-        """What the agent gets of a completion; key: what the ids of its tool calls depend on."""
-        text, said = self._texts(completion)
-        if request.prompt is None:
-            reply = self.output_parser.parse(request, prompt.ids, completion.ids, said)
-        else:
-            reply = {"role": "assistant", "content": said}
-        calls = reply.get("tool_calls", [])
-        for j, call in enumerate(calls):
-            call["id"] = _id(*key, j)
-        kept = calls if request.parallel_tool_calls else calls[:1]
-        if calls:
-            reply["tool_calls"] = kept
-        shown_whole = completion.cut_text is None and len(kept) == len(calls)
+        """What is recorded of a completion; key: what the ids of its tool calls depend on."""
+        call = Call(
+            prompt_ids=prompt.ids,
+            completion_ids=completion.ids,
+            logprobs=completion.logprobs,
+            finish_reason=completion.finish_reason,
+            agent=agent,
+            text=self.chat_template.decode(completion.ids),
+            messages=request.messages,
+            tools=request.tools,
+            template_arguments=request.template_arguments,
+            shown_whole=completion.cut_text is None,
+            under_grammar=grammar is not None,
+        )
+        said = completion.cut_text
+        if said is None:
+            said, _ = self.chat_template.said_and_end(call)
+        call = self._with_reply(call, request, said, key)
         tokens = () if request.top_logprobs is None else self._tokens(completion)
-        return Choice(completion, text, reply, shown_whole, tokens)
+        return Choice(call, completion.stop, tokens)
 
-    def _texts(self, completion: Completion) -> tuple[str, str]:
-        """The whole text, and what of it the model said: neither its end token nor a stop string"""
-        text = self.chat_template.decode(completion.ids)
-        if completion.cut_text is not None:
-            return text, completion.cut_text
-        if completion.finish_reason != "stop":
-            return text, text
-        return text, text.removesuffix(self.chat_template.decode_token(completion.ids[-1]))
+    def _with_reply(self, call: Call, request: Request, said: str, key: tuple) -> Call:
+        """said: its text, without an end token or a stop string."""
+        if request.prompt is not None:
+            return replace(call, reply={"role": "assistant", "content": said})
+        reply = self.output_parser.parse(request, call.prompt_ids, call.completion_ids, said)
+        calls = reply.get("tool_calls", [])
+        for j, tool_call in enumerate(calls):
+            tool_call["id"] = _id(*key, j)
+        if len(calls) > 1 and not request.parallel_tool_calls:
+            return replace(call, reply={**reply, "tool_calls": calls[:1]}, shown_whole=False)
+        return replace(call, reply=reply)
 
     def _tokens(self, completion: Completion) -> tuple[Token, ...]:
-        text = self.chat_template.decode_token
+        def token(token_id: int, logprob: float) -> tuple[str, float]:
+            # JSON knows no infinity; OpenAI writes -9999.
+            return self.chat_template.decode_token(token_id), max(logprob, -9999.0)
+
         top = completion.top or ((),) * len(completion.ids)
         return tuple(
-            Token(text(i), logprob, tuple((text(other), p) for other, p in top))
-            for i, logprob, top in zip(completion.ids, completion.logprobs, top, strict=True)
+            Token(*token(i, logprob), tuple(token(*other) for other in others))
+            for i, logprob, others in zip(completion.ids, completion.logprobs, top, strict=True)
         )
 
-    def _say_what_is_not_trained(self, grammar: Any) -> None:
-        if grammar is not None and not self._has_warned_of_grammar:
-            self._has_warned_of_grammar = True
-            log.warning(
-                "the agent asked for a schema, or for a forced or strict tool: what is drawn from "
-                "such a masked distribution is recorded, and not trained (said once; "
-                "tokens/under_grammar counts it)"
-            )
-
-    def _say_what_is_overridden(self, request: Request) -> None:
-        if self._has_warned or not request.sampling:
-            return
+    def _say_what_training_decides(self, request: Request, grammar: Any) -> None:
         same = {**NEUTRAL, "temperature": self._temperature}
         asked = {name for name, value in request.sampling.items() if same.get(name) != value}
         if asked:
-            self._has_warned = True
-            log.warning(
+            self._warn_once(
                 "the agent chose its own %s; every call is drawn at temperature %g instead, "
-                "so that what is trained is what was sampled (said once)",
-                ", ".join(sorted(asked)),
-                self._temperature,
+                "so that what is trained is what was sampled",
+                *(", ".join(sorted(asked)), self._temperature),
+            )
+        if grammar is not None:
+            self._warn_once(
+                "the agent asked for a schema, or for a forced or strict tool: what is drawn from "
+                "such a masked distribution is recorded, counted as tokens/under_grammar, and not "
+                "trained"
             )
 
+    def _warn_once(self, message: str, *values: Any) -> None:
+        if message not in self._warnings:
+            self._warnings.add(message)
+            log.warning(f"{message} (said once)", *values)
 
-def _check_tool_choice(request: Request) -> None:
-    if request.tool_choice not in ("auto", "none") and not request.tools:
-        raise RequestRefused(400, "invalid_request", "tool_choice asks for a tool without tools")
 
-
-async def _completions(
-    recording: Recording, attempt: Attempt, futures: Sequence[Future]
-) -> list[Completion]:
+async def _completions(attempt: Attempt, futures: Sequence[Future]) -> list[Completion]:
     waiting = [asyncio.wrap_future(future) for future in futures]
     try:
         return [await future for future in waiting]
     except asyncio.CancelledError:
         # Either our caller was cancelled, or the engine's calls were, by whoever ended them.
-        if attempt.state == "running" and recording.is_open:
+        if attempt.state == "running" and attempt.recording.is_open:
             raise
-        raise _ended(recording) from None
+        raise _ended(attempt) from None
     except ValueError as error:
         raise RequestRefused(400, "invalid_request", str(error)) from error
     finally:
@@ -215,25 +219,8 @@ def _check_finished(completions: Sequence[Completion], grammar: Any) -> None:
             raise RequestRefused(400 if grammar else 500, "invalid_request", reason)
 
 
-def _call(request: Request, prompt: Prompt, choice: Choice, agent: str, grammar: Any) -> Call:
-    return Call(
-        prompt_ids=prompt.ids,
-        completion_ids=choice.completion.ids,
-        logprobs=choice.completion.logprobs,
-        finish_reason=choice.completion.finish_reason,
-        agent=agent,
-        text=choice.text,
-        messages=request.messages,
-        tools=request.tools,
-        template_arguments=request.template_arguments,
-        reply=choice.message,
-        shown_whole=choice.shown_whole,
-        under_grammar=grammar is not None,
-    )
-
-
-def _ended(recording: Recording) -> RequestRefused:
-    if recording.is_open:
+def _ended(attempt: Attempt) -> RequestRefused:
+    if attempt.recording.is_open:
         return RequestRefused(409, "superseded", "a retry of this request has taken its place")
     return RequestRefused(401, "invalid_api_key", "the episode has ended")
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from agentrl.serving.protocol import Request, RequestRefused, invalid
-from agentrl.types import Message
+from agentrl.types import Message, parsed_arguments
 
 
 class OutputParser:
@@ -31,6 +31,7 @@ class OutputParser:
         for name in ("vllm.tool_parsers", "vllm.parser", "vllm.reasoning"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._tokenizer, self._has_tools = tokenizer, tool_parser is not None
+        _check_known(tool_parser, reasoning_parser)
         try:
             self._parser_class = ParserManager.get_parser(
                 tool_parser_name=tool_parser,
@@ -39,7 +40,10 @@ class OutputParser:
                 tokenizer=tokenizer,
             )
         except (TypeError, KeyError) as error:
-            raise ValueError(_misnamed(tool_parser, reasoning_parser, error)) from None
+            raise ValueError(
+                f"model.tool_parser {tool_parser!r} and model.reasoning_parser "
+                f"{reasoning_parser!r} do not both fit this model ({error})"
+            ) from None
         parser = self._parser_class(tokenizer).reasoning_parser if self._parser_class else None
         self._reasons = parser is not None
         self.reasoning_end: str = (parser.reasoning_end_str or "") if parser else ""
@@ -65,7 +69,7 @@ class OutputParser:
         message: Message = {"role": "assistant", "content": content or ""}
         if reasoning:
             message["reasoning_content"] = reasoning
-        if calls and not all(_is_object(call.arguments) for call in calls):
+        if calls and not all(isinstance(parsed_arguments(c.arguments), dict) for c in calls):
             # Clients break on such calls: they are text, like those that cannot be parsed.
             message["content"] = text.rpartition(self.reasoning_end)[2] if reasoning else text
         elif calls:
@@ -88,21 +92,19 @@ class OutputParser:
         )
 
 
-def _misnamed(tool_parser: str | None, reasoning_parser: str | None, error: Exception) -> str:
+def _check_known(tool_parser: str | None, reasoning_parser: str | None) -> None:
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
 
-    for field, name, manager in (
-        ("model.tool_parser", tool_parser, ToolParserManager),
-        ("model.reasoning_parser", reasoning_parser, ReasoningParserManager),
+    for kind, name, manager in (
+        ("tool", tool_parser, ToolParserManager),
+        ("reasoning", reasoning_parser, ReasoningParserManager),
     ):
-        known = manager.list_registered()
-        if name is not None and name not in known:
-            return f"{field} is {name!r}, which vLLM does not know: give one of {', '.join(known)}"
-    return (
-        f"model.tool_parser {tool_parser!r} and model.reasoning_parser {reasoning_parser!r} "
-        f"do not both fit this model ({error})"
-    )
+        if name not in (None, *(known := manager.list_registered())):
+            raise ValueError(
+                f"model.{kind}_parser is {name!r}, which vLLM does not know: "
+                f"give one of {', '.join(known)}"
+            )
 
 
 @lru_cache(maxsize=256)
@@ -128,10 +130,3 @@ def _vllm_request(
         raise invalid(error) from error
     except Exception as error:
         raise RequestRefused(400, "invalid_request", f"{type(error).__name__}: {error}") from error
-
-
-def _is_object(arguments: str) -> bool:
-    try:
-        return isinstance(json.loads(arguments), dict)
-    except (ValueError, RecursionError):
-        return False

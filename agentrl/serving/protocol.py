@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agentrl.serving.sampling import Completion
-from agentrl.types import Message
+from agentrl.types import Call, Message
 
 
 class RequestRefused(Exception):
@@ -77,21 +76,22 @@ class Token:
 
 @dataclass(frozen=True)
 class Choice:
-    """One completion, and the message that the agent gets for it."""
+    """One completion: what is recorded of it, and what else its agent may want to see."""
 
-    completion: Completion
-    text: str
-    """The completion as text, special tokens included."""
-    message: Message
-    """role, content, and where there are any: reasoning_content, tool_calls."""
-    shown_whole: bool = True
-    """Whether the message says all that was sampled: the agent can go on from there."""
+    call: Call
+    stop: str | None = None
+    """The stop string that ended it."""
     tokens: tuple[Token, ...] = ()
     """Where log-probabilities were asked for."""
 
     @property
+    def message(self) -> Message:
+        """role, content, and where there are any: reasoning_content, tool_calls."""
+        return self.call.reply
+
+    @property
     def finish_reason(self) -> str:
-        return "tool_calls" if self.message.get("tool_calls") else self.completion.finish_reason
+        return "tool_calls" if self.message.get("tool_calls") else self.call.finish_reason
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,13 @@ class Response:
     """Unique within its episode."""
     created: int
     """Seconds since 1970."""
-    prompt_tokens: int
-    completion_tokens: int
-    """Of all choices."""
     choices: tuple[Choice, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.choices[0].call.prompt_ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Of all choices."""
+        return sum(len(choice.call.completion_ids) for choice in self.choices)

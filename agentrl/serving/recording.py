@@ -21,6 +21,7 @@ from agentrl.types import Call, Message
 class Attempt:
     """One try at a request of one agent, and what it has come to."""
 
+    recording: "Recording"
     agent: str
     fingerprint: bytes
     """Of the route and the body."""
@@ -51,15 +52,14 @@ class Recording:
         """Whether the agent's own temperature and the like are used: not in training."""
         self.calls: list[Call] = []
         self.histories: dict[str, History] = {}
+        self.conversations: dict[str, list[Message]] = {}
+        """Up to each response that can be gone on from, by its id."""
         self.context_full = False
         """Whether the last request did not fit any more."""
-        self.conversations: dict[str, list[Message]] = {}
-        """What later requests can refer to by an id, where a dialect has that."""
         self.is_open = True
         self.has_processes = False
         """Whether a program may have been given one of the keys."""
         self._attempts: list[Attempt] = []
-        self._num_requests = 0
         self._lock = threading.Lock()
 
     def begin(self, agent: str, fingerprint: bytes, *, is_retry: bool) -> Attempt:
@@ -72,8 +72,7 @@ class Recording:
                 raise RequestRefused(401, "invalid_api_key", "the episode has ended")
             if is_retry:
                 self._supersede(agent, fingerprint)
-            attempt = Attempt(agent, fingerprint, self._num_requests)
-            self._num_requests += 1
+            attempt = Attempt(self, agent, fingerprint, len(self._attempts))
             self._attempts.append(attempt)
             return attempt
 

@@ -13,12 +13,8 @@ class RemoteModel:
     """Any OpenAI-compatible server. Nothing that goes through it is recorded or trained."""
 
     def __init__(self, name: str, base_url: str, api_key: str):
-        self.name, self._base_url, self.api_key = name, base_url, api_key
-
-    @cached_property
-    def base_url(self) -> str:
-        """The address of the API, ``/v1`` included."""
-        return self._base_url
+        """base_url: the address of the API, ``/v1`` included."""
+        self.name, self.base_url, self.api_key = name, base_url, api_key
 
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:

@@ -2,11 +2,7 @@
 
 Every episode gets a client of its own (``client.ModelClient``) with an unguessable key. A request
 under that key is rendered, sampled and recorded: exactly the ids that the engine was given and
-returned.
-
-vLLM's own serving classes are not used here. They render, tokenise and answer in one piece, so that
-neither a conversation's exact ids nor the moment of delivery can be had from them. What vLLM knows
-of tool calls, reasoning and grammars is used, in ``output_parser``.
+returned. vLLM's own serving classes are not used here: docs/serving.md says why.
 """
 
 import asyncio
@@ -23,15 +19,13 @@ from itertools import count
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
-from fastapi import Request as HttpRequest
-from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response as HttpResponse
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response as HttpResponse
+from starlette.routing import Mount, Route
 
 from agentrl.serving.dialects import (
     Dialect,
@@ -49,13 +43,7 @@ from agentrl.serving.recording import Attempt, Recording
 log = logging.getLogger(__name__)
 
 DIALECTS = {
-    dialect.path: dialect
-    for dialect in (
-        chat_completions.DIALECT,
-        completions.DIALECT,
-        responses.DIALECT,
-        messages.DIALECT,
-    )
+    api.DIALECT.path: api.DIALECT for api in (chat_completions, completions, responses, messages)
 }
 
 
@@ -148,30 +136,19 @@ class Server:
         try:
             agent_key = self._find_agent_key(headers)
             if dialect is None:
-                raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
+                return HttpReply(200, to_json(_models_at(path, agent_key.handler.name)))
             body = _parse(dialect.body, raw)
             fingerprint = hashlib.blake2b(path.encode() + raw, digest_size=16).digest()
             is_retry = headers.get("x-stainless-retry-count", "0") != "0"
             attempt = agent_key.recording.begin(agent_key.agent, fingerprint, is_retry=is_retry)
-            return await _carry_out(dialect, body, agent_key, attempt)
+            return await _carry_out(dialect, body, agent_key.handler, attempt)
         except RequestRefused as refusal:
             return _refuse(refusal, dialect)
         except Exception as error:
             # A client would hide it behind "Connection error".
             log.exception("a request failed")
-            return _refuse(_internal(error), dialect)
-
-    def models(self, headers: Mapping[str, str], name: str | None = None) -> HttpReply:
-        """The one model that a key opens."""
-        try:
-            agent_key = self._find_agent_key(headers)
-            if name not in (None, agent_key.handler.name):
-                raise RequestRefused(404, "model_not_found", f"there is no model {name!r}")
-        except RequestRefused as refusal:
-            return _refuse(refusal, None)
-        known = agent_key.handler.name
-        model = {"id": known, "object": "model", "created": 0, "owned_by": "agentrl"}
-        return HttpReply(200, to_json(model if name else {"object": "list", "data": [model]}))
+            message = f"{type(error).__name__}: {error}"
+            return _refuse(RequestRefused(500, "internal_error", message), dialect)
 
     def _find_agent_key(self, headers: Mapping[str, str]) -> AgentKey:
         bearer = headers.get("authorization", "")
@@ -185,7 +162,7 @@ class Server:
         listener = socket.create_server((self._host, self._port), backlog=4096)
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
-            _under_any_episode(make_app(self)),
+            make_app(self),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -200,66 +177,35 @@ class Server:
         self._thread.start()
 
 
-class _RawRoute(APIRoute):
-    """Hands over the request as it came: FastAPI's own parsing of it would be done for nothing."""
-
-    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]:
-        return self.endpoint
-
-
-def make_app(server: Server) -> FastAPI:
+def make_app(server: Server) -> Starlette:
     """The HTTP routes over a server."""
-    app = FastAPI(title="agentrl", docs_url=None, redoc_url=None)
-    for dialect in DIALECTS.values():
-        app.router.add_api_route(
-            dialect.path,
-            _route(server, dialect.path),
-            methods=["POST"],
-            openapi_extra=_describe(dialect),
-            route_class_override=_RawRoute,
-        )
 
-    @app.get("/v1/models")
-    async def models(http_request: HttpRequest) -> HttpResponse:
-        return _response(server.models(http_request.headers))
-
-    @app.get("/v1/models/{name}")
-    async def model(http_request: HttpRequest, name: str) -> HttpResponse:
-        return _response(server.models(http_request.headers, name))
-
-    @app.exception_handler(HTTPException)
-    async def not_found(http_request: HttpRequest, error: HTTPException) -> HttpResponse:
-        message = f"{http_request.method} {http_request.url.path}: {error.detail}"
-        return _response(_refuse(RequestRefused(error.status_code, "unknown_url", message), None))
-
-    app.openapi = partial(_openapi, app)
-    return app
-
-
-def _under_any_episode(app: FastAPI) -> Any:
-    """The same routes under ``/episode/N``, too.
-
-    Libraries keep clients by base URL for the whole process (LangChain does), and a client is bound
-    to the event loop that it was first used in. Each episode has a loop of its own.
-    """
-
-    async def serve(scope: dict, receive: Any, send: Any) -> None:
-        parts = scope["path"].split("/", 3)
-        if parts[1] == "episode" and len(parts) == 4:
-            scope = {**scope, "path": f"/{parts[3]}"}
-        await app(scope, receive, send)
-
-    return serve
-
-
-def _route(server: Server, path: str) -> Any:
-    async def route(http_request: HttpRequest) -> HttpResponse:
+    async def respond(http_request: HttpRequest) -> HttpResponse:
+        path = http_request.scope["path"].removeprefix(http_request.scope["root_path"])
         work = server.respond(path, await http_request.body(), http_request.headers)
         http_reply = await _unless_gone(http_request, work)
         # Whoever has gone reads nothing of what is sent to it.
         return _response(http_reply) if http_reply else HttpResponse(status_code=499)
 
-    return route
+    async def not_found(http_request: HttpRequest, error: HTTPException) -> HttpResponse:
+        message = f"{http_request.method} {http_request.url.path}: {error.detail}"
+        return _response(_refuse(RequestRefused(error.status_code, "unknown_url", message), None))
+
+    routes = [Route(path, respond, methods=["POST"]) for path in DIALECTS]
+    routes += [Route(path, respond) for path in ("/v1/models", "/v1/models/{name}")]
+    # Libraries keep clients by base URL for the whole process (LangChain does), and a client is
+    # bound to the event loop that it was first used in. Each episode has a loop of its own.
+    routes.append(Mount("/episode/{number}", routes=list(routes)))
+    return Starlette(routes=routes, exception_handlers={HTTPException: not_found})
+
+
+def _models_at(path: str, name: str) -> dict:
+    """OpenAI's list of models, or one of it: the one that a key opens."""
+    model = {"id": name, "object": "model", "created": 0, "owned_by": "agentrl"}
+    found = {"/v1/models": {"object": "list", "data": [model]}, f"/v1/models/{name}": model}
+    if path not in found:
+        raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
+    return found[path]
 
 
 async def _unless_gone(
@@ -279,20 +225,17 @@ async def _unless_gone(
             await task
 
 
-async def _carry_out(
-    dialect: Dialect, body: Body, agent_key: AgentKey, attempt: Attempt
-) -> HttpReply:
-    recording = agent_key.recording
+async def _carry_out(dialect: Dialect, body: Body, handler: Handler, attempt: Attempt) -> HttpReply:
     try:
-        request = dialect.request(body, recording.conversations)
-        response = await agent_key.handler.respond(recording, request, attempt)
-        if dialect.conversation:
-            recording.conversations.update([dialect.conversation(response, body, request)])
+        conversations = attempt.recording.conversations
+        request = dialect.request(body, conversations)
+        response = await handler.respond(request, attempt)
+        conversations |= dialect.conversation(response, body, request)
         kind, written = _write(dialect, response, body, request)
-        return HttpReply(200, written, kind, partial(recording.drop, attempt, "lost"))
+        return HttpReply(200, written, kind, partial(attempt.recording.drop, attempt, "lost"))
     except BaseException as error:
         was_left = isinstance(error, asyncio.CancelledError)
-        recording.drop(attempt, "lost" if was_left else "over")
+        attempt.recording.drop(attempt, "lost" if was_left else "over")
         raise
 
 
@@ -315,10 +258,6 @@ def _parse(kind: type[Body], raw: bytes) -> Body:
         raise invalid(error) from error
 
 
-def _internal(error: Exception) -> RequestRefused:
-    return RequestRefused(500, "internal_error", f"{type(error).__name__}: {error}")
-
-
 def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> HttpReply:
     body = dialect.error(refusal) if dialect else openai_error(refusal)
     return HttpReply(refusal.status, to_json(body))
@@ -326,23 +265,3 @@ def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> HttpReply:
 
 def _response(http_reply: HttpReply) -> HttpResponse:
     return HttpResponse(http_reply.body, status_code=http_reply.status, headers=http_reply.headers)
-
-
-def _describe(dialect: Dialect) -> dict:
-    schema = {"$ref": f"#/components/schemas/{dialect.body.__name__}"}
-    refused = {"description": "An error in the form of this API."}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {"400": refused, "401": refused, "404": refused, "409": refused},
-    }
-
-
-def _openapi(app: FastAPI) -> dict:
-    """FastAPI's description, and the bodies, which are parsed where no FastAPI is."""
-    described = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    _, schemas = models_json_schema(
-        [(dialect.body, "validation") for dialect in DIALECTS.values()],
-        ref_template="#/components/schemas/{model}",
-    )
-    described.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
-    return described

@@ -15,6 +15,7 @@ from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.process import freeze_garbage, prepare_process
 from agentrl.serving.remote import RemoteModel, key_of
 from agentrl.serving.server import Server
+from agentrl.serving.vllm_args import start_vllm
 
 
 def serve(config: Config, folder: str | Path) -> Serving:
@@ -52,19 +53,18 @@ def _start_handler(
     model: ModelConfig | AuxiliaryModel,
     engine_config: EngineConfig,
 ) -> Handler:
-    engine = Engine(
+    llm = start_vllm(
         folder,
         max_model_len=model.max_model_len,
         dtype=compute_dtype(config.model),
         config=engine_config,
         reasoning_parser=model.reasoning_parser,
-        lockstep=config.deterministic,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
     return Handler(
         name,
-        engine,
+        Engine(llm, lockstep=config.deterministic),
         ChatTemplate(tokenizer, output_parser.reasoning_end),
         output_parser,
         temperature=config.sampling.temperature,

@@ -17,13 +17,13 @@ _OPEN: list[Any] = []
 _CLOSED: list[Any] = []
 
 
-def start(
+def start_vllm(
     folder: str | Path,
     *,
     max_model_len: int,
     dtype: str,
     config: EngineConfig,
-    reasoning_parser: str | None,
+    reasoning_parser: str | None = None,
 ) -> Any:
     """vLLM's LLMEngine on a model folder; of several ranks, in the process group that is there."""
     # Slow to import, and only needed where an engine is.
@@ -32,12 +32,13 @@ def start(
     _compile_nothing_on_cpu()
     from vllm.v1.engine.llm_engine import LLMEngine
 
+    several_ranks = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     args = EngineArgs(
         **arguments(folder, max_model_len=max_model_len, dtype=dtype, config=config),
         # A grammar binds what comes after the reasoning.
         reasoning_parser=reasoning_parser or "",
         tensor_parallel_size=config.tensor_parallel_size,
-        **({"distributed_executor_backend": "external_launcher"} if _several_ranks() else {}),
+        **({"distributed_executor_backend": "external_launcher"} if several_ranks else {}),
     )
     llm = LLMEngine.from_engine_args(args, enable_multiprocessing=False)
     _OPEN.append(llm)
@@ -90,10 +91,6 @@ def _on_cpu(max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
         # cost as much. A GPU's are of 16.
         "block_size": 32,
     }
-
-
-def _several_ranks() -> bool:
-    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def load(llm: Any, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -24,62 +24,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="its folder")
     parser.add_argument("--port", type=int, default=6070, help="on the loopback; 0: any free")
     parser.add_argument("--export", type=Path, metavar="FILE.html", help="write one file instead")
-    parser.add_argument(
-        "--steps", nargs="+", type=int, help="with --export: the steps whose tokens go in"
-    )
     flags = parser.parse_args(argv)
-    if flags.steps and not flags.export:
-        parser.error("--steps chooses what --export writes: give both, or neither")
     if not 0 <= flags.port < 2**16:
         parser.error(f"--port is {flags.port}: give 0 to 65535; 0: any free")
     try:
         runs = [run for folder in flags.runs for run in opened(folder)]
-        if flags.export:
-            _export(runs, flags.export, flags.steps)
-        else:
+        if not flags.export:
             serve(runs, flags.port)
+            return
+        left_out = export(runs, flags.export)
+        print(f"{flags.export}: {flags.export.stat().st_size / 2**20:.1f} MiB", *left_out, sep="\n")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
 def opened(folder: Path) -> list[RunRecords]:
-    """The runs of a folder. Of an experiment's, those that cannot be read are told and passed over.
-
-    Raises ValueError where none can be read.
-    """
-    folders = runs_in(folder)
-    if folders == [folder]:
+    """The run, or the runs of an experiment's folder: those that cannot be read are told and passed
+    over. Raises ValueError where none can be read."""
+    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not inside or (folder / "config.json").exists():
         return [open_run(folder)]
     runs = []
-    for inside in folders:
+    for run in inside:
         try:
-            runs.append(open_run(inside))
+            runs.append(open_run(run))
         except ValueError as error:
             print(error, file=sys.stderr)
     if not runs:
         raise ValueError(f"no run in {folder} can be read")
     return runs
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """The folder itself, or the runs in it, where it is an experiment's."""
-    inside = sorted(path.parent for path in folder.glob("*/config.json"))
-    return inside if inside and not (folder / "config.json").exists() else [folder]
-
-
-def _export(runs: Sequence[RunRecords], file: Path, steps: Sequence[int] | None) -> None:
-    try:
-        left_out = export(runs, file, steps=steps, report=_show)
-    finally:
-        _show("")
-    print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
-    for sentence in left_out:
-        print(sentence)
-
-
-def _show(sentence: str) -> None:
-    """In place of the one before it."""
-    print(f"\r\033[K{sentence}", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers to the page: plain dicts for JSON about a run, and bytes for its tokens.
+"""Answers to the page: what is told about a run in JSON, and bytes for its tokens.
 
 An episode travels as one block of bytes, little-endian:
 
@@ -11,15 +11,14 @@ so that the page lays typed arrays over it and parses nothing a token.
 """
 
 import json
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pydantic_core
 
-from agentrl.records import CallRecord, EpisodeRecord, EpisodeRow, RunRecords
+from agentrl.records import CallRecord, EpisodeRecord, Found, RunRecords
 
 MAX_TOKENS = 2_000_000
 """More than a page can hold of one episode."""
@@ -31,23 +30,20 @@ SEARCH_SECONDS = 0.5
 
 def describe(runs: Sequence[RunRecords]) -> list[dict[str, Any]]:
     """The runs' names and seeds; those that differ in nothing else share a ``family``."""
-    families: dict[str, int] = {}
     told = []
     for run in runs:
-        config = run.config.get("config", {})
+        experiment, config = run.config.get("experiment", ""), run.config.get("config", {})
         same = {name: value for name, value in config.items() if name not in ("seed", "runs")}
-        key = json.dumps([run.config.get("experiment"), same], sort_keys=True, default=str)
         told.append(
             {
                 "name": run.name,
                 "folder": str(run.folder),
-                "experiment": run.config.get("experiment", ""),
-                "commit": run.config.get("commit"),
+                "experiment": experiment,
                 "seed": config.get("seed"),
-                "family": families.setdefault(key, len(families)),
+                "family": json.dumps([experiment, same], sort_keys=True),
             }
         )
-    return _finite(told)
+    return told
 
 
 def metrics(run: RunRecords) -> dict[str, list[Any]]:
@@ -58,22 +54,13 @@ def metrics(run: RunRecords) -> dict[str, list[Any]]:
     return {name: values for name, values in columns.items() if any(v is not None for v in values)}
 
 
-def episodes(
-    run: RunRecords, *, after: tuple[int, int, int] | None = None, **filters: Any
-) -> dict[str, Any]:
-    """A page of the list of episodes; ``after``, to ask on from, None: these were the last; and
-    ``unread``, a sentence for each thing that a search could not read.
+def episodes(run: RunRecords, **wanted: Any) -> Found:
+    """A page of the list of episodes; ``after``, to ask on from, None: these were the last.
 
-    filters: those of ``RunRecords.episodes``. Looking for a text, a page holds what was found in a
-    moment, which may be nothing yet.
+    wanted: see ``RunRecords.page``. Looking for a text, a page holds what was found in a moment,
+    which may be nothing yet.
     """
-    found = run.page(after=after, limit=PER_PAGE, seconds=SEARCH_SECONDS, **filters)
-    rows = [row_of(row) for row in found.rows]
-    return {"rows": rows, "after": found.after, "unread": found.unread}
-
-
-def row_of(row: EpisodeRow) -> dict[str, Any]:
-    return _finite(asdict(row) | {"mean_reward": row.mean_reward})
+    return run.page(limit=PER_PAGE, seconds=SEARCH_SECONDS, **wanted)
 
 
 def episode(run: RunRecords, step: int, task_id: str, index: int, group: int | None) -> bytes:
@@ -91,18 +78,14 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, group: int | N
     said = run.decode(record.ids)
     texts = {text: number for number, text in enumerate(dict.fromkeys(said))}
     arrays = {
-        "ids": record.ids.astype(np.int32),
-        "parent": record.parent.astype(np.int32),
+        "ids": record.ids,
+        "parent": record.parent,
         "text": np.array([texts[text] for text in said], np.int32),
         "in_loss": _in_loss(record),
         **_terms(record.calls),
     }
-    head = {
-        "row": row_of(record.row),
-        "calls": [_call(call) for call in record.calls],
-        "texts": list(texts),
-    }
-    return _packed(head, arrays)
+    calls = [_call(call) for call in record.calls]
+    return _packed({"row": record.row, "calls": calls, "texts": list(texts)}, arrays)
 
 
 def _in_loss(record: EpisodeRecord) -> np.ndarray:
@@ -116,66 +99,42 @@ def _in_loss(record: EpisodeRecord) -> np.ndarray:
 
 def _terms(calls: Sequence[CallRecord]) -> dict[str, np.ndarray]:
     """What the calls say of the tokens that they sampled, one call after the other."""
-    columns = {
-        "sampler_logprob": [call.sampler_logprobs for call in calls],
-        "trainer_logprob": [call.trainer_logprobs for call in calls],
-        "entropy": [call.entropies for call in calls],
-        "weight": [call.weights for call in calls],
-        "advantage": [call.advantages for call in calls],
-    }
+    names = ("sampler_logprobs", "trainer_logprobs", "entropies", "weights", "advantages")
     return {
-        name: np.concatenate([np.zeros(0), *parts], dtype=np.float32)
-        for name, parts in columns.items()
+        name: np.concatenate(
+            [np.zeros(0), *(getattr(call, name) for call in calls)], dtype=np.float32
+        )
+        for name in names
     }
 
 
 def _call(call: CallRecord) -> dict[str, Any]:
-    return {
-        "agent": call.agent,
-        "leaf": call.leaf,
-        "sampled": len(call.completion_ids),
-        "finish_reason": call.finish_reason,
-        "under_grammar": call.under_grammar,
-        "why_forked": call.why_forked,
-    }
+    names = ("agent", "leaf", "finish_reason", "under_grammar", "why_forked")
+    return {name: getattr(call, name) for name in names} | {"sampled": len(call.completion_ids)}
 
 
 def _packed(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
     """
     >>> block = _packed({}, {"ids": np.array([7], np.int32)})
-    >>> block[4:40].decode(), block[-8:].hex()
-    ('{"arrays": {"ids": ["int32", 0, 1]}}', '0700000000000000')
+    >>> block[4:36].decode(), block[-8:].hex()
+    ('{"arrays":{"ids":["int32",0,1]}}', '0700000000000000')
     """
-    places, pieces, size = {}, [], 0
+    about, body = {}, b""
     for name, array in arrays.items():
-        places[name] = [array.dtype.name, size, len(array)]
-        body = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        about[name] = [array.dtype.name, len(body), len(array)]
+        body += array.tobytes()
         body += b"\0" * (-len(body) % 8)
-        pieces.append(body)
-        size += len(body)
-    text = to_json({**head, "arrays": places})
+    text = to_json({**head, "arrays": about})
     text += b" " * (-(4 + len(text)) % 8)
-    return b"".join([len(text).to_bytes(4, "little"), text, *pieces])
+    return len(text).to_bytes(4, "little") + text + body
 
 
 def to_json(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    # Half a surrogate pair, which JSON may name, is no character.
-    return text.encode(errors="replace")
+    """JSON has no NaN: null in its place."""
+    return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
 def _number(value: Any) -> float | None:
     # JSON's whole numbers may be larger than any float.
     is_number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return float(value) if is_number else None
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: None in its place."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return value.item() if isinstance(value, np.generic) else value

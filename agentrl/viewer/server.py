@@ -9,13 +9,13 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel, Field
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -27,15 +27,8 @@ HOSTS = ["127.0.0.1", "localhost"]
 STARTED = secrets.token_hex(8)
 """Another server's answers may look otherwise."""
 # What the records' columns can hold.
-Number = Annotated[int, Query(ge=0, lt=2**31)]
-
-
-RunAt = Callable[[int], RunRecords]
-"""A run by its number. Raises UnknownRun."""
-
-
-class UnknownRun(ValueError):
-    """A number that none of the runs has."""
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+router = APIRouter()
 
 
 def serve(runs: Sequence[RunRecords], port: int) -> None:
@@ -58,118 +51,97 @@ def serve(runs: Sequence[RunRecords], port: int) -> None:
 
 
 def make_app(runs: Sequence[RunRecords]) -> FastAPI:
-    """The routes over some runs."""
+    """The routes over some runs. What is wrong is told as a sentence for the page to show."""
     app = FastAPI(title="agentrl", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.runs = runs
     app.add_middleware(GZipMiddleware, minimum_size=4096, compresslevel=1)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
-    _add_page(app)
-
-    def run_at(number: int) -> RunRecords:
-        if not 0 <= number < len(runs):
-            raise UnknownRun(f"there is no run {number}: {len(runs)} are served.")
-        return runs[number]
-
-    _add_runs(app, runs, run_at)
-    _add_episodes(app, run_at)
-    _add_refusals(app)
+    app.include_router(router)
+    app.add_exception_handler(ValueError, lambda _, error: _refusal(404, str(error)))
+    app.add_exception_handler(RequestValidationError, _mistyped)
     return app
 
 
-def _add_page(app: FastAPI) -> None:
-    """The page, and its parts."""
-
-    @app.get("/")
-    def index() -> HTMLResponse:
-        nonce = secrets.token_urlsafe(12)
-        policy = (
-            f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; connect-src 'self'; "
-            "style-src 'self' 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
-        )
-        headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-        return HTMLResponse(page.linked(nonce), headers=headers)
-
-    @app.get("/page/{name:path}")
-    def part(name: str) -> Response:
-        if name not in page.files():
-            return _refusal(404, "The page has no such part.")
-        content, media_type = page.files()[name]
-        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+def _run(request: Request, number: int) -> RunRecords:
+    runs = request.app.state.runs
+    if not 0 <= number < len(runs):
+        raise ValueError(f"there is no run {number}: {len(runs)} are served.")
+    return runs[number]
 
 
-def _add_runs(app: FastAPI, runs: Sequence[RunRecords], run_at: RunAt) -> None:
-    """What there is, and the metrics of each run."""
-
-    @app.get("/api/runs")
-    def describe() -> Response:
-        return _json(answers.describe(runs))
-
-    @app.get("/api/runs/{number}/metrics")
-    def metrics(number: int, request: Request) -> Response:
-        run = run_at(number)
-        state = _state(run.folder / "metrics.jsonl")
-        return _unless_known(state, lambda: answers.metrics(run), request)
-
-    @app.get("/api/runs/{number}/batches")
-    def batches(number: int, request: Request) -> Response:
-        recorded = run_at(number).batches()
-        return _unless_known(recorded, lambda: recorded, request)
+Run = Annotated[RunRecords, Depends(_run)]
+"""By its number in the path."""
 
 
-def _add_episodes(app: FastAPI, run_at: RunAt) -> None:
-    """The episodes of a run: a list by filters, and one whole."""
+class Filters(BaseModel):
+    """Those of ``RunRecords.page``."""
 
-    @app.get("/api/runs/{number}/episodes")
-    def episodes(
-        number: int,
-        step: Number | None = None,
-        task_id: str | None = None,
-        status: Status | None = None,
-        min_reward: float | None = None,
-        max_reward: float | None = None,
-        habit: str | None = None,
-        text: str | None = None,
-        held_out: bool | None = None,
-        after: Annotated[str | None, Query(pattern=r"^\d{1,15},\d{1,15},\d{1,15}$")] = None,
-    ) -> Response:
-        found = answers.episodes(
-            run_at(number),
-            step=step,
-            task_id=task_id,
-            status=status,
-            min_reward=min_reward,
-            max_reward=max_reward,
-            habit=habit,
-            text=text,
-            held_out=held_out,
-            after=after and tuple(map(int, after.split(","))),
-        )
-        return _json(found)
-
-    @app.get("/api/runs/{number}/episode")
-    def episode(
-        number: int, step: Number, task_id: str, index: Number, group: Number | None = None
-    ) -> Response:
-        block = answers.episode(run_at(number), step, task_id, index, group)
-        return Response(block, media_type="application/octet-stream")
+    step: Number | None = None
+    task_id: str | None = None
+    status: Status | None = None
+    min_reward: float | None = None
+    max_reward: float | None = None
+    habit: str | None = None
+    text: str | None = None
+    held_out: bool | None = None
+    after: Annotated[str | None, Field(pattern=r"^\d{1,15},\d{1,15},\d{1,15}$")] = None
 
 
-def _add_refusals(app: FastAPI) -> None:
-    """What is wrong, as a sentence for the page to show."""
-
-    @app.exception_handler(ValueError)
-    def refused(request: Request, error: ValueError) -> JSONResponse:
-        """What cannot be read: its sentence, for the page to show."""
-        return _refusal(404, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    def mistyped(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        return _refusal(422, f"{first['loc'][-1]}: {first['msg']}")
+@router.get("/")
+def index() -> HTMLResponse:
+    nonce = secrets.token_urlsafe(12)
+    policy = (
+        f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; connect-src 'self'; "
+        "style-src 'self' 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
+    return HTMLResponse(page.linked(nonce), headers=headers)
 
 
-def _json(value: Any) -> Response:
-    headers = {"Cache-Control": "no-store"}
+@router.get("/page/{name:path}")
+def part(name: str) -> Response:
+    if name not in page.files():
+        return _refusal(404, "The page has no such part.")
+    content, media_type = page.files()[name]
+    return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/api/runs")
+def runs(request: Request) -> Response:
+    return _json(answers.describe(request.app.state.runs))
+
+
+@router.get("/api/runs/{number}/metrics")
+def metrics(run: Run, request: Request) -> Response:
+    file = run.folder / "metrics.jsonl"
+    now = file.stat() if file.exists() else None
+    state = now and (now.st_ino, now.st_size, now.st_mtime_ns)
+    return _unless_known(state, lambda: answers.metrics(run), request)
+
+
+@router.get("/api/runs/{number}/batches")
+def batches(run: Run, request: Request) -> Response:
+    recorded = run.batches()
+    return _unless_known(recorded, lambda: recorded, request)
+
+
+@router.get("/api/runs/{number}/episodes")
+def episodes(run: Run, filters: Annotated[Filters, Query()]) -> Response:
+    after = filters.after and tuple(map(int, filters.after.split(",")))
+    return _json(answers.episodes(run, **{**filters.model_dump(), "after": after}))
+
+
+@router.get("/api/runs/{number}/episode")
+def episode(
+    run: Run, step: Number, task_id: str, index: Number, group: Number | None = None
+) -> Response:
+    block = answers.episode(run, step, task_id, index, group)
+    return Response(block, media_type="application/octet-stream")
+
+
+def _json(value: Any, **headers: str) -> Response:
+    headers = {"Cache-Control": "no-store"} | headers
     return Response(answers.to_json(value), media_type="application/json", headers=headers)
 
 
@@ -180,17 +152,12 @@ def _unless_known(state: Any, answer: Callable[[], Any], request: Request) -> Re
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    body = answers.to_json(answer())
-    return Response(body, media_type="application/json", headers=headers)
+    return _json(answer(), **headers)
 
 
-def _state(file: Path) -> tuple[int, int, int] | None:
-    """What changes whenever a file does; None where there is none."""
-    try:
-        now = file.stat()
-    except FileNotFoundError:
-        return None
-    return now.st_ino, now.st_size, now.st_mtime_ns
+def _mistyped(_: Request, error: RequestValidationError) -> JSONResponse:
+    first = error.errors()[0]
+    return _refusal(422, f"{first['loc'][-1]}: {first['msg']}")
 
 
 def _refusal(status: int, sentence: str) -> JSONResponse:

@@ -20,6 +20,7 @@ from agentrl.learning import checkpoint
 from agentrl.learning.learner import Learner, adamw
 from agentrl.learning.policy import ATTENTION, Policy
 from agentrl.learning.ranks import Ranks
+from agentrl.runs.trial import trial_step
 from agentrl.signals import Signals
 from bench.gpu import ON_GPU
 from bench.gpu.report import ROOT, Row, right, speed
@@ -162,9 +163,6 @@ def memory() -> Iterator[Row]:
 
 def peaks(recompute: str) -> tuple[float, dict[str, float]]:
     """Of the trial step, and of steps after the first."""
-    # A run's own room: it may need more than a bare machine has, and then this check alone fails.
-    from agentrl.runs.trial import trial_step
-
     model, learner = prepared(make_model(replace(WHOLE, recompute=recompute)), ranks().prepare)
     trial = peak_of(partial(trial_step, learner, config(), ranks()))
     update(model, learner, ranks())

@@ -35,10 +35,10 @@ def tree_attention(
     """
     _check(q, k, v, plan)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return _function(choose(impl, q.device))(q, k, v, plan, scale)
+    return _function(choose(impl, q.device, q.dtype))(q, k, v, plan, scale)
 
 
-def choose(impl: str, device: torch.device) -> Implementation:
+def choose(impl: str, device: torch.device, dtype: torch.dtype) -> Implementation:
     """What ``auto`` means on a device: segments on a CPU, triton on a GPU, flash without Triton.
 
     Raises ValueError for what is none of them, or cannot run there.
@@ -51,15 +51,19 @@ def choose(impl: str, device: torch.device) -> Implementation:
     is_interpreted = impl == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if impl in ("triton", "flash") and device.type == "cpu" and not is_interpreted:
         raise ValueError(f"attention {impl!r} needs a GPU: use segments on a CPU, or auto")
-    if impl != "auto":
-        return impl
-    if device.type == "cpu":
-        return "segments"
-    return _choose_for_gpu()
+    chosen = impl if impl != "auto" else _choose_for(device.type)
+    if chosen == "flash" and dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"attention 'flash' computes in float16 or bfloat16, not in {dtype}: use triton, or "
+            "--model.dtype bfloat16"
+        )
+    return chosen
 
 
 @cache
-def _choose_for_gpu() -> Implementation:
+def _choose_for(device: str) -> Implementation:
+    if device == "cpu":
+        return "segments"
     if importlib.util.find_spec("triton"):
         return "triton"
     log.warning("Triton is not installed: tree attention runs as gathered flash attention instead")

@@ -9,7 +9,7 @@ import pytest
 import rollout
 from agentrl.agents.contract import InferencePool, Model
 from agentrl.config import Config, ModelConfig
-from agentrl.debug.transcript import print_transcript, print_verdict
+from agentrl.debug.transcript import print_scores, print_transcript
 from agentrl.runs import preflight
 from agentrl.runs.metrics import episode_metrics
 from agentrl.runs.progress import Display
@@ -213,14 +213,15 @@ def test_a_transcript_says_whose_turn_it_is_and_shows_each_conversation_once(cap
     episode = Episode(task={"id": "t"}, index=0, calls=calls, reward={"solver": 1.0})
     console = Display().console
     print_transcript(console, episode, repr)
-    print_verdict(console, episode)
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    print_scores(console, episode)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:13] == [
         *("[solver]", "user: one", "assistant: to one"),
         *("[checker]", "user: other", "assistant: to other"),
         *("[solver]", "user: two", "assistant: to two"),
         *("[checker]", "user: afresh", "assistant: to afresh"),
-        "reward {'solver': 1.0}",
     ]
+    assert " ".join(said[14].split()) == "reward {'solver': 1.0}"
 
 
 def test_what_collect_needs_of_serving(serving):

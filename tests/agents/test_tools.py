@@ -64,6 +64,7 @@ def test_each_piece_has_a_scratch_folder_of_its_own(python):
     assert python.run("import os; print(os.listdir())") == "[]"
 
 
+@pytest.mark.alone
 def test_children_are_not_waited_for(python):
     started = time.monotonic()
     code = "import subprocess; subprocess.Popen(['sleep', '77']); print('on')"
@@ -112,6 +113,7 @@ def test_waiting_is_not_running():
     assert time.monotonic() - started >= 2
 
 
+@pytest.mark.alone
 def test_a_call_cancelled_while_it_waits_never_runs(monkeypatch):
     python, ran = PythonTool(workers=1), []
     run = Sandbox.run

@@ -1,12 +1,13 @@
 """A talk with a model whose answers the test writes, and a person whose lines it types."""
 
 import json
+from argparse import Namespace
 
 import pytest
 
 from agentrl.agents.tools import PYTHON_TOOL, ChatSetting, Tool
 from agentrl.debug import chat as talking
-from agentrl.debug.command import PLAIN, default_experiment
+from agentrl.debug.command import default_experiment
 from agentrl.runs.progress import Display
 from experiments import gsm8k, gsm8k_offline
 from tests.support.families import QWEN25, write
@@ -114,22 +115,18 @@ def test_ctrl_c_stops_an_answer(person, monkeypatch):
 
 
 def test_whose_tools(tmp_path, capsys):
-    """A checkpoint of a run knows its experiment; another one has no tools."""
-    from argparse import Namespace
-
+    """A checkpoint of a run knows its experiment; for another one it has to be named."""
     checkpoint = tmp_path / "checkpoints" / "step-00001"
     checkpoint.mkdir(parents=True)
     flags = Namespace(chat=str(checkpoint))
-    assert default_experiment(flags) == PLAIN
-    for name, found in (("gsm8k_offline", "gsm8k_offline"), ("gone", PLAIN)):
-        (tmp_path / "config.json").write_text(json.dumps({"experiment": name}))
+    with pytest.raises(SystemExit):
+        default_experiment(flags)
+    said = capsys.readouterr().err
+    assert said == f"error: {checkpoint} is no run's checkpoint: name an experiment with --exp\n"
+    for file, found in ((None, "gsm8k_offline"), ("/a/mine.py", "/a/mine.py")):
+        described = {"experiment": "gsm8k_offline", "file": file}
+        (tmp_path / "config.json").write_text(json.dumps(described))
         assert default_experiment(flags) == found
-    mine = tmp_path / "mine.py"
-    mine.touch()
-    for file, found in ((mine, str(mine)), (tmp_path / "gone.py", PLAIN)):
-        (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "file": str(file)}))
-        assert default_experiment(flags) == found
-    assert "gone.py is not here: talking without its tools" in capsys.readouterr().err
     assert default_experiment(Namespace(chat=None)) is None
     assert [tool.name for tool in gsm8k_offline.talk.tools] == ["python"]
     assert gsm8k.talk is gsm8k_offline.talk

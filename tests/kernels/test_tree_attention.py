@@ -22,6 +22,8 @@ SHAPES = {
     "forks of forks": [[0] * 50 + [i] * 50 + [j] * 60 for i in range(3) for j in range(3)],
 }
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_tree_token_sees_what_it_would_see_in_its_own_sequence(seed):
@@ -102,22 +104,32 @@ def test_what_cannot_run_here(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     for impl in ("triton", "flash"):
         with pytest.raises(ValueError, match=f"attention '{impl}' needs a GPU: use segments"):
-            choose(impl, torch.device("cpu"))
+            choose(impl, CPU, torch.float32)
     with pytest.raises(ValueError, match="attention 'dense' is none of auto, reference, triton"):
-        choose("dense", torch.device("cpu"))
+        choose("dense", CPU, torch.float32)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert choose("triton", torch.device("cpu")) == "triton"
+    assert choose("triton", CPU, torch.float32) == "triton"
 
 
 def test_what_auto_means(monkeypatch, caplog):
-    gpu = torch.device("cuda")
-    assert choose("auto", torch.device("cpu")) == "segments"
-    assert choose("reference", gpu) == "reference"
-    attention._choose_for_gpu.cache_clear()
-    assert choose("auto", gpu) == "triton"
-    attention._choose_for_gpu.cache_clear()
+    assert choose("auto", CPU, torch.float32) == "segments"
+    assert choose("reference", GPU, torch.float32) == "reference"
+    attention._choose_for.cache_clear()
+    assert choose("auto", GPU, torch.float32) == "triton"
+    attention._choose_for.cache_clear()
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING):
-        assert [choose("auto", gpu) for _ in range(3)] == ["flash"] * 3
+        assert [choose("auto", GPU, torch.bfloat16) for _ in range(3)] == ["flash"] * 3
     assert len(caplog.records) == 1
-    attention._choose_for_gpu.cache_clear()
+    with pytest.raises(ValueError, match=r"in torch.float32: use triton, or --model.dtype bfloat"):
+        choose("auto", GPU, torch.float32)
+    attention._choose_for.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_flash_is_refused_a_dtype_that_it_lacks_before_anything_is_loaded(dtype):
+    assert choose("flash", GPU, torch.bfloat16) == "flash"
+    with pytest.raises(
+        ValueError, match=rf"'flash' computes in float16 or bfloat16, not in {dtype}"
+    ):
+        choose("flash", GPU, dtype)

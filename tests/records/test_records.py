@@ -19,13 +19,11 @@ from agentrl.learning.packing import deal, pack
 from agentrl.records import load, open_run, schema
 from agentrl.records.files import cut_back
 from agentrl.records.recorder import Recorder, RecordsFailed
-from agentrl.records.scores import Scores
+from agentrl.records.scores import Scores, rounded
 from agentrl.records.text import UNKNOWN
-from agentrl.records.untrained import UntrainedRecords
 from agentrl.types import Call, Episode, Group, Sample
 from tests.support.families import QWEN3, write
 from tests.support.made_runs import long_group, long_scores
-from tests.support.made_runs import tokenizer as made_tokenizer
 from tests.support.recorded import GROUPS, a_call, record
 from tests.support.spy import Scripted
 
@@ -139,7 +137,7 @@ def check_call(mine: Call, theirs, read, expected) -> None:
         assert theirs.advantages.tolist() == [np.float32(advantage)] * len(mine.completion_ids)
         stored = (*measured, theirs.measures["clipped"])
         assert [bits(one) for one in stored] == [
-            bits(one) for one in (trainer, entropies, importance, clipped)
+            bits(one) for one in (trainer, rounded(entropies), importance, clipped)
         ]
 
 
@@ -208,7 +206,7 @@ def test_what_the_rows_say(tmp_path):
     assert found(min_reward=0.5) == found(habit="habit/no_print") == [0, 4]
     assert found(max_reward=0.5, held_out=False) == [1]
     assert found(held_out=True) == [4, 5]
-    assert found(limit=2, offset=1) == [1, 2]
+    assert found(limit=2) == [0, 1]
     assert found(step=8) == found(habit="habit/unknown") == []
     assert run.read(7, "first", 0).row == rows[0]
     assert run.read(7, "first", 0, group=2).row == rows[4]
@@ -227,8 +225,8 @@ def test_each_agents_reward_comes_back(tmp_path):
         for i, reward in enumerate(rewards)
     )
     run = open_run(record(tmp_path, 1, [Group({"id": 3}, episodes)]))
-    assert [row.reward for row in run.episodes(task_id="3")] == rewards
-    assert [row.mean_reward for row in run.episodes(min_reward=0.5)] == [0.5, 0.5]
+    assert [row.rewards for row in run.episodes(task_id="3")] == rewards
+    assert [row.reward for row in run.episodes(min_reward=0.5)] == [0.5, 0.5]
 
 
 def test_what_calls_and_groups_share_is_stored_once(tmp_path):
@@ -328,9 +326,9 @@ def test_metrics_are_read_as_they_grow(tmp_path):
     (tmp_path / "beside").replace(path)
     assert run.metrics() == [{"step": 0}, {"step": 9}]
     whole = path.read_text()
-    for line in ("{]", "[" * 100_000, "[1]", "5", "null", "9" * 5000):
+    for line in ("{]", "[" * 100_000, "9" * 5000):
         path.write_text(f"{whole}{line}\n")
-        with pytest.raises(ValueError, match="line 3, is no JSON"):
+        with pytest.raises(ValueError, match="metrics.jsonl has a line that is no JSON"):
             run.metrics()
 
 
@@ -385,15 +383,11 @@ def test_a_run_of_before_parquet_is_refused(tmp_path, file):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "rollouts").mkdir()
     (tmp_path / "rollouts" / file).touch()
-    sentence = "rollouts are an earlier version's: open the run with the commit"
     for refused in (open_run, lambda run: cut_back(run / "records", 1)):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(
+            ValueError, match="rollouts are an earlier version's: open the run with"
+        ):
             refused(tmp_path)
-    recorder = Recorder(tmp_path / "records")
-    recorder.add(1, GROUPS)
-    with pytest.raises(RecordsFailed, match=sentence):
-        recorder.close()
-    assert not (tmp_path / "records").exists()
 
 
 def test_what_is_broken_or_anothers_is_a_sentence(tmp_path):
@@ -496,7 +490,7 @@ def test_new_columns_and_files_are_passed_over_and_optional_ones_may_lack(tmp_pa
     rewritten(tokens_of(tmp_path, 1), of_calls)
     call = run.read(1, "first", 0).calls[1]
     assert (call.reward, call.state, call.observation, call.model) == (0.5, "s", "o", "judge")
-    assert call.versions.tolist() == [3, 3]
+    assert call.versions == [3, 3]
     assert (call.measures, call.why_forked) == ({}, None)
     assert np.isnan(call.entropies).all()
     assert call.sampler_logprobs.tolist() == before[1].sampler_logprobs.tolist()
@@ -561,10 +555,6 @@ def test_of_equal_calls_each_has_its_own_sample(tmp_path):
     for name, copies in {
         "own": [Sample(c, a) for c, a in zip(calls, advantages, strict=True)],
         "copied": [Sample(replace(c), a) for c, a in zip(calls, advantages, strict=True)],
-        "told": [
-            Sample(replace(calls[0]), a, group=0, episode=e)
-            for e, a in [(2, 3.0), (1, 2.0), (2, 4.0), (0, 1.0)]
-        ],
     }.items():
         run = record(tmp_path / name, 1, [group], copies, zeros(copies))
         (step,) = load(run)
@@ -637,36 +627,16 @@ def test_what_a_kill_leaves_is_no_record_and_goes(tmp_path):
     assert {name[:10] for name in names(tmp_path)} == {"step-00001", "step-00004"}
 
 
-def test_long_episodes_take_twelve_bytes_a_trained_token(tmp_path):
+def test_long_episodes_take_eleven_bytes_a_trained_token(tmp_path):
     rng = np.random.default_rng(0)
     groups = [long_group(rng, f"task-{i}") for i in range(16)]
     trained = credit(groups)
     scores = long_scores(rng, trained)
     record(tmp_path, 1, groups, trained, scores)
     size = sum(path.stat().st_size for path in (tmp_path / "records").iterdir())
-    assert size / scores[0].values.shape[1] < 12
+    assert size / scores[0].values.shape[1] < 11
     row = open_run(tmp_path).episodes(limit=1)[0]
     assert (row.num_calls, row.num_trained) == (3, 900)
-
-
-def test_untrained_episodes_are_recorded_in_a_folder_of_their_own(tmp_path):
-    class Tokenizer:
-        save_pretrained = staticmethod(made_tokenizer)
-
-    folder = tmp_path / "looked at"
-    records = UntrainedRecords(folder, {"experiment": "mine", "config": {"seed": 1}}, Tokenizer)
-    records.add(GROUPS)
-    records.add(GROUPS[1:])
-    assert records.command == f"python -m agentrl.viewer '{folder}'"
-    run = open_run(folder)
-    assert run.batches() == [(0, True), (1, True)]
-    assert [row.task_id for row in run.episodes(step=1)] == ["second", "second"]
-    assert run.read(0, "first", 0).calls[0].completion_ids.tolist() == [3]
-    assert run.config["experiment"] == "mine"
-    assert len(run.decode([1, 2])) == 2
-    # A second look goes on in the same folder.
-    UntrainedRecords(folder, {"experiment": "mine"}, Tokenizer).add(GROUPS)
-    assert run.steps() == [0, 1, 2]
 
 
 def test_text_that_is_none_is_recorded_as_far_as_it_is(tmp_path):
@@ -737,7 +707,7 @@ def test_text_is_found(tmp_path, tokenizer):
     assert found("ann") == [(0, 0), (1, 0)]
     assert found("who buys?bob") == [(0, 1), (1, 1)]
     assert found("who") == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert found("who", limit=2, offset=1) == [(0, 1), (1, 0)]
+    assert found("who", limit=2) == [(0, 0), (0, 1)]
     assert found("nobody") == []
 
     # Whoever looks for no time at all is told where to go on.

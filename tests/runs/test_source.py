@@ -4,7 +4,6 @@ import subprocess
 
 import pytest
 
-from agentrl.callables import load_callable
 from agentrl.cli import load_experiment, to_json
 from agentrl.runs import provenance
 from agentrl.runs.run import Run
@@ -17,9 +16,7 @@ config = Config(workflow=solve, tasks=lambda data: ([], []), model=ModelConfig(p
 """
 CHECKOUT = {
     ".gitignore": "runs/\n",
-    **dict.fromkeys(
-        ("tracked.py", "deep/tracked.py", "deep/.env.local", "server.pem"), "SAFE = 1\n"
-    ),
+    **dict.fromkeys(("tracked.py", "deep/tracked.py", "deep/.env.local", "data.csv"), "SAFE = 1\n"),
 }
 
 
@@ -30,14 +27,14 @@ def git(repository, *command):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """One with a commit, and what has changed since: code, secrets, and what git does not know."""
+    """One with a commit, and what has changed since: code, other files, what git does not know."""
     (tmp_path / "checkout/deep").mkdir(parents=True)
     for name, text in CHECKOUT.items():
         (tmp_path / "checkout" / name).write_text(text)
     git(tmp_path / "checkout", "init", "-q")
     git(tmp_path / "checkout", "add", "-f", ".")
     git(tmp_path / "checkout", "commit", "-qm", "one")
-    for name in ("tracked.py", "deep/tracked.py", "deep/.env.local", "server.pem", "untracked.py"):
+    for name in ("tracked.py", "deep/tracked.py", "deep/.env.local", "data.csv", "untracked.py"):
         (tmp_path / "checkout" / name).write_text("CHANGED = 2\n")
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "checkout")
     return tmp_path / "checkout"
@@ -69,15 +66,6 @@ def test_the_changes_and_the_experiment(tmp_path, checkout):
     ]
     run.go_on(None, config)
     assert {f.replace("source", "source-resumed-1") for f in copied} < files_of(run)
-
-
-def test_what_is_too_long_is_cut(tmp_path, checkout, monkeypatch):
-    monkeypatch.setattr(provenance, "MAX_BYTES", 99)
-    (tmp_path / "long_one.py").write_text("async def judge(task, response): ...\n" + "#" * 99)
-    load_callable(f"{tmp_path}/long_one.py:judge")
-    provenance.save_source(tmp_path / "source", [f"{tmp_path}/long_one.py:judge"])
-    assert [p.name for p in (tmp_path / "source").iterdir()] == ["changes.diff"]
-    assert (tmp_path / "source/changes.diff").read_bytes()[99:] == b"\n[cut here]\n"
 
 
 def test_where_there_is_no_git(tmp_path, monkeypatch):

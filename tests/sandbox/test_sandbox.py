@@ -20,7 +20,8 @@ import psutil
 import pytest
 
 from agentrl.agents.tools import NOTHING_PRINTED, PythonTool
-from agentrl.sandbox import process
+from agentrl.sandbox import process, seccomp
+from agentrl.sandbox.isolation import require_filter
 from agentrl.sandbox.limits import PROCESSES
 from agentrl.sandbox.rootfs import readable
 
@@ -385,6 +386,7 @@ def test_counted_processes(walled):
     assert alive(walled) == 0
 
 
+@pytest.mark.alone
 def test_fork_bomb(walled):
     started = time.monotonic()
     walled.run("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass")
@@ -488,6 +490,7 @@ def test_a_gigabyte_of_output(walled):
     assert psutil.Process().memory_info().rss - before < 64 << 20
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("step", ["time.sleep(9)", "exec('while True: pass')", "signal.pause()"])
 def test_time(isolations, step):
     tool = next(iter(isolations.values()))
@@ -616,6 +619,13 @@ def test_a_machine_without_namespaces(walled, world):
         "this one among them; the number of processes, other than by looking. Train in a "
         "container without secrets, or allow user namespaces."
     ]
+
+
+def test_where_kernel_calls_cannot_be_filtered_nothing_is_run(monkeypatch):
+    require_filter()
+    monkeypatch.setattr(seccomp, "MACHINE", "another")
+    with pytest.raises(OSError, match="its kernel's calls cannot be filtered"):
+        require_filter()
 
 
 def test_the_trainer_is_killed(isolations, tmp_path):

@@ -121,7 +121,9 @@ def test_one_that_names_no_model_is_what_the_policy_starts_from(monkeypatch):
     opponent, judge = AuxiliaryModel(model=None), AuxiliaryModel(model="j")
     assert _auxiliary(make_config(), "opponent", opponent, "policy")() == ("opponent", "policy")
     assert _auxiliary(make_config(), "judge", judge, "policy")() == ("judge", "j")
-    with pytest.raises(ValueError, match="an auxiliary model is None: name one that is at http"):
+    with pytest.raises(
+        ValueError, match="an auxiliary model has no name: give it the one that http"
+    ):
         AuxiliaryModel(model=None, url="http://there")
 
 
@@ -153,6 +155,6 @@ def test_on_the_command_line(tmp_path):
         "                auxiliary_models={'judge': judge})\n"
     )
     flags = ["--exp", str(file), "--auxiliary-models.judge.url", "http://127.0.0.1:9/v1"]
-    _, config, _ = parse(flags, "")
+    config, _ = parse(flags, "")
     assert config.auxiliary_models["judge"].url == "http://127.0.0.1:9/v1"
     assert config.auxiliary_models["judge"].engine == EngineConfig(gpu_memory_utilization=0.2)

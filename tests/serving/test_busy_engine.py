@@ -65,6 +65,7 @@ def test_a_turn_computes_what_the_conversation_gained(engine, computed):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_adding_and_aborting_do_not_grow_with_what_waits(engine, monkeypatch):
     llm, adds, aborts = engine._llm, [], []
     real_add, real_abort = llm.add_request, llm.abort_request
@@ -105,6 +106,7 @@ def test_adding_and_aborting_do_not_grow_with_what_waits(engine, monkeypatch):
     assert an_abort[2000] < 8 * an_abort[100]
 
 
+@pytest.mark.alone
 def test_the_stepper_waits_for_no_episode(serving):
     """One blocks its event loop just when its answer arrives; the others go on meanwhile."""
 
@@ -126,6 +128,7 @@ def test_the_stepper_waits_for_no_episode(serving):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_thread_that_is_busy_in_python_does_not_stop_the_engine(engine):
     """With Python's own 5 ms between threads it all but would."""
     prompts, stop = [[20 + i] for i in range(16)], threading.Event()
@@ -149,6 +152,7 @@ def test_a_thread_that_is_busy_in_python_does_not_stop_the_engine(engine):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_busy_tools_leave_the_engine_its_cores(engine):
     """At most half of its speed is lost to eight workers that calculate all the time."""
     prompts, tool = [[20 + i] for i in range(32)], PythonTool(seconds=6.0, workers=8)

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from agentrl.config import EngineConfig
 from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
-from agentrl.learning.probe import probe_gap
 from agentrl.serving.engine import Engine
 from agentrl.serving.sampling import Sampling
+from agentrl.serving.vllm_args import start_vllm
 from agentrl.types import Call, Sample
 
 TOLERANCE = 1e-4
@@ -67,20 +67,20 @@ def test_they_agree_after_a_push(engine, policy):
     for _ in range(2):
         perturb(policy)
         probe = engine.sync(policy.weights())
-        assert probe_gap(policy, engine.probe, probe) < TOLERANCE
+        assert policy.probe_gap(engine.probe, probe) < TOLERANCE
         assert gap(policy, draw(engine, range(40))) < TOLERANCE
 
 
 def test_a_push_left_out_is_caught_by_the_gap_and_by_the_probe(engine, policy):
     perturb(policy)
     assert gap(policy, draw(engine, range(40))) > 100 * TOLERANCE
-    assert probe_gap(policy, engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
+    assert policy.probe_gap(engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
 
 
 def test_a_stale_head_is_caught_by_the_probe(engine, policy, monkeypatch):
     monkeypatch.setattr("agentrl.serving.vllm_args._refresh_head", lambda model: None)
     perturb(policy)
-    assert probe_gap(policy, engine.probe, engine.sync(policy.weights())) > 100 * TOLERANCE
+    assert policy.probe_gap(engine.probe, engine.sync(policy.weights())) > 100 * TOLERANCE
 
 
 @pytest.mark.slow
@@ -101,10 +101,11 @@ def test_a_head_of_its_own_is_pushed_too(tmp_path, tiny_folder, tokenizer):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     untied = Policy.load(tmp_path)
-    engine = Engine(tmp_path, max_model_len=128, dtype="float32", config=EngineConfig())
+    llm = start_vllm(tmp_path, max_model_len=128, dtype="float32", config=EngineConfig())
+    engine = Engine(llm)
     perturb(untied)
-    assert probe_gap(untied, engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
-    assert probe_gap(untied, engine.probe, engine.sync(untied.weights())) < TOLERANCE
+    assert untied.probe_gap(engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
+    assert untied.probe_gap(engine.probe, engine.sync(untied.weights())) < TOLERANCE
     engine.close()
 
 

@@ -1,12 +1,8 @@
 """An experiment to debug, and rollout.py as a command."""
 
-import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
-
-from agentrl.callables import ROOT
 
 AGENT = """
     import threading
@@ -46,17 +42,3 @@ def write_agent(folder: Path, *edits: tuple[str, str]) -> Path:
 
 def debug_command(agent: Path, *flags: str) -> list[str]:
     return [sys.executable, "rollout.py", "--exp", str(agent), "--debug", *flags]
-
-
-def run(command: list[str], typed: str = "", **environment: str) -> subprocess.CompletedProcess:
-    """typed: what comes from standard input."""
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200", **environment},
-        input=typed,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )

@@ -16,6 +16,7 @@ from agentrl.learning.ranks import Ranks
 from agentrl.serving.engine import Engine
 from agentrl.serving.process import prepare_process
 from agentrl.serving.sampling import Sampling
+from agentrl.serving.vllm_args import start_vllm
 from agentrl.signals import Signals
 
 LONGEST_SECONDS = 120
@@ -46,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ranks = Ranks("float32", Signals(), 120.0, ranks_per_engine=2)
     config = EngineConfig(tensor_parallel_size=2)
-    engine = Engine(folder, max_model_len=512, dtype="float32", config=config)
+    engine = Engine(start_vllm(folder, max_model_len=512, dtype="float32", config=config))
     found = {"drawn": [draw(engine)] if ranks.is_first else []}
     # Ranks that step with different batches wait for each other for ever.
     faulthandler.dump_traceback_later(LONGEST_SECONDS, exit=True)

@@ -32,4 +32,4 @@ def flags(idea: str, teacher: str | Path, experiment: str = "gsm8k_offline") -> 
 
 def config_of(idea: str, model: str | Path) -> Config:
     """As train.py makes it of those flags; the model is its own teacher."""
-    return parse([*flags(idea, model), "--model.path", str(model)], "")[1]
+    return parse([*flags(idea, model), "--model.path", str(model)], "")[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -75,6 +76,27 @@ def gradients(ranks: Ranks, out: Path) -> dict:
     return found
 
 
+def in_bf16(ranks: Ranks, out: Path) -> dict:
+    """Log-probabilities and gradients of bf16 weights with fp32 masters; and by autocast, as one
+    rank that does not shard would compute."""
+    found = {"masters": set()}
+    for family in ("qwen2, untied", "qwen3, tied"):
+        lm = language_model(family)
+        policy, _ = prepared(ranks, lm)
+        backward(ranks, policy, 60, ranks.backward)
+        found[family, "gradients"] = gradients_of(policy)
+        found[family, "logprobs"] = logprobs_of(policy)
+        found["masters"] |= {weight.dtype for weight in policy.parameters()}
+        with torch.autocast("cpu", torch.bfloat16):
+            found[family, "by autocast"] = logprobs_of(Policy(lm))
+    return found
+
+
+@torch.no_grad()
+def logprobs_of(policy) -> list[torch.Tensor]:
+    return [policy(micro, TEMPERATURE)[0].clone() for micro in pack(conversations(), 60)]
+
+
 def dealing(ranks: Ranks, out: Path) -> dict:
     return {
         "share": ranks.shard(range(7)),
@@ -92,13 +114,13 @@ def checkpoints(ranks: Ranks, out: Path) -> dict:
     folder = out / f"of-{ranks.size}" / "step-00002"
     for step in range(3):
         if step == 2:
-            checkpoint.save(folder, left_alone, optimizer, tokenizer, ranks, random_state)
+            checkpoint.save(folder, left_alone, optimizer, tokenizer, ranks, random_state, {})
         one_step(ranks, left_alone, optimizer)
     found = {"left alone": dict(weights(left_alone))}
     for name in (folder, *(f for f in out.glob("of-*/step-00002") if f != folder)):
         policy, optimizer = prepared(ranks, Policy.load(name).lm)
         checkpoint.set_random_state(elsewhere)
-        lost = checkpoint.load(name, policy, optimizer, ranks)
+        _, lost = checkpoint.load(name, policy, optimizer, ranks)
         found[f"sentence of {name.parent.name}"] = lost
         found[f"draws of {name.parent.name}"] = draws()
         one_step(ranks, policy, optimizer)
@@ -152,7 +174,6 @@ def trials(ranks: Ranks, out: Path) -> dict:
         before = state_of(policy, optimizer)
         trial_step(Learner(policy, None, optimizer), config, ranks)
         found[when] = before == state_of(policy, optimizer)
-        found[f"moments {when}"] = len(optimizer.state)
         one_step(ranks, policy, optimizer)
     return found | {"tokens": calls[0]}
 
@@ -180,7 +201,7 @@ def failing_to_save(ranks: Ranks, out: Path) -> dict:
     if ranks.rank == ranks.size - 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        checkpoint.save(folder, policy, optimizer, Tokenizer(), ranks, {})
+        checkpoint.save(folder, policy, optimizer, Tokenizer(), ranks, {}, {})
     except checkpoint.CheckpointError as error:
         said = str(error)
     finally:
@@ -242,6 +263,9 @@ def main() -> None:
         case.__name__: case(ranks, out)
         for case in (gradients, dealing, checkpoints, waits, interruptions, trials, failing_to_save)
     }
+    # One process computes in one precision; the group of processes stays.
+    AcceleratorState._reset_state()
+    results["in_bf16"] = in_bf16(Ranks("bfloat16", Signals(), 60.0), out)
     torch.save(results, out / f"rank-{ranks.rank}-of-{ranks.size}.pt")
     ranks.close()
 

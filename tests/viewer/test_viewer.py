@@ -116,13 +116,8 @@ def test_an_episode_arrives_as_it_was_recorded(runs):
     assert arrays["parent"].tolist() == record.parent.tolist()
     texts = [head["texts"][i] for i in arrays["text"]]
     assert texts == runs[0].decode(record.ids.tolist())
-    for name, of in [
-        ("sampler_logprob", "sampler_logprobs"),
-        ("trainer_logprob", "trainer_logprobs"),
-        ("entropy", "entropies"),
-        ("weight", "weights"),
-    ]:
-        expected = np.concatenate([getattr(call, of) for call in record.calls])
+    for name in ("sampler_logprobs", "trainer_logprobs", "entropies", "weights", "advantages"):
+        expected = np.concatenate([getattr(call, name) for call in record.calls])
         assert arrays[name].tobytes() == expected.astype(np.float32).tobytes(), name
     assert [call["sampled"] for call in head["calls"]] == [
         len(call.completion_ids) for call in record.calls
@@ -152,7 +147,7 @@ def test_an_episode_of_no_calls_arrives_too(tmp_path):
 def test_only_seeds_share_a_family(runs, tmp_path):
     other = make_run(tmp_path / "apples" / "other", num_steps=5)
     told = answers.describe([*runs, open_run(other.folder)])
-    assert [run["family"] for run in told] == [0, 0, 1]
+    assert told[0]["family"] == told[1]["family"] != told[2]["family"]
     assert [run["seed"] for run in told] == [0, 1, 0]
 
 
@@ -166,7 +161,7 @@ def test_metrics_are_columns_of_numbers(runs):
 
 def test_what_is_no_number_of_a_step_is_passed_over(tmp_path):
     rows = [
-        '{"step": 1, "loss": 0.5, "odd \\ud83d": 1}',
+        '{"step": 1, "loss": 0.5, "odd": 1}',
         '{"loss": 1.5}',
         '{"step": null, "loss": 2.5}',
         '{"step": "2", "loss": 3.5}',
@@ -178,7 +173,7 @@ def test_what_is_no_number_of_a_step_is_passed_over(tmp_path):
     run = open_run(tmp_path)
     columns = json.loads(answers.to_json(answers.metrics(run)))
     none = [None, None]
-    assert columns == {"step": [1, 3, 4], "loss": [0.5, *none], "odd ?": [1, *none]}
+    assert columns == {"step": [1, 3, 4], "loss": [0.5, *none], "odd": [1, *none]}
     (told,) = json.loads(answers.to_json(answers.describe([run])))
     assert told["seed"] is None
 
@@ -189,20 +184,19 @@ def test_a_search_names_what_it_could_not_read(maker, runs, tmp_path, monkeypatc
     (broken / "records" / "step-00029.tokens.parquet").write_bytes(b"\0" * 50_000)
     found = answers.episodes(open_run(broken), text="as json")
     everything = runs[0].episodes(text="as json", step=30)
-    assert found["rows"] == [answers.row_of(row) for row in everything]
-    assert [told.partition(": ")[0] for told in found["unread"]] == [
+    assert found.rows == everything
+    assert [told.partition(": ")[0] for told in found.unread] == [
         f"step 29, task apples-{i}" for i in range(3)
     ]
-    assert answers.episodes(runs[0])["unread"] == []
+    assert answers.episodes(runs[0]).unread == []
 
 
 def test_a_list_longer_than_a_page_goes_on(runs, monkeypatch):
     monkeypatch.setattr(answers, "PER_PAGE", 10)
     first = answers.episodes(runs[0])
-    rest = answers.episodes(runs[0], after=first["after"])
-    assert len(first["rows"]) == 10
-    everything = [answers.row_of(row) for row in runs[0].episodes()]
-    assert first["rows"] + rest["rows"] == everything[:20]
+    rest = answers.episodes(runs[0], after=first.after)
+    assert len(first.rows) == 10
+    assert first.rows + rest.rows == runs[0].episodes(limit=20)
 
 
 @pytest.mark.parametrize(
@@ -280,16 +274,12 @@ def test_too_large_an_episode_is_refused(runs, monkeypatch):
 
 
 def test_the_command_ends_in_a_sentence(maker, tmp_path):
-    broken = shutil.copytree(maker.folder, tmp_path / "broken")
-    (broken / "rollouts").mkdir()
-    (broken / "rollouts" / "step-00001.bin").touch()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         for argv, sentence in [
             ([tmp_path / "nowhere"], "is not the folder of a run"),
-            ([broken], "rollouts are an earlier version's"),
             ([maker.folder, "--port", port], "cannot be had .*: give another with --port"),
             ([maker.folder, "--export", tmp_path / "no" / "a.html"], "No such file or directory"),
         ]:
@@ -300,11 +290,10 @@ def test_the_command_ends_in_a_sentence(maker, tmp_path):
 def test_an_experiment_is_opened_without_what_cannot_be_read(maker, tmp_path, capsys):
     experiment = shutil.copytree(maker.folder.parent, tmp_path / "apples")
     for name in ("first", "second"):
-        (experiment / name / "rollouts").mkdir()
-        (experiment / name / "rollouts" / "step-00001.bin").touch()
+        (experiment / name / "config.json").write_text("[]")
         if name == "first":
             assert [run.name for run in command.opened(experiment)] == ["apples/second"]
-            assert "apples/first/rollouts are an earlier version's" in capsys.readouterr().err
+            assert "apples/first is not the folder of a run" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=f"^error: no run in {experiment} can be read"):
         command.main([str(experiment)])
 
@@ -319,21 +308,20 @@ def test_each_run_has_a_share_of_an_export(runs, tmp_path, monkeypatch):
     file = tmp_path / "runs.html"
     assert export(runs, file) == []
     whole = exported(file)
-    assert whole["held"] == whole["steps"] == [[29, 30], [29, 30]]
-    sizes = [
-        [
-            sum(len(v) for k, v in whole["episodes"].items() if k.startswith(f"{run}/{step}/"))
-            for step in (29, 30)
-        ]
-        for run in (0, 1)
+    keys = [["/".join(map(str, row.key)) for row in run.episodes()] for run in runs]
+    assert [list(blocks)[::-1] for blocks in whole["episodes"]] == keys
+    # Room for the last three episodes of the larger run, and for no more of either.
+    sizes = [[len(blocks[key]) for key in own] for blocks, own in zip(whole["episodes"], keys)]
+    share = max(sum(own[-3:]) for own in sizes)
+    monkeypatch.setattr(export_module, "MAX_BYTES", 2 * share)
+    sentences = export(runs, file)
+    assert [told.rpartition(" step ")[0] for told in sentences] == [
+        f"apples/{name}: no room for the tokens of" for name in ("first", "second")
     ]
-    # Room for the last step of the first run, and for all of the second where it has the rest.
-    monkeypatch.setattr(export_module, "MAX_BYTES", sizes[0][1] + sum(sizes[1]))
-    assert export(runs, file) == ["apples/first: no room for the tokens of step 29 and before it"]
-    assert exported(file)["held"] == [[30], [29, 30]]
+    for own, blocks in zip(keys, exported(file)["episodes"]):
+        assert list(blocks) == own[::-1][: len(blocks)]
+        assert len(blocks) in (3, 4)
     assert exported(file)["rows"] == whole["rows"]
-    with pytest.raises(ValueError, match="--steps 999: no run has recorded it"):
-        export(runs, file, steps=[30, 999])
 
 
 def test_an_export_goes_without_what_cannot_be_read(maker, runs, tmp_path, monkeypatch, capsys):
@@ -347,8 +335,7 @@ def test_an_export_goes_without_what_cannot_be_read(maker, runs, tmp_path, monke
         "apples/broken: episodes without their tokens: 12; the first: step 29, "
     )
     told = exported(file)
-    assert (told["steps"], told["held"]) == ([[29, 30]], [[30]])
-    assert len(told["rows"][0]) == len(told["episodes"]) + 12 == len(runs[0].episodes())
+    assert len(told["rows"][0]) == len(told["episodes"][0]) + 12 == len(runs[0].episodes())
 
     largest = max(row.num_tokens for row in runs[0].episodes())
     monkeypatch.setattr(answers, "MAX_TOKENS", largest - 1)
@@ -358,8 +345,8 @@ def test_an_export_goes_without_what_cannot_be_read(maker, runs, tmp_path, monke
 
 def test_a_folder_of_runs_is_all_of_them(maker):
     folder = maker.folder.parent
-    assert command.runs_in(folder) == [folder / "first", folder / "second"]
-    assert command.runs_in(folder / "first") == [folder / "first"]
+    assert [run.folder for run in command.opened(folder)] == [folder / "first", folder / "second"]
+    assert [run.folder for run in command.opened(folder / "first")] == [folder / "first"]
 
 
 # What the page shows.
@@ -551,37 +538,6 @@ def test_find_walks_through_an_episode(page, address, runs):
     page.get_by_text(f"1 of {times}").wait_for()
 
 
-def panes(page) -> list[str]:
-    return page.locator(".pane .where").all_inner_texts()
-
-
-@in_chromium
-def test_two_episodes_stand_beside_each_other(page, address, runs):
-    row, record = episode_with(runs[0], grammar=True)
-    page.goto(address + link(row))
-    page.keyboard.press("c")
-    beside = page.get_by_label("Compare with")
-    other = runs[0].episodes(step=row.step, task_id=row.task_id)[1]
-    beside.select_option(f"{other.step}/{other.group}/{other.episode}")
-    page.locator(".pane").nth(1).wait_for()
-    titles = panes(page)
-    assert titles == [f"step {r.step}, episode {r.episode}" for r in (row, other)]
-    theirs = runs[0].read(other.step, other.task_id, other.episode, other.group)
-    mine, their = ([t for c in e.calls for t in c.path] for e in (record, theirs))
-    mine, their = record.ids[list(dict.fromkeys(mine))], theirs.ids[list(dict.fromkeys(their))]
-    pairs = enumerate(zip(mine, their, strict=False))
-    same = next((i for i, (a, b) in pairs if a != b), min(len(mine), len(their)))
-    page.get_by_text(f"The same for the first {same} tokens.").wait_for()
-    # The same task at another step.
-    assert row.step == 29
-    later = runs[0].episodes(step=30, task_id=row.task_id)[0]
-    beside.select_option(f"{later.step}/{later.group}/{later.episode}")
-    page.locator(".where", has_text="step 30, episode 0").wait_for()
-    beside.blur()
-    page.keyboard.press("Escape")
-    page.locator(".pane").nth(1).wait_for(state="detached")
-
-
 @in_chromium
 def test_the_keyboard_reaches_everything(page, address, runs):
     rows = runs[0].episodes(step=30)
@@ -674,9 +630,10 @@ def test_all_runs_are_drawn_and_seeds_are_a_band(page, address, runs):
     told = values.inner_text().split()
     assert told[:2] == ["step", "30"]
     assert [float(part) for part in told[2:]] == [pytest.approx(np.mean(last), rel=5e-5)]
-    page.get_by_text("seeds as a band").click()
+    # Without the others, a run is a line.
+    page.get_by_role("checkbox").nth(1).uncheck()
     told = values.inner_text().split()
-    assert [float(part) for part in told[2:]] == pytest.approx(last, rel=5e-5)
+    assert [float(part) for part in told[2:]] == pytest.approx(last[:1], rel=5e-5)
 
 
 @in_chromium
@@ -714,7 +671,7 @@ def test_what_cannot_be_read_is_said_on_the_page(browser, maker, tmp_path):
 @in_chromium
 def test_an_export_works_without_a_server(page, runs, tmp_path):
     file = tmp_path / "runs.html"
-    export(runs, file, steps=[30])
+    export(runs, file)
     asked = []
     page.on("request", lambda request: asked.append(request.url.partition(":")[0]))
     row, record = episode_with(runs[0], grammar=True)
@@ -726,7 +683,6 @@ def test_an_export_works_without_a_server(page, runs, tmp_path):
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     logprob = float(record.calls[0].sampler_logprobs[-1])
     assert float(shown(page, "sampler")) == pytest.approx(logprob, rel=5e-5)
-    assert page.get_by_text("with the tokens of 1 of 2 steps").is_visible()
     # Its filters are its own: the same rows as the index finds.
     for label, choice, filters in [
         ("Habit", HABIT, {"habit": HABIT}),
@@ -737,11 +693,7 @@ def test_an_export_works_without_a_server(page, runs, tmp_path):
         expected = len(runs[0].episodes(step=30, **filters))
         page.locator(".count", has_text=f"{expected} episode").wait_for()
         assert page.locator(".episode").count() == expected
-    page.get_by_label("Training or held out").select_option("")
-    page.get_by_label("Search the text").fill("as json")
-    expected = len(runs[0].episodes(step=30, text="as json"))
-    page.locator(".count", has_text=f"{expected} episode").wait_for()
-    page.keyboard.press("Escape")
+    page.locator(".episode").first.click()
     page.keyboard.press("1")
     page.locator(".panel canvas").first.wait_for()
     assert set(asked) <= {"file", "data", "blob"}
@@ -863,41 +815,6 @@ def test_what_a_search_could_not_read_is_counted(page, address, runs):
 
 
 @in_chromium
-def test_what_stands_beside_is_of_the_same_task(page, address, runs, monkeypatch):
-    def offered() -> dict[str, list[str]]:
-        groups = (
-            page.get_by_label("Compare with")
-            .locator("optgroup")
-            .evaluate_all(
-                "all => all.map((g) => [g.label, [...g.children].map((option) => option.value)])"
-            )
-        )
-        return dict(groups)
-
-    def keys(rows) -> list[str]:
-        return ["/".join(map(str, row.key)) for row in rows]
-
-    # A page of the task's episodes ends before this step.
-    monkeypatch.setattr(answers, "PER_PAGE", 4)
-    row = runs[0].episodes(step=30, task_id="apples-0")[0]
-    group = keys(runs[0].episodes(step=30, task_id="apples-0")[1:])
-    earlier = keys(runs[0].episodes(step=29, task_id="apples-0"))
-    page.goto(address + link(row))
-    page.locator("optgroup").nth(1).wait_for(state="attached")
-    assert offered() == {"of this group": group, "this task at other steps": earlier}
-    # Choices that come too late are those of another task.
-    held = Held(page, r"/episodes\?.*task_id=apples-1")
-    other = runs[0].episodes(step=30, task_id="apples-1")[0]
-    held.when(lambda: page.evaluate("hash => location.hash = hash", link(other)))
-    assert offered() == {}
-    page.evaluate("hash => location.hash = hash", link(row))
-    page.locator("optgroup").nth(1).wait_for(state="attached")
-    held.let_all_go()
-    page.wait_for_timeout(100)
-    assert offered() == {"of this group": group, "this task at other steps": earlier}
-
-
-@in_chromium
 def test_what_a_live_run_records_is_added_to_the_list(page, tmp_path, monkeypatch):
     maker = Maker(tmp_path / "apples" / "young")
     run = open_run(maker.folder)
@@ -952,15 +869,15 @@ def test_a_notice_stays_for_as_long_as_it_is_true(browser, tmp_path):
     with chromium.served([open_run(maker.folder)]) as address:
         page.goto(address)
         alert = page.get_by_role("alert")
-        alert.get_by_text("is no JSON").wait_for()
+        alert.get_by_text("that is no JSON").wait_for()
         page.keyboard.press("2")
         page.locator(".tile pre").first.wait_for()
-        assert alert.get_by_text("is no JSON").is_visible()
+        assert alert.get_by_text("that is no JSON").is_visible()
         page.route(re.compile("/batches"), lambda route: route.abort())
         alert.get_by_text("The server does not answer").wait_for()
         page.unroute_all()
         alert.get_by_text("The server does not answer").wait_for(state="detached")
-        assert alert.get_by_text("is no JSON").is_visible()
+        assert alert.get_by_text("that is no JSON").is_visible()
     page.close()
 
 
@@ -983,7 +900,6 @@ def test_rows_without_a_step_are_not_drawn(page, maker, tmp_path):
 def test_an_export_is_listed_page_after_page(page, runs, tmp_path, monkeypatch):
     source, kind = page_files()["source.js"]
     small = source.replace(b"PER_PAGE = 400", b"PER_PAGE = 5")
-    small = small.replace(b"SEARCH_MILLISECONDS = 500", b"SEARCH_MILLISECONDS = 0")
     monkeypatch.setitem(page_files(), "source.js", (small, kind))
     file = tmp_path / "runs.html"
     export(runs, file)
@@ -995,12 +911,6 @@ def test_an_export_is_listed_page_after_page(page, runs, tmp_path, monkeypatch):
     page.get_by_text("13 episodes", exact=True).wait_for()
     assert listed(page) == everything
     assert not page.get_by_role("button", name="Show more").is_visible()
-    # A search takes as many answers as it needs.
-    page.get_by_label("all steps").check()
-    page.get_by_label("Search the text").fill("are you sure")
-    found = [row.key for row in runs[0].episodes(text="are you sure")]
-    page.get_by_text(f"{len(found)} episodes", exact=True).wait_for()
-    assert listed(page) == found
     # A run that it has not is the first.
     page.goto("about:blank")
     page.goto(file.as_uri() + "#view=episodes&run=9&step=30")

@@ -16,24 +16,22 @@ class Dialect:
     path: str
     body: type[Body]
     request: Callable[[Any, dict[str, list[Message]]], Request]
-    """(body, earlier conversations by response id) -> Request."""
+    """The second: the episode's earlier conversations, by response id."""
     whole: Callable[[Response, Any, Request], dict]
     events: Callable[[Response, Any, Request], Iterator[tuple[str | None, Any]]]
     """The same as server-sent events: name and data."""
     error: Callable[[RequestRefused], dict]
-    conversation: Callable[[Response, Any, Request], tuple[str, list[Message]]] | None = None
-    """Under which id, and as which messages, later requests can refer to this one."""
+    conversation: Callable[[Response, Any, Request], dict[str, list[Message]]] = lambda *_: {}
+    """What a later request may go on from."""
 
 
 def text_of(content: Any) -> str:
     """The text of a message's content, given as a string, as parts or not at all.
 
-    >>> text_of([{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}])
+    >>> text_of([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])
     'ab'
     """
-    if isinstance(content, list):
-        return "".join(part.get("text") or part.get("refusal") or "" for part in content)
-    return content or ""
+    return "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
 
 
 def openai_error(refusal: RequestRefused) -> dict:

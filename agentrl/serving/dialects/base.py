@@ -1,11 +1,16 @@
 """What the bodies of several APIs have in common."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
-StopStrings = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
+StopString = Annotated[str, Field(min_length=1)]
+Stop = Annotated[
+    tuple[StopString, ...],
+    Field(max_length=16),
+    BeforeValidator(lambda stop: (stop,) if isinstance(stop, str) else stop),
+]
 SAMPLING = frozenset(
     {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"}
     | {"repetition_penalty", "logit_bias", "seed"}
@@ -18,29 +23,37 @@ class Known(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="ignore")
 
 
-class StreamOptions(Known, total=False):
-    include_usage: bool | None
-
-
 class Body(BaseModel):
     """A request's body; what it does not list is refused, because it would be ignored."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    """Of no consequence here; clients send them all the same."""
 
     model: str = "policy"
-    stream: bool | None = False
+    stream: bool = False
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, body: Any) -> Any:
+    def _without_ignored(cls, body: Any) -> Any:
         """Clients write null for what they do not ask for."""
         if not isinstance(body, dict):
             return body
-        return {name: value for name, value in body.items() if value is not None}
+        return {k: v for k, v in body.items() if v is not None and k not in cls.ignored}
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What the agent would like to draw with; honoured only outside training."""
+        return {name: getattr(self, name) for name in self.model_fields_set & SAMPLING}
 
 
-class Sampled(Body):
-    """What the agent would like to draw with; honoured only outside training."""
+class OpenAIBody(Body):
+    """What OpenAI's APIs have in common, and vLLM's ways to sample beside theirs."""
+
+    ignored = frozenset(
+        {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+        | {"verbosity"}
+    )
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -52,15 +65,19 @@ class Sampled(Body):
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
 
-    # Of no consequence here; clients send them all the same.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    verbosity: str | None = None
+
+class StreamOptions(Known, total=False):
+    include_usage: bool | None
+
+
+class CompletionOptions(OpenAIBody):
+    """What OpenAI's two kinds of completions have in common."""
+
+    n: Annotated[int, Field(ge=1, le=64)] = 1
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Stop = ()
+    stream_options: StreamOptions | None = None
 
     @property
-    def sampling(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.model_fields_set & SAMPLING}
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.get("include_usage"))

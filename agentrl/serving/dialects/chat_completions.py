@@ -4,18 +4,16 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Required
 
 from pydantic import Field
-from typing_extensions import TypedDict
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
-from agentrl.serving.dialects.base import Known, Sampled, StopStrings, StreamOptions
+from agentrl.serving.dialects.base import CompletionOptions, Known
 from agentrl.serving.protocol import Choice, Request, Response
 from agentrl.types import Message
 
 
 class Part(Known, total=False):
-    type: Required[Literal["text", "refusal"]]
-    text: str
-    refusal: str
+    type: Required[Literal["text"]]
+    text: Required[str]
 
 
 class Function(Known, total=False):
@@ -41,50 +39,40 @@ class ChatMessage(Known, total=False):
     """Of the API before tools; it would be lost."""
 
 
-class FunctionTool(TypedDict):
-    type: Literal["function"]
-    function: dict[str, Any]
-
-
-class ToolName(TypedDict):
-    name: str
-
-
-class NamedTool(TypedDict):
-    type: Literal["function"]
-    function: ToolName
-
-
-class JsonSchema(Known, total=False):
-    name: Required[str]
-    schema: Required[dict[str, Any]]
-    strict: bool | None
-
-
-class ResponseFormat(Known, total=False):
-    type: Required[Literal["text", "json_object", "json_schema"]]
-    json_schema: JsonSchema
-
-
-class ChatBody(Sampled):
+class ChatBody(CompletionOptions):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    # vLLM says what is wrong in these three, when it makes a grammar of them.
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
+    response_format: dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=64)] | None = None
-    stop: Annotated[str, Field(min_length=1)] | StopStrings | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stream_options: StreamOptions | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     reasoning_effort: str | None = None
     """Handed to the chat template."""
 
 
-def plain_message(message: dict[str, Any]) -> Message:
+def request(body: ChatBody, _: Any) -> Request:
+    effort = {"reasoning_effort": body.reasoning_effort} if body.reasoning_effort else {}
+    return Request(
+        model=body.model,
+        messages=tuple(_plain_message(message) for message in body.messages),
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=body.response_format,
+        template_arguments={**effort, **body.chat_template_kwargs},
+        n=body.n,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stop=body.stop,
+        top_logprobs=body.top_logprobs if body.logprobs or body.top_logprobs else None,
+        sampling=body.sampling,
+    )
+
+
+def _plain_message(message: dict[str, Any]) -> Message:
     """A message in the one form that templates, records and judges see."""
     role = "system" if message["role"] == "developer" else message["role"]
     plain: Message = {"role": role, "content": text_of(message.get("content"))}
@@ -104,25 +92,6 @@ def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
     return call
 
 
-def request(body: ChatBody, _: dict) -> Request:
-    effort = {"reasoning_effort": body.reasoning_effort} if body.reasoning_effort else {}
-    wants_logprobs = body.logprobs or body.top_logprobs
-    return Request(
-        model=body.model,
-        messages=tuple(plain_message(message) for message in body.messages),
-        tools=tuple(body.tools or ()),
-        tool_choice=body.tool_choice or "auto",
-        parallel_tool_calls=body.parallel_tool_calls is not False,
-        response_format=body.response_format,
-        template_arguments={**effort, **(body.chat_template_kwargs or {})},
-        n=body.n or 1,
-        max_tokens=body.max_completion_tokens or body.max_tokens,
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-        top_logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
-        sampling=body.sampling,
-    )
-
-
 def whole(response: Response, body: ChatBody, request: Request) -> dict:
     choices = [
         {
@@ -133,20 +102,18 @@ def whole(response: Response, body: ChatBody, request: Request) -> dict:
         }
         for i, choice in enumerate(response.choices)
     ]
-    return _envelope(response, request, "chat.completion", choices, usage(response))
+    return {**_envelope(response, request, "", choices), "usage": usage(response)}
 
 
 def events(response: Response, body: ChatBody, request: Request) -> Iterator[tuple[None, Any]]:
-    include_usage = bool(body.stream_options and body.stream_options.get("include_usage"))
-    extra = {"usage": None} if include_usage else {}
+    extra = {"usage": None} if body.include_usage else {}
     for i, choice in enumerate(response.choices):
-        deltas = list(_deltas(choice.message))
-        for j, delta in enumerate(deltas):
-            logprobs = _logprobs(choice, request) if j == 1 or len(deltas) == 1 else None
-            yield None, _chunk(response, request, i, delta, logprobs, None) | extra
-        yield None, _chunk(response, request, i, {}, None, choice.finish_reason) | extra
-    if include_usage:
-        yield None, _envelope(response, request, "chat.completion.chunk", [], usage(response))
+        ending = {"index": i, "delta": {}, "logprobs": None, "finish_reason": choice.finish_reason}
+        for said in (*_deltas(choice, i, request), ending):
+            yield None, _envelope(response, request, ".chunk", [said]) | extra
+    if body.include_usage:
+        last = _envelope(response, request, ".chunk", [])
+        yield None, {**last, "usage": usage(response)}
     yield None, "[DONE]"
 
 
@@ -159,14 +126,19 @@ def usage(response: Response) -> dict:
 
 
 def _message(reply: Message) -> dict:
-    return {
-        **reply,
-        "content": reply["content"] or None if reply.get("tool_calls") else reply["content"],
-    }
+    content = reply["content"]
+    return {**reply, "content": content or None if reply.get("tool_calls") else content}
 
 
-def _deltas(reply: Message) -> Iterator[dict]:
-    yield {"role": "assistant", "content": ""}
+def _deltas(choice: Choice, index: int, request: Request) -> Iterator[dict]:
+    """A choice in parts; its log-probabilities come with the first that says something."""
+    said = list(_parts(choice.message))
+    for j, delta in enumerate(({"role": "assistant", "content": ""}, *said)):
+        logprobs = _logprobs(choice, request) if j == min(1, len(said)) else None
+        yield {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+
+def _parts(reply: Message) -> Iterator[dict]:
     for name in ("reasoning_content", "content"):
         if reply.get(name):
             yield {name: reply[name]}
@@ -177,29 +149,14 @@ def _deltas(reply: Message) -> Iterator[dict]:
         yield {"tool_calls": [{"index": i, "function": {"arguments": arguments}}]}
 
 
-def _chunk(
-    response: Response,
-    request: Request,
-    index: int,
-    delta: dict,
-    logprobs: dict | None,
-    finish_reason: str | None,
-) -> dict:
-    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-    return _envelope(response, request, "chat.completion.chunk", [choice])
-
-
-def _envelope(
-    response: Response, request: Request, kind: str, choices: list[dict], usage: dict | None = None
-) -> dict:
-    body = {
+def _envelope(response: Response, request: Request, kind: str, choices: list[dict]) -> dict:
+    return {
         "id": f"chatcmpl-{response.id}",
-        "object": kind,
+        "object": f"chat.completion{kind}",
         "created": response.created,
         "model": request.model,
         "choices": choices,
     }
-    return body if usage is None else {**body, "usage": usage}
 
 
 def _logprobs(choice: Choice, request: Request) -> dict | None:
@@ -217,8 +174,7 @@ def token_logprobs(choice: Choice) -> list[dict]:
 
 
 def _token(text: str, logprob: float) -> dict:
-    # JSON knows no infinity; OpenAI writes -9999.
-    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 DIALECT = Dialect("/v1/chat/completions", ChatBody, request, whole, events, openai_error)

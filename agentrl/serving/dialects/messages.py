@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import Field
 
 from agentrl.serving.dialects import Dialect, text_of
-from agentrl.serving.dialects.base import Body, Known, StopStrings
-from agentrl.serving.protocol import Request, RequestRefused, Response
+from agentrl.serving.dialects.base import Body, Known, Stop
+from agentrl.serving.protocol import Choice, Request, RequestRefused, Response
 from agentrl.types import Message
 
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "api_error"}
@@ -37,13 +37,8 @@ class ThinkingBlock(Known, total=False):
     thinking: Required[str]
 
 
-class RedactedThinkingBlock(Known, total=False):
-    type: Required[Literal["redacted_thinking"]]
-
-
 Block = Annotated[
-    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock,
-    Field(discriminator="type"),
+    TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock, Field(discriminator="type")
 ]
 
 
@@ -75,77 +70,64 @@ class OutputConfig(Known, total=False):
 
 
 class MessagesBody(Body):
+    ignored = frozenset({"thinking", "metadata", "service_tier", "cache_control"})
+
     max_tokens: Annotated[int, Field(ge=1)]
     messages: Annotated[list[AnthropicMessage], Field(min_length=1)]
-    system: str | list[TextBlock] | None = None
-    tools: list[Tool] | None = None
-    tool_choice: ToolChoice | None = None
-    stop_sequences: StopStrings | None = None
+    system: str | list[TextBlock] = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = Field(default_factory=lambda: {"type": "auto"})
+    stop_sequences: Stop = ()
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
-    output_config: OutputConfig | None = None
-
-    # Of no consequence here; clients send them all the same.
-    thinking: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-    service_tier: str | None = None
-    cache_control: dict[str, Any] | None = None
+    output_config: OutputConfig = Field(default_factory=dict)
 
 
-def request(body: MessagesBody, _: dict) -> Request:
+def request(body: MessagesBody, _: Any) -> Request:
     if body.messages[-1]["role"] == "assistant":
         refused = "an answer that is begun for the model (a prefill) is not supported here"
         raise RequestRefused(400, "unsupported_parameter", refused, "messages")
     system = [{"role": "system", "content": text_of(body.system)}] if body.system else []
-    chosen = body.tool_choice or {"type": "auto"}
-    form = (body.output_config or {}).get("format")
+    form = body.output_config.get("format")
     return Request(
         model=body.model,
         messages=(*system, *(plain for m in body.messages for plain in _plain_messages(m))),
-        tools=tuple(_plain_tool(tool) for tool in body.tools or ()),
-        tool_choice=_plain_choice(chosen),
-        parallel_tool_calls=not chosen.get("disable_parallel_tool_use"),
+        tools=tuple(map(_plain_tool, body.tools)),
+        tool_choice=_plain_choice(body.tool_choice),
+        parallel_tool_calls=not body.tool_choice.get("disable_parallel_tool_use"),
         response_format=form
         and {"type": "json_schema", "json_schema": {"name": "output", "schema": form["schema"]}},
         max_tokens=body.max_tokens,
-        stop=tuple(body.stop_sequences or ()),
-        sampling={
-            name: getattr(body, name)
-            for name in ("temperature", "top_p", "top_k")
-            if getattr(body, name) is not None
-        },
+        stop=body.stop_sequences,
+        sampling=body.sampling,
     )
 
 
 def whole(response: Response, body: MessagesBody, request: Request) -> dict:
     (choice,) = response.choices
     return {
-        **_opening(response, request),
+        "id": f"msg_{response.id}",
+        "type": "message",
+        "role": "assistant",
+        "model": request.model,
         "content": _blocks(choice.message),
-        "stop_reason": _stop_reason(choice),
-        "stop_sequence": choice.completion.stop,
+        **_ending(choice),
         "usage": _usage(response),
     }
 
 
 def events(response: Response, body: MessagesBody, request: Request) -> Iterator[tuple[str, Any]]:
-    (choice,) = response.choices
-    opening = {
-        **_opening(response, request),
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-    }
-    opening["usage"] = {**_usage(response), "output_tokens": 0}
-    yield _event("message_start", message=opening)
-    for i, block in enumerate(_blocks(choice.message)):
+    done = whole(response, body, request)
+    opened = {"content": [], "stop_reason": None, "stop_sequence": None}
+    opened["usage"] = {**done["usage"], "output_tokens": 0}
+    yield _event("message_start", message={**done, **opened})
+    for i, block in enumerate(done["content"]):
         empty, delta = _as_delta(block)
         yield _event("content_block_start", index=i, content_block=empty)
         yield _event("content_block_delta", index=i, delta=delta)
         yield _event("content_block_stop", index=i)
-    ending = {"stop_reason": _stop_reason(choice), "stop_sequence": choice.completion.stop}
-    yield _event("message_delta", delta=ending, usage=_usage(response))
+    yield _event("message_delta", delta=_ending(response.choices[0]), usage=done["usage"])
     yield _event("message_stop")
 
 
@@ -193,15 +175,6 @@ def _plain_choice(chosen: dict[str, Any]) -> str | dict:
     return {"any": "required"}.get(chosen["type"], chosen["type"])
 
 
-def _opening(response: Response, request: Request) -> dict:
-    return {
-        "id": f"msg_{response.id}",
-        "type": "message",
-        "role": "assistant",
-        "model": request.model,
-    }
-
-
 def _usage(response: Response) -> dict:
     return {"input_tokens": response.prompt_tokens, "output_tokens": response.completion_tokens}
 
@@ -215,8 +188,6 @@ def _blocks(reply: Message) -> list[dict]:
         blocks.append({"type": "text", "text": reply["content"]})
     for call in reply.get("tool_calls") or ():
         name, given = call["function"]["name"], json.loads(call["function"]["arguments"])
-        # Only an object has a place here.
-        given = given if isinstance(given, dict) else {"input": given}
         blocks.append({"type": "tool_use", "id": call["id"], "name": name, "input": given})
     return blocks
 
@@ -230,11 +201,10 @@ def _as_delta(block: dict) -> tuple[dict, dict]:
     return {**block, name: ""}, {"type": f"{name}_delta", name: block[name]}
 
 
-def _stop_reason(choice: Any) -> str:
-    if choice.completion.stop is not None:
-        return "stop_sequence"
+def _ending(choice: Choice) -> dict:
     reasons = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-    return reasons[choice.finish_reason]
+    reason = "stop_sequence" if choice.stop is not None else reasons[choice.finish_reason]
+    return {"stop_reason": reason, "stop_sequence": choice.stop}
 
 
 def _event(name: str, /, **data: Any) -> tuple[str, dict]:

@@ -5,19 +5,17 @@ from itertools import count
 from typing import Annotated, Any, Literal, Required
 
 from pydantic import Field
-from typing_extensions import TypedDict
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
-from agentrl.serving.dialects.base import Known, Sampled
+from agentrl.serving.dialects.base import Known, OpenAIBody
 from agentrl.serving.dialects.chat_completions import token_logprobs
 from agentrl.serving.protocol import Request, RequestRefused, Response
 from agentrl.types import Message
 
 
 class TextPart(Known, total=False):
-    type: Required[Literal["input_text", "output_text", "text", "refusal", "reasoning_text"]]
-    text: str
-    refusal: str
+    type: Required[Literal["input_text", "output_text", "text", "reasoning_text"]]
+    text: Required[str]
 
 
 class MessageItem(Known, total=False):
@@ -44,19 +42,6 @@ class ReasoningItem(Known, total=False):
     content: list[TextPart] | None
 
 
-class FunctionTool(Known, total=False):
-    type: Required[Literal["function"]]
-    name: Required[str]
-    description: str | None
-    parameters: dict[str, Any] | None
-    strict: bool | None
-
-
-class NamedTool(TypedDict):
-    type: Literal["function"]
-    name: str
-
-
 class TextFormat(Known, total=False):
     type: Required[Literal["text", "json_object", "json_schema"]]
     name: str
@@ -67,68 +52,55 @@ class TextOptions(Known, total=False):
     format: TextFormat | None
 
 
-class ReasoningOptions(Known, total=False):
-    effort: str | None
+class ResponsesBody(OpenAIBody):
+    ignored = OpenAIBody.ignored | {"stream_options"}
 
-
-class ResponsesBody(Sampled):
     input: (
         str
         | Annotated[list[CallItem | OutputItem | ReasoningItem | MessageItem], Field(min_length=1)]
     )
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
+    # vLLM says what is wrong in these two, when it makes a grammar of them.
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    text: TextOptions | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: list[str] | None = None
-    reasoning: ReasoningOptions | None = None
-    truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
-    stream_options: dict[str, Any] | None = None
+    text: TextOptions = Field(default_factory=dict)
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    include: tuple[str, ...] = ()
+    reasoning: dict[str, Any] = Field(default_factory=dict)
 
 
 def request(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Request:
-    earlier: list[Message] = []
-    if body.previous_response_id:
-        if body.previous_response_id not in conversations:
-            raise RequestRefused(
-                404,
-                "previous_response_not_found",
-                f"this episode has no response {body.previous_response_id}",
-                "previous_response_id",
-            )
-        earlier = conversations[body.previous_response_id]
+    before = body.previous_response_id
+    if before is not None and before not in conversations:
+        reason = f"this episode has no response {before}"
+        raise RequestRefused(404, "previous_response_not_found", reason, "previous_response_id")
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
-    chosen = body.tool_choice or "auto"
-    if isinstance(chosen, dict):
-        chosen = {"type": "function", "function": {"name": chosen["name"]}}
-    effort = (body.reasoning or {}).get("effort")
-    wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in (body.include or ())
+    effort = body.reasoning.get("effort")
+    wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in body.include
     return Request(
         model=body.model,
-        messages=(*instructions, *earlier, *_plain_messages(given)),
-        tools=tuple(_plain_tool(tool) for tool in body.tools or ()),
-        tool_choice=chosen,
-        parallel_tool_calls=body.parallel_tool_calls is not False,
-        response_format=_plain_format((body.text or {}).get("format")),
+        messages=(*instructions, *conversations.get(before, ()), *_plain_messages(given)),
+        tools=tuple(map(_plain_tool, body.tools)),
+        tool_choice=_plain_choice(body.tool_choice),
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_plain_format(body.text.get("format")),
         template_arguments={"reasoning_effort": effort} if effort else {},
         max_tokens=body.max_output_tokens,
-        top_logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
+        top_logprobs=body.top_logprobs if wants_logprobs else None,
         sampling=body.sampling,
     )
 
 
 def conversation(
     response: Response, body: ResponsesBody, request: Request
-) -> tuple[str, list[Message]]:
+) -> dict[str, list[Message]]:
     """What ``previous_response_id`` brings back: all but the instructions, which hold once."""
     said = request.messages[1:] if body.instructions else request.messages
-    return _id(response), [*said, response.choices[0].message]
+    return {_id(response): [*said, response.choices[0].message]}
 
 
 def whole(response: Response, body: ResponsesBody, request: Request) -> dict:
@@ -142,8 +114,7 @@ def whole(response: Response, body: ResponsesBody, request: Request) -> dict:
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": response.prompt_tokens + response.completion_tokens,
     }
-    if cut:
-        written["incomplete_details"] = {"reason": "max_output_tokens"}
+    written["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
     return written
 
 
@@ -201,7 +172,13 @@ def _open_message(messages: list[Message], *closed_by: str) -> Message:
 def _plain_tool(tool: dict[str, Any]) -> dict:
     names = ("name", "description", "parameters", "strict")
     function = {name: tool[name] for name in names if tool.get(name) is not None}
-    return {"type": "function", "function": function}
+    return {"type": tool.get("type"), "function": function}
+
+
+def _plain_choice(chosen: str | dict[str, Any]) -> str | dict:
+    if isinstance(chosen, str):
+        return chosen
+    return {"type": chosen.get("type"), "function": {"name": chosen.get("name")}}
 
 
 def _plain_format(form: dict[str, Any] | None) -> dict | None:
@@ -232,8 +209,8 @@ def _object(response: Response, body: ResponsesBody, request: Request, status: s
         "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": body.previous_response_id,
         "temperature": None,
-        "tool_choice": body.tool_choice or "auto",
-        "tools": [{"parameters": None, "strict": None, **tool} for tool in body.tools or ()],
+        "tool_choice": body.tool_choice,
+        "tools": [{"parameters": None, "strict": None, **tool} for tool in body.tools],
         "top_p": None,
         "usage": None,
     }
@@ -251,17 +228,13 @@ def _items(response: Response) -> Iterator[tuple[dict, dict]]:
         part = {"type": "output_text", "text": reply["content"], "annotations": []}
         part["logprobs"] = token_logprobs(choice)
         item = {"id": f"msg_{response.id}", "type": "message", "role": "assistant"}
-        yield (
-            {**item, "status": "in_progress", "content": []},
-            {**item, "status": "completed", "content": [part]},
-        )
+        opened = {**item, "status": "in_progress", "content": []}
+        yield opened, {**item, "status": "completed", "content": [part]}
     for i, call in enumerate(reply.get("tool_calls") or ()):
         item = {"id": f"fc_{response.id}_{i}", "type": "function_call", "call_id": call["id"]}
         item |= call["function"]
-        yield (
-            {**item, "status": "in_progress", "arguments": ""},
-            {**item, "status": "completed"},
-        )
+        opened = {**item, "status": "in_progress", "arguments": ""}
+        yield opened, {**item, "status": "completed"}
 
 
 def _contents(item: dict) -> Iterator[tuple[str, dict]]:

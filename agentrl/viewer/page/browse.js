@@ -30,15 +30,14 @@ export function browse(store, say) {
     placeholder: "Search what was said",
     "aria-label": "Search the text of all episodes",
     "data-search": true,
+    hidden: source.isExport,
     oninput: settled(() => filter({ text: text.value })),
   });
-  const status = h("select", { "aria-label": "Status", onchange: () => filter({ status: status.value }) });
-  const held = h(
-    "select",
-    { "aria-label": "Training or held out", onchange: () => filter({ held: held.value }) },
-    options([["", "all tasks"], ["false", "training"], ["true", "held out"]]),
-  );
-  const habit = h("select", { "aria-label": "Habit", onchange: () => filter({ habit: habit.value }) });
+  const choice = (name, label) =>
+    h("select", { "aria-label": label, onchange: (event) => filter({ [name]: event.target.value }) });
+  const status = choice("status", "Status");
+  const held = choice("held", "Training or held out");
+  const habit = choice("habit", "Habit");
   const reward = (name, label) =>
     h("input", {
       inputmode: "decimal",
@@ -55,7 +54,7 @@ export function browse(store, say) {
   });
   const found = h("div");
   const goOn = () => isLoading || load();
-  const more = h("button", { class: "quiet", hidden: true, onclick: goOn }, "Show more");
+  const more = h("button", { hidden: true, onclick: goOn }, "Show more");
   const empty = h("p", { class: "empty", hidden: true }, "No episode is like that.");
   const list = h(
     "div",
@@ -70,7 +69,7 @@ export function browse(store, say) {
   const filter = (changes) => go(changes, { replace: true });
 
   function toStep(step) {
-    go({ step, task: null, group: null, episode: null, vs: null, at: null });
+    go({ step, task: null, group: null, episode: null, at: null });
   }
 
   function choices(now) {
@@ -78,11 +77,11 @@ export function browse(store, say) {
     // An evaluation has habits of its own: those of the list are the episodes'.
     fill(steps, store.steps.map((step) => [step, `step ${step}`]), now.step);
     fill(status, [["", "any status"], ...Object.keys(MARKS).map((name) => [name, name])], now.status);
+    fill(held, [["", "all tasks"], ["false", "training"], ["true", "held out"]], now.held);
     fill(habit, [["", "any habit"], ...habits.map((name) => [name, name.slice(6)])], now.habit);
     for (const [input, value] of [[text, now.text], [min, now.min], [max, now.max]]) {
       if (document.activeElement !== input) input.value = value ?? "";
     }
-    held.value = now.held ?? "";
     everywhere.checked = isEverywhere(now);
     everywhere.disabled = now.only !== undefined;
     only.hidden = now.only === undefined;
@@ -135,7 +134,7 @@ export function browse(store, say) {
         if (isAnew) clear();
         isAnew = false;
         from = after = answer.after;
-        unread.push(...(answer.unread ?? []));
+        unread.push(...answer.unread);
         append(answer.rows);
         isLoading = isSearch && after !== null && rows.length < wanted;
         tell();
@@ -169,8 +168,6 @@ export function browse(store, say) {
       found.lastChild.append(option(row));
       rows.push(row);
     }
-    const best = rows.reduce((most, row) => Math.max(most, Math.abs(row.mean_reward ?? 0)), 1e-9);
-    found.style.setProperty("--best", best);
     openFirst();
     select(place());
   }
@@ -201,18 +198,16 @@ export function browse(store, say) {
   }
 
   function option(row) {
-    const value = row.mean_reward;
-    const habits = Object.entries(row.metrics ?? {}).filter(([n, v]) => n.startsWith("habit/") && v > 0);
+    const habits = Object.entries(row.metrics).filter(([n, v]) => n.startsWith("habit/") && v > 0);
     const item = h(
       "div",
       { role: "option", class: "episode", "aria-selected": "false", onclick: () => open(row) },
       h("span", { class: `mark ${row.status}`, title: row.status, "aria-label": row.status },
         MARKS[row.status] ?? "?"),
       h("span", { class: "index muted" }, `#${row.episode}`),
-      h("span", { class: "reward" }, number(value)),
-      h("span", { class: "meter", "aria-hidden": "true" }, h("i", { style: `--size: ${Math.abs(value ?? 0)}` })),
+      h("span", {}, number(row.reward)),
       h("span", { class: "muted size" }, `${compact(row.num_tokens)} tok`),
-      habits.length ? h("span", { class: "habits" }, habits.map(([name]) => name.slice(6)).join(", ")) : null,
+      h("span", { class: "habits" }, habits.map(([name]) => name.slice(6)).join(", ")),
     );
     item.row = row;
     return item;
@@ -220,7 +215,7 @@ export function browse(store, say) {
 
   function open(row, how) {
     const { step, task_id: task, group, episode } = row;
-    go({ step, task, group, episode, vs: null, at: null }, how);
+    go({ step, task, group, episode, at: null }, how);
   }
 
   /** Where a step was chosen and no episode, its first one. */
@@ -288,9 +283,7 @@ export const run = (now) => Number(now.run ?? 0);
 
 const episodes = (count) => (count === 1 ? "episode" : "episodes");
 
-export function compact(count) {
-  return count < 10_000 ? String(count) : `${(count / 1000).toFixed(0)}k`;
-}
+const compact = (count) => (count < 10_000 ? count : `${(count / 1000).toFixed(0)}k`);
 
 const isThe = (row, now) =>
   row.step === Number(now.step) &&

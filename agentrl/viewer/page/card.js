@@ -33,16 +33,12 @@ export function showCard(episode, position, box) {
   spoken.textContent = `${text}, ${kind}`;
 }
 
+const LABELS = { sampler: "log-prob, sampler", trainer: "log-prob, trainer" };
+const NUMBERS = ["sampler", "trainer", "ratio", "advantage", "entropy", "weight"];
+
 function numbers(term, isOneOfSeveral) {
-  return [
-    ...(isOneOfSeveral ? [h("dt", { class: "of" }, `call ${term.call.index + 1}`), h("dd")] : []),
-    ...line("log-prob, sampler", number(term.sampler), "sampler"),
-    ...line("log-prob, trainer", number(term.trainer), "trainer"),
-    ...line("ratio", number(term.ratio), "ratio"),
-    ...line("advantage", number(term.advantage), "advantage"),
-    ...line("entropy", number(term.entropy), "entropy"),
-    ...line("weight", number(term.weight), "weight"),
-  ];
+  const of = isOneOfSeveral ? [h("dt", { class: "of" }, `call ${term.call.index + 1}`), h("dd")] : [];
+  return [...of, ...NUMBERS.flatMap((name) => line(LABELS[name] ?? name, number(term[name]), name))];
 }
 
 function line(name, value, key = name) {

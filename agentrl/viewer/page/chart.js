@@ -1,22 +1,23 @@
 // One metric as a chart: a line a run, or a line and a band over the runs that differ in their seed.
 
-import { h } from "viewer/dom";
 import { number } from "viewer/card";
+import { h } from "viewer/dom";
 
 // Okabe and Ito's colours, which people with any colour vision can tell apart.
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"];
 export const colourOf = (index) => COLOURS[index % COLOURS.length];
+const HEIGHT = 160;
 
 /**
  * lines: each {label, colour, runs: [{step, values}]}; with several runs, their mean and range are drawn.
- * onStep(step) when a step is clicked.
+ * onStep(step) when a step is clicked. It is drawn when draw() is called, and anew when it changes then.
  */
-export function chart(name, lines, { height, onStep }) {
+export function chart(name, lines, onStep) {
   const values = h("div", { class: "chart-values" });
-  const plot = h("div", { class: "plot", style: `height: ${height}px` });
-  const element = h("figure", { class: "chart" }, values, plot);
+  const plot = h("div", { class: "plot", style: `height: ${HEIGHT}px` });
+  const element = h("figure", { class: "panel", "data-metric": name },
+    h("figcaption", { class: "chart-title" }, name), values, plot);
   let drawn = null;
-  let current = lines;
 
   function draw() {
     const style = getComputedStyle(document.documentElement);
@@ -26,20 +27,19 @@ export function chart(name, lines, { height, onStep }) {
       ticks: { show: false },
       font: "11px system-ui, sans-serif",
     };
-    const parts = current.map(seriesOf);
-    const series = [{}, ...parts.flatMap((part) => part.series)];
+    const series = [{}];
     const bands = [];
-    let next = 1;
-    for (const { series: drawnSeries, colour } of parts) {
-      if (drawnSeries.length === 3) bands.push({ series: [next + 2, next + 1], fill: `${colour}2e` });
-      next += drawnSeries.length;
+    for (const line of lines) {
+      series.push(...seriesOf(line));
+      if (line.runs.length > 1) {
+        bands.push({ series: [series.length - 1, series.length - 2], fill: `${line.colour}2e` });
+      }
     }
     drawn?.destroy();
-    plot.replaceChildren();
     drawn = new uPlot(
       {
         width: Math.max(plot.clientWidth, 120),
-        height,
+        height: HEIGHT,
         series,
         bands,
         axes: [
@@ -52,31 +52,25 @@ export function chart(name, lines, { height, onStep }) {
         hooks: { setCursor: [say] },
         padding: [8, 8, 0, 0],
       },
-      joined(current),
+      joined(lines),
       plot,
     );
     say(drawn);
   }
 
   /** The values under the cursor, or the last ones. */
-  function say(plotted) {
-    const at = plotted.cursor.idx;
-    const steps = plotted.data[0];
-    const parts = [];
-    let next = 1;
-    for (const line of current) {
-      const column = plotted.data[next];
-      const shown = at ?? last(column);
-      next += line.runs.length > 1 ? 3 : 1;
-      parts.push(
-        h("span", { style: `--colour: ${line.colour}` }, h("i", { class: "swatch" }),
-          number(column?.[shown])),
-      );
-      if (parts.length === 1) {
-        values.replaceChildren(h("span", { class: "muted" }, `step ${steps[shown] ?? "–"}`));
-      }
-    }
-    values.append(...parts.slice(0, 4));
+  function say({ cursor, data: [steps, ...columns] }) {
+    const at = (column) => cursor.idx ?? last(column);
+    const told = lines.map(({ colour, runs }) => {
+      const [column] = columns.splice(0, runs.length > 1 ? 3 : 1);
+      return { step: steps[at(column)], colour, value: column[at(column)] };
+    });
+    values.replaceChildren(
+      h("span", { class: "muted" }, `step ${told[0]?.step ?? "–"}`),
+      ...told.slice(0, 4).map(({ colour, value }) =>
+        h("span", { style: `--colour: ${colour}` }, h("i", { class: "swatch" }), number(value)),
+      ),
+    );
   }
 
   plot.addEventListener("click", () => {
@@ -87,34 +81,30 @@ export function chart(name, lines, { height, onStep }) {
   return {
     element,
     draw,
-    resize: () => drawn?.setSize({ width: plot.clientWidth, height }),
-    /** New rows of a live run. */
+    redraw: () => drawn && draw(),
+    resize: () => drawn?.setSize({ width: plot.clientWidth, height: HEIGHT }),
+    /** New rows of a live run, or other runs. */
     update(fresh) {
-      const isSameShape = shape(fresh) === shape(current);
-      current = fresh;
-      if (!drawn) return;
-      if (isSameShape) {
-        drawn.setData(joined(current));
-        say(drawn);
-      } else draw();
+      lines = fresh;
+      if (drawn) draw();
     },
   };
 }
 
+/** The line of a family, and the edges of its band. */
 function seriesOf({ label, colour, runs }) {
   const main = { label, stroke: colour, width: 1.75, spanGaps: true, points: { show: false } };
-  if (runs[0]?.values.filter((value) => value !== null).length < 12) {
+  if (runs[0].values.filter((value) => value !== null).length < 12) {
     main.points = { show: true, size: 5, fill: colour };
   }
   const edge = { stroke: "transparent", spanGaps: true, points: { show: false } };
-  return { colour, series: runs.length > 1 ? [main, edge, { ...edge }] : [main] };
+  return runs.length > 1 ? [main, edge, { ...edge }] : [main];
 }
 
 /** uPlot's table: the steps, then of each line its values, or its mean, lowest and highest. */
 function joined(lines) {
   const all = new Set(lines.flatMap(({ runs }) => runs.flatMap(({ step }) => step)));
-  // A row may have none.
-  const steps = [...all].filter((step) => step !== null).sort((a, b) => a - b);
+  const steps = [...all].sort((a, b) => a - b);
   const columns = lines.flatMap(({ runs }) => {
     const byStep = runs.map(({ step, values }) => new Map(step.map((s, i) => [s, values[i]])));
     const of = (reduce) =>
@@ -129,8 +119,6 @@ function joined(lines) {
   });
   return [steps, ...columns];
 }
-
-const shape = (lines) => lines.map(({ label, runs }) => `${label}/${runs.length}`).join();
 
 /** Where its last value is. */
 export const last = (column) => column?.findLastIndex((value) => value !== null && value !== undefined);

@@ -26,22 +26,19 @@ export function listen(bindings) {
 }
 
 function helpOf(bindings) {
-  const rows = bindings.map(({ keys, says }) =>
+  const rows = [
+    ...bindings,
+    { keys: ["←", "→", "↑", "↓"], says: "from token to token, once the tokens have the focus" },
+    { keys: ["Enter"], says: "open the chosen call; the next place found" },
+    { keys: ["Esc"], says: "leave a field, a token" },
+  ].map(({ keys, says }) =>
     h("div", {}, h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, says)),
   );
-  const inTokens = [
-    [["←", "→", "↑", "↓"], "from token to token, once the tokens have the focus"],
-    [["Enter"], "open the chosen call; the next place found"],
-    [["Esc"], "leave a field, a token, the comparison"],
-  ].map(([keys, says]) =>
-    h("div", {}, h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, says)),
-  );
-  const dialog = h(
+  return h(
     "dialog",
     { "aria-label": "Keys" },
     h("h2", {}, "Keys"),
-    h("dl", { class: "keys" }, rows, inTokens),
-    h("form", { method: "dialog" }, h("button", { class: "quiet" }, "Close")),
+    h("dl", { class: "keys" }, rows),
+    h("form", { method: "dialog" }, h("button", {}, "Close")),
   );
-  return dialog;
 }

@@ -19,7 +19,7 @@ const store = {
   // Of the run that is open.
   batches: [],
   get steps() {
-    return source.stepsOf(this.batches);
+    return [...new Set(this.batches.map(([step]) => step))];
   },
 };
 const { element: notice, say } = notices();
@@ -31,35 +31,31 @@ async function start() {
 
   const glance = overview(store);
   const list = browse(store, say);
-  const reading = episodeView(say);
+  const reading = episodeView();
   const reader = h("main", { class: "reader" }, list.element, reading.element);
   const tab = (view, text) => h("a", { href: `#view=${view}`, "data-view": view }, text);
   const runChoice = h(
     "select",
     {
       "aria-label": "Run",
-      onchange: () => go({ run: runChoice.value, step: null, task: null, group: null, episode: null, vs: null }),
+      onchange: () => go({ run: runChoice.value, step: null, task: null, group: null, episode: null }),
     },
     options(store.runs.map(({ name }, index) => [index, name])),
   );
-  const inFile = h("span", { class: "muted" });
-  const openTab = tab("episodes", "Episodes");
   const bar = h(
     "header",
     { class: "top" },
     h("span", { class: "brand" }, "agentrl"),
-    h("nav", {}, tab("runs", "Runs"), openTab),
+    h("nav", {}, tab("runs", "Runs"), tab("episodes", "Episodes")),
     runChoice,
     h("span", { class: "space" }),
-    inFile,
-    h("button", { class: "quiet", "aria-label": "Help: keys", onclick: () => showHelp() }, "?"),
+    h("button", { "aria-label": "Help: keys", onclick: () => showHelp() }, "?"),
   );
   page.append(bar, notice, glance.element, reader);
   mountCard(page);
 
   const isReading = () => place().view === "episodes";
   const inEpisodes = (bindings) => bindings.map((binding) => ({ ...binding, when: isReading }));
-  const leave = () => (place().vs ? go({ vs: null }) : hideCard());
   const showHelp = listen([
     { keys: ["1"], says: "runs", act: () => go({ view: "runs" }) },
     { keys: ["2"], says: "episodes", act: () => go({ view: "episodes" }) },
@@ -74,9 +70,8 @@ async function start() {
       { keys: ["f"], says: "find in this episode", act: () => reading.focusFind() },
       { keys: ["n"], says: "next place found", act: () => reading.next(1) },
       { keys: ["N"], says: "place found before", act: () => reading.next(-1) },
-      { keys: ["c"], says: "compare with another", act: () => reading.focusBeside() },
     ]),
-    { keys: ["Escape"], says: "leave", act: leave },
+    { keys: ["Escape"], says: "leave", act: hideCard },
   ]);
 
   async function show(now) {
@@ -86,7 +81,6 @@ async function start() {
     reader.hidden = !isEpisodes;
     runChoice.hidden = !isEpisodes || store.runs.length < 2;
     runChoice.value = now.run ?? "0";
-    if (source.isExport) inFile.textContent = whatIsHeld(run(now));
     for (const link of bar.querySelectorAll("[data-view]")) {
       const isHere = (link.dataset.view === "episodes") === isEpisodes;
       link.toggleAttribute("aria-current", isHere);
@@ -115,13 +109,6 @@ async function start() {
   onMove(safely);
   safely(place());
   if (!source.isExport) watch({ glance, list });
-}
-
-/** What an export can show of a run. */
-function whatIsHeld(number) {
-  const [held, all] = [source.held(number) ?? [], source.stepsOf(source.batches(number))];
-  if (held.length === all.length) return "one file, every token in it";
-  return `one file, with the tokens of ${held.length} of ${all.length} steps`;
 }
 
 const focusSearch = () => document.querySelector("main:not([hidden]) [data-search]")?.focus();
@@ -153,17 +140,9 @@ async function refreshBatches(list) {
 
 /** Whether any run has logged more. */
 async function refreshColumns() {
-  const broken = [];
-  const fresh = await Promise.all(
-    store.runs.map(async (_, index) => {
-      try {
-        return await source.metrics(index);
-      } catch (error) {
-        broken.push(error.message);
-        return store.columns[index];
-      }
-    }),
-  );
+  const answers = await Promise.allSettled(store.runs.map((_, index) => source.metrics(index)));
+  const fresh = answers.map(({ value }, index) => value ?? store.columns[index]);
+  const broken = answers.flatMap(({ reason }) => reason?.message ?? []);
   say("metrics", [...new Set(broken)].join(" "));
   const size = (columns) => `${columns.step?.length}/${columns.step?.at(-1)}/${Object.keys(columns).length}`;
   const isMore = fresh.some((columns, index) => size(columns) !== size(store.columns[index]));

@@ -36,31 +36,25 @@ export function read(buffer) {
   return episode;
 }
 
-/** All its text, one token after the other. */
-export function textOf(buffer) {
-  const { order, text, texts } = read(buffer);
-  return Array.from(order, (position) => texts[text[position]]).join("");
-}
-
 /** Every call that sampled this token, with what it says of it. */
 export function termsAt(episode, position) {
   return episode.calls.flatMap((call) => {
-    const at = find(call.positions, position);
+    const at = call.positions.indexOf(position);
     return at < 0 ? [] : [term(episode, call, call.first + at)];
   });
 }
 
 function term(episode, call, at) {
-  const sampler = episode.sampler_logprob[at];
-  const trainer = episode.trainer_logprob[at];
+  const sampler = episode.sampler_logprobs[at];
+  const trainer = episode.trainer_logprobs[at];
   return {
     call,
     sampler,
     trainer,
     ratio: Math.exp(trainer - sampler),
-    advantage: episode.advantage[at],
-    entropy: episode.entropy[at],
-    weight: episode.weight[at],
+    advantage: episode.advantages[at],
+    entropy: episode.entropies[at],
+    weight: episode.weights[at],
   };
 }
 
@@ -72,7 +66,7 @@ function pathEnd(parent, { leaf, sampled }) {
 }
 
 /** Of several calls that sampled one token, a trained one is shown. */
-function shownTerms({ ids, calls, trainer_logprob: trained }) {
+function shownTerms({ ids, calls, trainer_logprobs: trained }) {
   const shown = new Int32Array(ids.length).fill(-1);
   for (const call of calls) {
     call.positions.forEach((position, i) => {
@@ -116,17 +110,4 @@ function nestCalls({ parent, calls }) {
     call.level = call.parent ? call.parent.level + (isDeeper ? 1 : 0) : 0;
     for (let at = call.leaf; at >= 0 && owner[at] < 0; at = parent[at]) owner[at] = call.index;
   }
-}
-
-/** Where a sorted array holds a value, or -1. */
-function find(sorted, value) {
-  let low = 0;
-  let high = sorted.length - 1;
-  while (low <= high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] === value) return middle;
-    if (sorted[middle] < value) low = middle + 1;
-    else high = middle - 1;
-  }
-  return -1;
 }

@@ -3,10 +3,9 @@
 //   view      runs, or episodes
 //   run, step, task, group, episode     what is open; group: the number of the task's group in the step
 //   at        the token of it that is in sight
-//   vs        "step/group/episode" of the same task, beside it
 //   status, min, max, habit, text, held, scope     the list's filters; scope = all: not this step alone
 //   only      the one task that the list has, at all steps
-//   metric    the chart that is large;   shade      what the tokens' colour says
+//   shade     what the tokens' colour says
 
 const listeners = [];
 

@@ -8,25 +8,25 @@ export const OPACITIES = [4, 10, 17, 25, 34, 44, 56];
 export const SHADES = {
   logprob: {
     label: "log-prob",
-    of: (e, at) => -(isNaN(e.trainer_logprob[at]) ? e.sampler_logprob[at] : e.trainer_logprob[at]),
+    of: (e, at) => -(isNaN(e.trainer_logprobs[at]) ? e.sampler_logprobs[at] : e.trainer_logprobs[at]),
     from: [0.01, 0.1, 0.5, 1, 2, 4],
     words: ["sure", "surprising"],
   },
   entropy: {
     label: "entropy",
-    of: (e, at) => e.entropy[at],
+    of: (e, at) => e.entropies[at],
     from: [0.01, 0.1, 0.3, 0.6, 1, 2],
     words: ["certain", "open"],
   },
   ratio: {
     label: "ratio",
-    of: (e, at) => Math.abs(e.trainer_logprob[at] - e.sampler_logprob[at]),
+    of: (e, at) => Math.abs(e.trainer_logprobs[at] - e.sampler_logprobs[at]),
     from: [1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.2],
     words: ["1", "far from 1"],
   },
   advantage: {
     label: "advantage",
-    of: (e, at) => e.advantage[at],
+    of: (e, at) => e.advantages[at],
     from: [0.1, 0.3, 0.6, 1, 1.5, 2],
     words: ["0", "±2"],
     signed: true,

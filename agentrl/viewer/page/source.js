@@ -5,32 +5,25 @@ const embedded = inside && JSON.parse(inside.textContent);
 
 export const isExport = embedded !== null;
 
-// As the server's: rows that are answered at once, and how long a text is looked for before that.
+// As the server's: rows that are answered at once.
 const PER_PAGE = 400;
-const SEARCH_MILLISECONDS = 500;
 
-/** The runs: name, folder, experiment, commit, seed, family. */
+/** The runs: name, folder, experiment, seed, family. */
 export const runs = () => (embedded ? embedded.runs : ask("runs"));
 
 /** The columns of metrics.jsonl by name. */
 export const metrics = (run) => (embedded ? embedded.metrics[run] : ask(`runs/${run}/metrics`));
 
 /** What has been recorded: pairs of a step and whether it is the evaluation after it. */
-export const batches = (run) =>
-  embedded ? (embedded.steps[run] ?? []).map((step) => [step, false]) : ask(`runs/${run}/batches`);
-
-export const stepsOf = (batches) => [...new Set(batches.map(([step]) => step))];
-
-/** The steps whose tokens are here; null: all of them. */
-export const held = (run) => (embedded ? embedded.held[run] : null);
+export const batches = (run) => (embedded ? embedded.batches[run] : ask(`runs/${run}/batches`));
 
 /**
- * {rows, after}: filters by step, task_id, status, min_reward, max_reward, habit, text, held_out.
+ * {rows, after, unread}: filters by step, task_id, status, min_reward, max_reward, habit, text, held_out.
  * after: where the list goes on; null: it has ended. A text may need many answers to be found; where
  * episodes could not be looked through, unread has a sentence for each.
  */
 export async function episodes(run, filters, after = null) {
-  if (embedded) return filtered(run, filters, after);
+  if (embedded) return filtered(embedded.rows[run], filters, after);
   const asked = new URLSearchParams(filters);
   if (after) asked.set("after", after.join());
   return ask(`runs/${run}/episodes?${asked}`);
@@ -39,8 +32,8 @@ export async function episodes(run, filters, after = null) {
 /** The bytes of one episode, as answers.py packs them. */
 export async function episode(run, { step, task, group, episode: index }) {
   if (embedded) {
-    const block = embedded.episodes[`${run}/${step}/${group}/${index}`];
-    if (!block) throw new Error("This file was exported without the tokens of that step.");
+    const block = embedded.episodes[run]?.[`${step}/${group}/${index}`];
+    if (!block) throw new Error("This file was exported without the tokens of that episode.");
     return unzip(block);
   }
   const asked = new URLSearchParams({ step, task_id: task, group, index });
@@ -56,7 +49,7 @@ async function answer(path) {
   try {
     reply = await fetch(`/api/${path}`);
   } catch {
-    throw new Error("The server does not answer: was python -m agentrl.runs ended?");
+    throw new Error("The server does not answer: was python -m agentrl.viewer ended?");
   }
   if (reply.ok) return reply;
   const told = await reply.json().catch(() => ({}));
@@ -69,41 +62,22 @@ async function unzip(base64) {
   return new Response(stream).arrayBuffer();
 }
 
-/** What the server's index does, over an export's rows. */
-async function filtered(run, asked, after) {
-  const rows = [];
-  const end = performance.now() + SEARCH_MILLISECONDS;
-  for (const row of embedded.rows[run]) {
-    if ((after && !isBehind(row, after)) || !isAskedFor(row, asked)) continue;
-    if (asked.text === undefined || (await says(run, row, asked.text))) {
-      if (rows.length === PER_PAGE) return { rows, after: whereIs(rows.at(-1)) };
-      rows.push(row);
-    }
-    if (asked.text !== undefined && performance.now() > end) return { rows, after: whereIs(row) };
-  }
-  return { rows, after: null };
+/** What the server does, over an export's rows; texts are not looked through. */
+function filtered(all, asked, after) {
+  const start = after ? all.findIndex((row) => String(whereIs(row)) === String(after)) + 1 : 0;
+  const rows = all.slice(start).filter((row) => isAskedFor(row, asked));
+  const shown = rows.slice(0, PER_PAGE);
+  return { rows: shown, after: rows.length > PER_PAGE ? whereIs(shown.at(-1)) : null, unread: [] };
 }
 
 /** Its key, by which all are in order. */
 export const whereIs = ({ step, group, episode }) => [step, group, episode];
-
-function isBehind(row, after) {
-  const [step, group, episode] = after;
-  return (row.step - step || row.group - group || row.episode - episode) > 0;
-}
 
 const isAskedFor = (row, asked) =>
   (asked.step === undefined || row.step === Number(asked.step)) &&
   (asked.task_id === undefined || row.task_id === asked.task_id) &&
   (asked.held_out === undefined || row.held_out === (asked.held_out === "true")) &&
   (asked.status === undefined || row.status === asked.status) &&
-  (asked.min_reward === undefined || (row.mean_reward ?? NaN) >= Number(asked.min_reward)) &&
-  (asked.max_reward === undefined || (row.mean_reward ?? NaN) <= Number(asked.max_reward)) &&
+  (asked.min_reward === undefined || (row.reward ?? NaN) >= Number(asked.min_reward)) &&
+  (asked.max_reward === undefined || (row.reward ?? NaN) <= Number(asked.max_reward)) &&
   (asked.habit === undefined || row.metrics[asked.habit] > 0);
-
-async function says(run, row, text) {
-  const block = embedded.episodes[`${run}/${row.step}/${row.group}/${row.episode}`];
-  if (!block) return false;
-  const { textOf } = await import("viewer/model");
-  return textOf(await unzip(block)).toLowerCase().includes(text.toLowerCase());
-}
