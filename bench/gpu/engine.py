@@ -63,8 +63,9 @@ def load(folder: Path, attention: str = "auto") -> Any:
 def start(folder: Path) -> Any:
     from agentrl.config import EngineConfig
     from agentrl.serving.engine import Engine
+    from agentrl.serving.vllm_args import start_vllm
 
-    return Engine(folder, max_model_len=512, dtype=DTYPE, config=EngineConfig())
+    return Engine(start_vllm(folder, max_model_len=512, dtype=DTYPE, config=EngineConfig()))
 
 
 def gap(engine: Any, policy: Any, scores: list[float]) -> float:

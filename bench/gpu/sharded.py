@@ -1,4 +1,4 @@
-"""One rank whose policy is sharded all the same: what ``sharding`` asks of it, into a file.
+"""A launched rank, whose policy FSDP2 holds alone: what ``sharding`` asks of it, into a file.
 
 python -m torch.distributed.run --standalone --nproc-per-node 1 -m bench.gpu.sharded OUT
 """
@@ -6,12 +6,9 @@ python -m torch.distributed.run --standalone --nproc-per-node 1 -m bench.gpu.sha
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from agentrl.learning.policy import Policy
-from agentrl.learning.ranks import _plugin
 from bench.gpu.training import (
     OPTIONS,
     TREES,
@@ -25,19 +22,11 @@ from bench.gpu.training import (
 from bench.step.layouts import make_model
 
 
-def prepare(policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-    """As ``Ranks.prepare`` does for several."""
-    ranks()._shard_with(_plugin(policy, "bfloat16"))
-    policy, optimizer = ranks().accelerator.prepare(policy, optimizer)
-    policy.set_reshard_after_forward(True, recurse=False)
-    return policy, optimizer.optimizer
-
-
 def main(out: Path) -> None:
-    tree, rows, _ = errors(prepare)
+    tree, rows, _ = errors()
     model = make_model(OPTIONS)
     before = [weight.detach().clone() for weight in model[0].parameters()]
-    model, learner = prepared(model, prepare)
+    model, learner = prepared(model)
     pairs = zip(before, model[1].weights(), strict=True)
     weights = sum(int((a != b).sum()) for a, (_, b) in pairs)
     residual: list[int] = []
@@ -52,7 +41,7 @@ def main(out: Path) -> None:
         "weights": weights,
         "norm": ranks().clip(learner.policy, 1e9) / norm,
         "residual": residual[-1],
-        "resumed": num_different_after_load(ranks(), prepare),
+        "resumed": num_different_after_load(),
     }
     out.write_text(json.dumps(results))
     ranks().close()

@@ -17,7 +17,7 @@ from bench import tree_attention as attending
 from bench.gpu import DEVICE, ON_GPU
 from bench.gpu.parity import HALF
 from bench.gpu.report import Row, right, speed
-from bench.gpu.training import episodes
+from bench.gpu.training import episodes, prepared
 from bench.launches import PASSES
 from bench.step.layouts import Options, Way, make_model, make_step, operations, seconds
 from kernels.tree import build_tree
@@ -40,9 +40,7 @@ TRIED: list[Launches] = (
 """Beside the table's."""
 DIM, TOKENS = (128, (16_384, 65_536)) if ON_GPU else (16, (200, 400))
 STEP = (
-    Options(shape="qwen3-0.6b", dtype="bfloat16", copies=2, budgets=(16_384,))
-    if ON_GPU
-    else Options(budgets=(2048,))
+    Options(shape="qwen3-0.6b", copies=2, budgets=(16_384,)) if ON_GPU else Options(budgets=(2048,))
 )
 WORKLOAD = "append-only, 10 turns"
 GROUPS = {
@@ -186,9 +184,9 @@ def logprob() -> Iterator[Row]:
 
 def step() -> Iterator[Row]:
     """A step's forward and backward pass: trees beside rows, and what the GPU does meanwhile."""
-    calls, model = episodes(WORKLOAD, STEP.copies), make_model(STEP)
+    calls, (model, _) = episodes(WORKLOAD, STEP.copies), prepared(make_model(STEP))
     lm, _, device = model
-    chosen = {s: Way(s, "tree" if s == "C" else "padded", STEP.budgets[0]) for s in "ABC"}
+    chosen = {s: Way(s, "tree" if s == "C" else "packed", STEP.budgets[0]) for s in "ABC"}
     steps = {side: make_step(way, calls, STEP, model) for side, way in chosen.items()}
     taken: dict[str, list[float]] = {side: [] for side in chosen}
     for repeat in range(2 + REPEATS // 2):

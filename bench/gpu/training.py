@@ -42,7 +42,6 @@ PEAKS = {"off": 48, "selective": 14, "full": 13}
 """GiB of a step of 16k tokens at most."""
 OPTIM = OptimConfig(lr=1e-3)
 Model = tuple[nn.Module, Policy, torch.device]
-Prepare = Callable[[Policy, torch.optim.Optimizer], tuple[Any, Any]]
 
 
 @cache
@@ -55,12 +54,12 @@ def episodes(name: str = "thinking stripped", copies: int = 1) -> list:
     return [calls[:CALLS] for calls in workloads.make(name, copies)[:EPISODES]]
 
 
-def prepared(model: Model, prepare: Prepare) -> tuple[Model, Learner]:
+def prepared(model: Model) -> tuple[Model, Learner]:
     """The model with its policy as it is trained."""
     lm, policy, device = model
     # Accelerate keeps what it has prepared.
     ranks().accelerator.free_memory()
-    policy, optimizer = prepare(policy, adamw(policy.trainable(), OPTIM))
+    policy, optimizer = ranks().prepare(policy, adamw(policy.trainable(), OPTIM))
     return (lm, policy, device), Learner(policy, None, optimizer)
 
 
@@ -81,22 +80,22 @@ def relative(mine: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     return (squares[0] / squares[1]).sqrt().item()
 
 
-def errors(prepare: Prepare) -> tuple[float, float, list[Tensor]]:
+def errors() -> tuple[float, float, list[Tensor]]:
     """Of a tree's and rows' gradients, beside fp32 and transformers' attention; and the tree's."""
     model = make_model(OPTIONS)
     exact = gradients_of(model, Way("A", "padded", 4096))
-    model, _ = prepared(model, prepare)
+    model, _ = prepared(model)
     tree, rows = (gradients_of(model, way) for way in (TREES, ROWS))
     return relative(tree, exact), relative(rows, exact), tree
 
 
 def gradients() -> Iterator[Row]:
-    tree, rows, found = errors(ranks().prepare)
+    tree, rows, found = errors()
     note = f"against fp32: {tree:.4f}, {rows:.4f}"
     yield right("a tree's error over rows'", tree / rows, most=ROUNDING, note=note)
     calls: dict[str, int] = {}
     for recompute, runs in {"off": 1, "selective": 1, "full": 2}.items():
-        model, _ = prepared(make_model(replace(OPTIONS, recompute=recompute)), ranks().prepare)
+        model, _ = prepared(make_model(replace(OPTIONS, recompute=recompute)))
         with CountAttention() as counted:
             again = gradients_of(model, TREES)
         calls[recompute] = counted.times
@@ -104,7 +103,7 @@ def gradients() -> Iterator[Row]:
         times = calls[recompute] / calls["off"]
         yield right(f"{recompute}: attention calls over off's", times, least=runs, most=runs)
     name = "numbers that differ in a third step after two, saved and loaded"
-    yield right(name, num_different_after_load(ranks(), ranks().prepare), most=0)
+    yield right(name, num_different_after_load(), most=0)
 
 
 class CountAttention(TorchDispatchMode):
@@ -117,22 +116,22 @@ class CountAttention(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-def num_different_after_load(ranks: Ranks, prepare: Prepare) -> int:
+def num_different_after_load() -> int:
     """Numbers of the weights after a third step, gone on from a checkpoint of the second."""
-    model, learner = prepared(make_model(OPTIONS), prepare)
+    model, learner = prepared(make_model(OPTIONS))
     with tempfile.TemporaryDirectory() as out:
         folder = Path(out) / "step-00002"
         for step in range(3):
             if step == 2:
                 state = checkpoint.get_random_state()
-                saved = (learner.policy, learner.optimizer, Tokenizer(), ranks, state)
+                saved = (learner.policy, learner.optimizer, Tokenizer(), ranks(), state, {})
                 checkpoint.save(folder, *saved)
-            update(model, learner, ranks)
+            update(model, learner)
         alone = [weight.cpu() for _, weight in model[1].weights()]
         policy = Policy.load(folder)
-        model, learner = prepared((policy.lm, policy, model[2]), prepare)
-        checkpoint.load(folder, learner.policy, learner.optimizer, ranks)
-    update(model, learner, ranks)
+        model, learner = prepared((policy.lm, policy, model[2]))
+        checkpoint.load(folder, learner.policy, learner.optimizer, ranks())
+    update(model, learner)
     pairs = zip(alone, model[1].weights(), strict=True)
     return sum(int((a != b.cpu()).sum()) for a, (_, b) in pairs)
 
@@ -144,9 +143,9 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text("{}")
 
 
-def update(model: Model, learner: Learner, ranks: Ranks, of: Sequence | None = None) -> None:
+def update(model: Model, learner: Learner, of: Sequence | None = None) -> None:
     make_step(TREES, of or episodes(), OPTIONS, model)()
-    learner.step(ranks, OPTIM, OPTIM.lr)
+    learner.step(ranks(), OPTIM, OPTIM.lr)
 
 
 def memory() -> Iterator[Row]:
@@ -163,11 +162,11 @@ def memory() -> Iterator[Row]:
 
 def peaks(recompute: str) -> tuple[float, dict[str, float]]:
     """Of the trial step, and of steps after the first."""
-    model, learner = prepared(make_model(replace(WHOLE, recompute=recompute)), ranks().prepare)
+    model, learner = prepared(make_model(replace(WHOLE, recompute=recompute)))
     trial = peak_of(partial(trial_step, learner, config(), ranks()))
-    update(model, learner, ranks())
+    update(model, learner)
     later = {
-        name: peak_of(partial(update, model, learner, ranks(), episodes(name, copies)))
+        name: peak_of(partial(update, model, learner, episodes(name, copies)))
         for name, copies in BATCHES.items()
     }
     return trial, later
@@ -196,7 +195,7 @@ async def solve(task, model):
 
 
 def sharding() -> Iterator[Row]:
-    """FSDP2 on a world of one, over NCCL or gloo, in a process of its own."""
+    """FSDP2 on a world of one that was launched, over NCCL or gloo; the process is its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]

@@ -138,7 +138,7 @@ def test_every_check_that_a_cpu_can_run(tmp_path):
 @pytest.mark.slow
 def test_the_check_of_the_engine(tmp_path):
     rows = checked(tmp_path / "found.json", "engine")
-    assert len(rows) == 14
+    assert len(rows) == 15
     assert [row["name"].removeprefix("engine: ") for row in rows if row["is_needed"]] == [
         "gap after a push",
         "gap where other weights were not pushed",
