@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/pytest -n 2 --dist loadfile
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: demo test slow soak check bench tools
+.PHONY: demo test slow soak check bench gpu gpu-carry tools
 
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
@@ -34,6 +34,17 @@ bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, wh
 	$(BIN)/python -m bench.rollout
 	$(BIN)/python -m bench.debug
 	$(BIN)/python -m bench.viewer
+
+gpu: .venv/installed  ## what only a GPU can tell, in two halves of minutes: FLAGS="--only A"
+	$(BIN)/python -m bench.gpu $(FLAGS)
+
+# All are plain Python. Liger's kernels are there to be compared with.
+CARRIED := tyro docstring-parser typeguard jaxtyping wadler-lindig beartype rich liger-kernel==0.8.5
+
+gpu-carry: .venv/installed  ## .carry, what that needs on a machine with torch, Triton, transformers and accelerate
+	rm -rf .carry
+	$(BIN)/pip install -q --no-deps --no-compile --target .carry -c $(REQUIREMENTS) -c requirements-dev.txt $(CARRIED)
+	du -sh .carry
 
 # A command, and the package of Debian that has it.
 TOOLS := chromium:chromium curl:curl ip:iproute2 jq:jq mount:mount node:nodejs npm:npm

@@ -10,7 +10,7 @@ to fp64 as twice naive's. The GEMMs alone are the three that no way can do witho
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -84,30 +84,40 @@ def measure(run: Callable) -> tuple[float, float]:
     return 1e3 * (time.perf_counter() - started), torch.cuda.max_memory_allocated() / 2**30
 
 
-def main() -> None:
-    torch.set_num_threads(2)
+def make_inputs(n: int = N) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states, the weight and targets."""
     torch.manual_seed(0)
     options = {"device": "cuda" if CUDA else "cpu", "dtype": DTYPE}
-    hidden = torch.randn(N, C, **options).requires_grad_()
+    hidden = torch.randn(n, C, **options).requires_grad_()
     weight = (torch.randn(V, C, **options) / C**0.5).requires_grad_()
-    inputs = hidden, weight, torch.randint(V, (N,), device=options["device"])
-    ways = [naive, checkpointed, ours] + [liger] * (LigerFusedLinearCrossEntropyLoss is not None)
-    agree = {way: parity(way, *inputs) for way in ways}
-    runs = {way: lambda way=way: step(way, *inputs) for way in ways}
-    runs[gemms] = lambda: gemms(*inputs)
-    measured: dict[Callable, list[tuple[float, float]]] = {way: [] for way in runs}
-    for _ in range(2 + REPEATS):
-        for way, run in runs.items():
-            measured[way].append(measure(run))
+    return hidden, weight, torch.randint(V, (n,), device=options["device"])
+
+
+def medians(ways: Sequence[Callable], inputs: Sequence[Tensor], repeats: int) -> dict[str, list]:
+    """Of the ways and of the GEMMs alone, in turn: milliseconds, and GiB at the peak."""
+    runs = {way.__name__: lambda way=way: step(way, *inputs) for way in ways}
+    runs["gemms"] = lambda: gemms(*inputs)
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(2 + repeats):
+        for name, run in runs.items():
+            measured[name].append(measure(run))
     # The first two rounds warm up.
-    medians = {
-        way: [statistics.median(x) for x in zip(*rounds[2:], strict=True)]
-        for way, rounds in measured.items()
+    return {
+        name: [statistics.median(x) for x in zip(*rounds[2:], strict=True)]
+        for name, rounds in measured.items()
     }
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    inputs = make_inputs()
+    ways = [naive, checkpointed, ours] + [liger] * (LigerFusedLinearCrossEntropyLoss is not None)
+    agree = {way.__name__: parity(way, *inputs) for way in ways}
+    taken = medians(ways, inputs, REPEATS)
     print(f"N={N} C={C} V={V} {DTYPE}\n{'':>14} {'ms':>8} {'GiB':>6} {'speed-up':>9}")
-    for way, (ms, gib) in medians.items():
-        ratio = f"{medians[naive][0] / ms:8.2f}x" if agree.get(way) else "no parity"
-        print(f"{way.__name__:>14} {ms:8.1f} {gib:6.1f} {ratio if way in agree else '':>9}")
+    for name, (ms, gib) in taken.items():
+        ratio = f"{taken['naive'][0] / ms:8.2f}x" if agree.get(name) else "no parity"
+        print(f"{name:>14} {ms:8.1f} {gib:6.1f} {ratio if name in agree else '':>9}")
     if LigerFusedLinearCrossEntropyLoss is None:
         print(f"{'liger':>14} not installed")
 

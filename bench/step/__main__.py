@@ -14,8 +14,7 @@ ratio is printed only where the gradients agree. The optimizer's step, the same 
 
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -24,27 +23,20 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
 
 from bench.step import workloads
 from bench.step.layouts import (
     Options,
     Way,
     gradients,
+    largest_difference,
     make_model,
     make_step,
     operations,
     peak_mib,
+    seconds,
     ways,
 )
-
-
-def seconds(step: Callable[[], int], device: torch.device) -> float:
-    started = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def fastest(
@@ -56,12 +48,6 @@ def fastest(
         step()
         tried[way] = seconds(step, device)
     return min(tried, key=tried.get)
-
-
-def largest_difference(mine: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """Relative to the largest entry of each weight's gradient."""
-    pairs = zip(mine, exact, strict=True)
-    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
 def measure(name: str, options: Options, console: Console) -> list[list[str]]:

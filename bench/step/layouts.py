@@ -1,6 +1,7 @@
 """Layouts of a batch of calls, three of them, and what each needs."""
 
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ class Options:
     repeats: int = 20
     budgets: tuple[int, ...] = (2048, 4096, 8192)
     """Micro-batch sizes to choose from."""
+    layers: int | None = None
+    """Absent: as many as the shape has."""
     copies: int = 1
     """How many times as large the workloads are: 16k tokens or so with 2."""
     workloads: tuple[str, ...] = tuple(workloads.WORKLOADS)
@@ -79,6 +82,7 @@ def make_model(options: Options) -> tuple[nn.Module, Policy, torch.device]:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model_type, config_type, sizes = SHAPES[options.shape]
+    sizes = sizes | ({"num_hidden_layers": options.layers} if options.layers else {})
     config = config_type(**sizes, tie_word_embeddings=True, max_position_embeddings=32_768)
     lm = model_type(config).to(device)
     policy = Policy(lm, attention=options.attention, recompute=options.recompute)
@@ -135,6 +139,20 @@ def gradients(step: Callable[[], int], lm: nn.Module) -> list[Tensor]:
     lm.zero_grad()
     step()
     return [weight.grad.clone() for weight in lm.parameters()]
+
+
+def largest_difference(mine: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """Relative to the largest entry of each weight's gradient."""
+    pairs = zip(mine, exact, strict=True)
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+
+
+def seconds(step: Callable[[], int], device: torch.device) -> float:
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def operations(way: Way, episodes: Sequence[Sequence[Sample]], lm: nn.Module) -> tuple[int, int]:

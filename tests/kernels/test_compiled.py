@@ -1,0 +1,68 @@
+"""The kernels compiled for a Hopper GPU by Triton's own compiler, which needs none."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import triton
+
+from agentrl.callables import ROOT
+from bench.launches import SWEEP
+
+PINNED = f"triton=={triton.__version__}\n" in (ROOT / "requirements-cpu.txt").read_text()
+pytestmark = pytest.mark.skipif(not PINNED, reason="what is spilled is of the pinned Triton")
+
+
+def compiled(*options: str) -> list[dict]:
+    """Interpreted here: what compiles them is a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "bench.launches", "--json", *options],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    print(f"Triton {triton.__version__}", *found, sep="\n")
+    return found
+
+
+def spilled(found: list[dict]) -> dict[tuple, int]:
+    """Bytes, by kernel and dimensions."""
+    return {(made["kernel"], made["D"]): made["spilled"] for made in found}
+
+
+def test_heads_of_128_dimensions_spill_nothing():
+    found = compiled("--dtypes", "bfloat16", "--dims", "128")
+    assert spilled(found) == {("forward", 128): 0, ("dQ", 128): 0, ("dK, dV", 128): 0}
+    # Hopper's own products, in each of them.
+    assert [made["wgmma"] > 0 for made in found] == [True] * 3
+
+
+@pytest.mark.slow
+def test_every_launch_in_bf16():
+    found = compiled("--dtypes", "bfloat16")
+    assert {key: n for key, n in spilled(found).items() if n} == {("dK, dV", 256): 104}
+    assert [made["wgmma"] > 0 for made in found] == [True] * 15
+    others = compiled("--sweep", "_grad_key_kernel")
+    assert len(others) == len(SWEEP["_grad_key_kernel"])
+    assert min(made["spilled"] for made in others) == 104
+
+
+@pytest.mark.slow
+def test_every_launch_in_fp32():
+    """Where all is fp32 arithmetic, more than registers hold."""
+    found = compiled("--dtypes", "float32")
+    assert len(found) == 12
+    assert {key: n for key, n in spilled(found).items() if n} == {
+        **{("forward", 32): 312, ("dK, dV", 32): 320, ("forward", 64): 736},
+        **{("forward", 128): 592, ("dK, dV", 128): 608, ("dQ", 256): 2720},
+    }
+
+
+def test_the_head_spills_nothing():
+    found = compiled("--head")
+    assert spilled(found) == {("fold_kernel", ""): 0, ("differentiate_kernel", ""): 0}
