@@ -47,7 +47,7 @@ class Engine:
         # vLLM copies results behind the stream that it was made on, and the trainer gathers weights
         # there: the stepper, which would start on the first GPU and its default stream, goes on it.
         self._stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
-        self._llm, self._sleep_level = llm, sleep_level
+        self._llm, self.sleep_level = llm, sleep_level
         self.dtype: torch.dtype = llm.model_config.dtype
         """Of the weights."""
         self.probe = _probe_ids(llm.model_config)
@@ -101,7 +101,7 @@ class Engine:
     def sleep(self) -> None:
         """Give the GPU's memory to the trainer, where the engine can sleep; ``sync`` wakes it."""
         if self._llm.model_config.enable_sleep_mode:
-            self._call(self._llm.sleep, self._sleep_level)
+            self._call(self._llm.sleep, self.sleep_level)
 
     def close(self) -> None:
         """Stop stepping; vLLM ends with the process's last engine. Calls that wait fail."""

@@ -60,12 +60,13 @@ def load(folder: Path, attention: str = "auto") -> Any:
     return Policy.load(folder, attention=attention).to(DEVICE)
 
 
-def start(folder: Path) -> Any:
+def start(folder: Path, use: str = "training") -> Any:
     from agentrl.config import EngineConfig
     from agentrl.serving.engine import Engine
     from agentrl.serving.vllm_args import start_vllm
 
-    return Engine(start_vllm(folder, max_model_len=512, dtype=DTYPE, config=EngineConfig()))
+    options = {"max_model_len": 512, "dtype": DTYPE, "config": EngineConfig()}
+    return Engine(start_vllm(folder, **options, use=use))
 
 
 def gap(engine: Any, policy: Any, scores: list[float]) -> float:
@@ -104,15 +105,16 @@ def _pushes(engine: Any, policy: Any) -> Iterator[Row]:
 
 
 def _naps(engine: Any, policy: Any, before: float) -> Iterator[Row]:
-    asleep, gaps = [], []
-    for _ in range(NAPS):
-        engine.sleep()
-        asleep.append(used() - before)
-        engine.wake()
-        gaps.append(gap(engine, policy, engine.sync(policy.weights())))
-    yield right("gap after sleep, wake and a push", max(gaps), most=GAP)
-    yield speed("what is held asleep", asleep[-1], unit="GiB", most=3)
-    yield speed("how much that grows", asleep[-1] - asleep[0], unit="GiB", most=0.1)
+    for level in (1, 2):
+        engine.sleep_level, asleep, gaps = level, [], []
+        for _ in range(NAPS):
+            engine.sleep()
+            asleep.append(used() - before)
+            gaps.append(gap(engine, policy, engine.sync(policy.weights(engine.dtype))))
+        where = f"at level {level}"
+        yield right(f"gap after sleep and a push, {where}", max(gaps), most=GAP)
+        yield speed(f"what is held asleep, {where}", asleep[-1], unit="GiB", most=3)
+        yield speed(f"how much that grows, {where}", asleep[-1] - asleep[0], unit="GiB", most=0.1)
 
 
 def _draws(engine: Any) -> Iterator[Row]:
@@ -171,11 +173,13 @@ def _cancelled(engine: Any) -> Iterator[Row]:
 
 def _second(folder: Path) -> Row:
     """A second engine works, or is refused in a sentence."""
+    from agentrl.types import CannotStart
+
     note = "works"
     try:
-        with closing(start(folder)) as second:
+        with closing(start(folder, "auxiliary")) as second:
             works = len(second.score(second.probe)) == len(second.probe) - 1
-    except ValueError as error:
+    except CannotStart as error:
         works, note = True, str(error)
     return right("a second engine works or is refused", float(works), least=1, note=note)
 

@@ -138,12 +138,13 @@ def test_every_check_that_a_cpu_can_run(tmp_path):
 @pytest.mark.slow
 def test_the_check_of_the_engine(tmp_path):
     rows = checked(tmp_path / "found.json", "engine")
-    assert len(rows) == 15
+    assert len(rows) == 18
     assert [row["name"].removeprefix("engine: ") for row in rows if row["is_needed"]] == [
         "gap after a push",
         "gap where other weights were not pushed",
         "gap after other weights",
-        "gap after sleep, wake and a push",
+        "gap after sleep and a push, at level 1",
+        "gap after sleep and a push, at level 2",
         "calls whose seeds did not repeat",
         "calls left of a cancelled one",
         "calls that differ after it",
