@@ -41,7 +41,8 @@ class ModelConfig:
     max_model_len: int | None = None
     """Longest prompt + completion in tokens. Absent: 4096, or the model's, where that is less."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What both engines compute in; weights stay fp32 in the trainer. auto: bfloat16 on GPU."""
+    """What both engines compute in. In the trainer, weights stay fp32; in bfloat16 FSDP2 casts them
+    a layer at a time, on one rank as on several. auto: bfloat16 on a GPU, float32 elsewhere."""
     recompute: Literal["off", "full", "selective"] = "off"
     """Recompute activations in the backward pass, layer by layer: less memory, 1/3 more work.
     selective: attention, the dearest per byte, is kept."""
