@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Two at a time: what a test of whole runs takes of memory, and a laptop has of cores.
-TESTS := $(BIN)/pytest -n 2 --dist loadfile
+TESTS := $(BIN)/pytest -n 2 --dist worksteal
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
 .PHONY: demo test slow soak check bench gpu gpu-carry tools

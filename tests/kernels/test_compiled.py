@@ -10,6 +10,7 @@ import triton
 
 from agentrl.callables import ROOT
 from bench.launches import SWEEP
+from tests.support.sizes import sizes
 
 PINNED = f"triton=={triton.__version__}\n" in (ROOT / "requirements-cpu.txt").read_text()
 pytestmark = pytest.mark.skipif(not PINNED, reason="what is spilled is of the pinned Triton")
@@ -52,15 +53,19 @@ def test_every_launch_in_bf16():
     assert min(made["spilled"] for made in others) == 104
 
 
-@pytest.mark.slow
-def test_every_launch_in_fp32():
+SPILLED_IN_FP32 = {
+    **{("forward", 32): 312, ("dK, dV", 32): 320, ("forward", 64): 736},
+    **{("forward", 128): 592, ("dK, dV", 128): 608, ("dQ", 256): 2720},
+}
+
+
+@pytest.mark.parametrize("dims", sizes((64,), soak=(32, 64, 128, 256)), ids=str)
+def test_launches_in_fp32(dims):
     """Where all is fp32 arithmetic, more than registers hold."""
-    found = compiled("--dtypes", "float32")
-    assert len(found) == 12
-    assert {key: n for key, n in spilled(found).items() if n} == {
-        **{("forward", 32): 312, ("dK, dV", 32): 320, ("forward", 64): 736},
-        **{("forward", 128): 592, ("dK, dV", 128): 608, ("dQ", 256): 2720},
-    }
+    found = compiled("--dtypes", "float32", "--dims", *map(str, dims))
+    assert len(found) == 3 * len(dims)
+    wanted = {key: n for key, n in SPILLED_IN_FP32.items() if key[1] in dims}
+    assert {key: n for key, n in spilled(found).items() if n} == wanted
 
 
 def test_the_head_spills_nothing():
