@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Two at a time: what a test of whole runs takes of memory, and a laptop has of cores.
-TESTS := $(BIN)/pytest -n 2 --dist worksteal
+TESTS := $(BIN)/pytest -n 2 --dist
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
 .PHONY: demo test slow soak check bench gpu gpu-carry tools
@@ -11,10 +11,10 @@ demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
 test: .venv/installed-agents tests/node/node_modules  ## the quick tests
-	$(TESTS)
+	$(TESTS) loadfile
 
 slow: .venv/installed-agents tests/node/node_modules  ## whole runs, by the minute
-	$(TESTS) -m slow --durations=0 --durations-min=5
+	$(TESTS) worksteal -m slow --durations=0 --durations-min=5
 
 soak: .venv/installed-agents tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
 	$(BIN)/python -m tests.support.soak $(FLAGS)
@@ -22,7 +22,7 @@ soak: .venv/installed-agents tests/node/node_modules  ## what the slow ones look
 check: .venv/installed-agents tests/node/node_modules  ## what a commit should pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(TESTS)
+	$(TESTS) loadfile
 
 bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, what a call costs, rollouts, and an edit
 	$(BIN)/python -m bench.tree

@@ -74,6 +74,7 @@ def test_in_ci_a_skip_is_a_failure(tmp_path, ci, outcomes):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", skips.__name__, "test_it.py"]
     environment = {**os.environ, "CI": ci, "PYTHONPATH": str(ROOT)}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     counts = re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1].partition(" in ")[0])
     assert {word: int(number) for number, word in counts} == outcomes
