@@ -46,7 +46,7 @@ def take(page: Page, address: str, scheme: str, run: RunRecords) -> None:
     token = call.path[call.start + call.sampler_logprobs.argmin()]
     where = {"view": "episodes", "step": row.step, "task": row.task_id, "group": row.group}
     page.goto(f"{address}#{urlencode({**where, 'episode': row.episode, 'at': token})}")
-    box = page.locator(".outline").bounding_box()
+    box = page.locator(".cursor").bounding_box()
     page.mouse.move(box["x"] + 2, box["y"] + 12)
     page.locator("#card").wait_for()
     shoot(page, f"episode-{scheme}")

@@ -50,7 +50,7 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1360, "height": 860})
             begin = time.perf_counter()
             page.goto(f"{address}#view=episodes&run=0&step=1")
-            page.locator(".tile pre").first.wait_for()
+            page.locator(".tokens pre").first.wait_for()
             print(f"{NUM_TOKENS:,} tokens in sight after {time.perf_counter() - begin:.2f} s")
             for name, steps, pixels in [("by the wheel", 200, 120), ("dragged", 100, None)]:
                 page.evaluate("document.querySelector('.tokens').scrollTop = 0")

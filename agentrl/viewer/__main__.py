@@ -2,7 +2,6 @@
 
 python -m agentrl.viewer runs/gsm8k/20261121-120000
 python -m agentrl.viewer runs/gsm8k                      # all runs of an experiment
-python -m agentrl.viewer RUN --export run.html           # one file, which needs no server
 """
 
 import argparse
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentrl.records import RunRecords, open_run
-from agentrl.viewer.export import export
 from agentrl.viewer.server import serve
 
 
@@ -23,18 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="its folder")
     parser.add_argument("--port", type=int, default=6070, help="on the loopback; 0: any free")
-    parser.add_argument("--export", type=Path, metavar="FILE.html", help="write one file instead")
     flags = parser.parse_args(argv)
     if not 0 <= flags.port < 2**16:
         parser.error(f"--port is {flags.port}: give 0 to 65535; 0: any free")
     try:
         runs = [run for folder in flags.runs for run in opened(folder)]
-        if not flags.export:
-            serve(runs, flags.port)
-            return
-        left_out = export(runs, flags.export)
-        print(f"{flags.export}: {flags.export.stat().st_size / 2**20:.1f} MiB", *left_out, sep="\n")
-    except (ValueError, OSError) as error:
+        serve(runs, flags.port)
+    except ValueError as error:
         sys.exit(f"error: {error}")
 
 

@@ -73,7 +73,7 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, group: int | N
     if size > MAX_TOKENS:
         raise ValueError(
             f"this episode has {size:,} tokens, and the page shows up to {MAX_TOKENS:,}: "
-            "read it with agentrl.records.load"
+            "read it with agentrl.records.open_run"
         )
     said = run.decode(record.ids)
     texts = {text: number for number, text in enumerate(dict.fromkeys(said))}

@@ -9,20 +9,28 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.staticfiles import StaticFiles
 
 from agentrl.records import RunRecords
 from agentrl.types import Status
-from agentrl.viewer import answers, page
+from agentrl.viewer import answers
 
+PAGE = Path(__file__).parent / "page"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
 HOSTS = ["127.0.0.1", "localhost"]
 STARTED = secrets.token_hex(8)
 """Another server's answers may look otherwise."""
@@ -57,6 +65,8 @@ def make_app(runs: Sequence[RunRecords]) -> FastAPI:
     app.add_middleware(GZipMiddleware, minimum_size=4096, compresslevel=1)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
     app.include_router(router)
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    app.middleware("http")(_with_headers)
     app.add_exception_handler(ValueError, lambda _, error: _refusal(404, str(error)))
     app.add_exception_handler(RequestValidationError, _mistyped)
     return app
@@ -85,26 +95,6 @@ class Filters(BaseModel):
     text: str | None = None
     held_out: bool | None = None
     after: Annotated[str | None, Field(pattern=r"^\d{1,15},\d{1,15},\d{1,15}$")] = None
-
-
-@router.get("/")
-def index() -> HTMLResponse:
-    nonce = secrets.token_urlsafe(12)
-    policy = (
-        f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; connect-src 'self'; "
-        "style-src 'self' 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
-    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store"}
-    return HTMLResponse(page.linked(nonce), headers=headers)
-
-
-@router.get("/page/{name:path}")
-def part(name: str) -> Response:
-    if name not in page.files():
-        return _refusal(404, "The page has no such part.")
-    content, media_type = page.files()[name]
-    return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/api/runs")
@@ -141,7 +131,6 @@ def episode(
 
 
 def _json(value: Any, **headers: str) -> Response:
-    headers = {"Cache-Control": "no-store"} | headers
     return Response(answers.to_json(value), media_type="application/json", headers=headers)
 
 
@@ -149,10 +138,15 @@ def _unless_known(state: Any, answer: Callable[[], Any], request: Request) -> Re
     """304, and no answer is made, where the page, which asks every few seconds, has that of just
     this state already."""
     tag = f'"{sha256(repr((STARTED, state)).encode()).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
     if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return _json(answer(), **headers)
+        return Response(status_code=304, headers={"ETag": tag})
+    return _json(answer(), ETag=tag)
+
+
+async def _with_headers(request: Request, call_next: Callable) -> Response:
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
 
 
 def _mistyped(_: Request, error: RequestValidationError) -> JSONResponse:

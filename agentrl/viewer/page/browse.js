@@ -1,9 +1,9 @@
 // The list at the left: a step's tasks and their episodes, filtered.
 
-import { number } from "viewer/card";
-import { h, options, settled } from "viewer/dom";
-import { go, place } from "viewer/place";
-import * as source from "viewer/source";
+import { number } from "./card.js";
+import { h, options, settled } from "./dom.js";
+import { go, place } from "./place.js";
+import * as source from "./source.js";
 
 // Rows that a search shows before it waits to be asked for more.
 const PAGE = 400;
@@ -30,7 +30,6 @@ export function browse(store, say) {
     placeholder: "Search what was said",
     "aria-label": "Search the text of all episodes",
     "data-search": true,
-    hidden: source.isExport,
     oninput: settled(() => filter({ text: text.value })),
   });
   const choice = (name, label) =>
@@ -123,7 +122,7 @@ export function browse(store, say) {
     if (isAnew) [rows, after, more.hidden] = [[], null, true];
     const wanted = rows.length + PAGE;
     // A list that had ended goes on behind its last row.
-    let from = after ?? (rows.length ? source.whereIs(rows.at(-1)) : null);
+    let from = after ?? (rows.length ? keyOf(rows.at(-1)) : null);
     isLoading = true;
     list.setAttribute("aria-busy", "true");
     try {
@@ -258,7 +257,7 @@ export function browse(store, say) {
       h("button", { onclick: () => walkSteps(-1), "aria-label": "Step before" }, "‹"),
       steps,
       h("button", { onclick: () => walkSteps(1), "aria-label": "Next step" }, "›"),
-      h("label", { class: "check" }, everywhere, "all steps"),
+      h("label", {}, everywhere, "all steps"),
     ),
     text,
     h("div", { class: "filters" }, status, habit, held, min, max),
@@ -284,6 +283,9 @@ export const run = (now) => Number(now.run ?? 0);
 const episodes = (count) => (count === 1 ? "episode" : "episodes");
 
 const compact = (count) => (count < 10_000 ? count : `${(count / 1000).toFixed(0)}k`);
+
+/** By which all are in order. */
+const keyOf = ({ step, group, episode }) => [step, group, episode];
 
 const isThe = (row, now) =>
   row.step === Number(now.step) &&

@@ -1,7 +1,7 @@
 // What is known of one token, beside it.
 
-import { h } from "viewer/dom";
-import { termsAt } from "viewer/model";
+import { h } from "./dom.js";
+import { termsAt } from "./model.js";
 
 const card = h("div", { class: "card", role: "tooltip", id: "card", hidden: true });
 const spoken = h("div", { class: "spoken", "aria-live": "polite" });

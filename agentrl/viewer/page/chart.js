@@ -1,7 +1,7 @@
 // One metric as a chart: a line a run, or a line and a band over the runs that differ in their seed.
 
-import { number } from "viewer/card";
-import { h } from "viewer/dom";
+import { number } from "./card.js";
+import { h } from "./dom.js";
 
 // Okabe and Ito's colours, which people with any colour vision can tell apart.
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a"];
@@ -16,14 +16,13 @@ export function chart(name, lines, onStep) {
   const values = h("div", { class: "chart-values" });
   const plot = h("div", { class: "plot", style: `height: ${HEIGHT}px` });
   const element = h("figure", { class: "panel", "data-metric": name },
-    h("figcaption", { class: "chart-title" }, name), values, plot);
+    h("figcaption", {}, name), values, plot);
   let drawn = null;
 
   function draw() {
-    const style = getComputedStyle(document.documentElement);
     const axis = {
-      stroke: style.getPropertyValue("--muted"),
-      grid: { stroke: style.getPropertyValue("--line"), width: 1 },
+      stroke: getComputedStyle(plot).color,
+      grid: { stroke: getComputedStyle(element).borderTopColor, width: 1 },
       ticks: { show: false },
       font: "11px system-ui, sans-serif",
     };

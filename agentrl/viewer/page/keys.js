@@ -1,6 +1,6 @@
 // What the keyboard does, anywhere but in a field.
 
-import { h } from "viewer/dom";
+import { h } from "./dom.js";
 
 /** bindings: each {keys, says, act}, and when() they hold, if not always; ? shows them. */
 export function listen(bindings) {
@@ -28,8 +28,7 @@ export function listen(bindings) {
 function helpOf(bindings) {
   const rows = [
     ...bindings,
-    { keys: ["←", "→", "↑", "↓"], says: "from token to token, once the tokens have the focus" },
-    { keys: ["Enter"], says: "open the chosen call; the next place found" },
+    { keys: ["←", "→"], says: "from token to token, once the tokens have the focus" },
     { keys: ["Esc"], says: "leave a field, a token" },
   ].map(({ keys, says }) =>
     h("div", {}, h("dt", {}, keys.map((key) => h("kbd", {}, key))), h("dd", {}, says)),

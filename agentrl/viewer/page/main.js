@@ -1,14 +1,14 @@
 // The page: a bar, and beneath it either all runs at a glance or one run's episodes.
 
-import { browse, run } from "viewer/browse";
-import { mountCard, hideCard } from "viewer/card";
-import { h, options } from "viewer/dom";
-import { episodeView } from "viewer/episode";
-import { listen } from "viewer/keys";
-import { notices } from "viewer/notices";
-import { overview } from "viewer/overview";
-import { go, onMove, place } from "viewer/place";
-import * as source from "viewer/source";
+import { browse, run } from "./browse.js";
+import { mountCard, hideCard } from "./card.js";
+import { h, options } from "./dom.js";
+import { episodeView } from "./episode.js";
+import { listen } from "./keys.js";
+import { notices } from "./notices.js";
+import { overview } from "./overview.js";
+import { go, onMove, place } from "./place.js";
+import * as source from "./source.js";
 
 const PATIENCE = 2000;
 const page = document.getElementById("page");
@@ -45,7 +45,7 @@ async function start() {
   const bar = h(
     "header",
     { class: "top" },
-    h("span", { class: "brand" }, "agentrl"),
+    h("b", {}, "agentrl"),
     h("nav", {}, tab("runs", "Runs"), tab("episodes", "Episodes")),
     runChoice,
     h("span", { class: "space" }),
@@ -66,10 +66,6 @@ async function start() {
       { keys: ["]", "ArrowRight"], says: "next step", act: () => list.walkSteps(1) },
       { keys: ["[", "ArrowLeft"], says: "step before", act: () => list.walkSteps(-1) },
       { keys: ["Enter", "t"], says: "into the tokens", act: () => reading.focusTokens() },
-      { keys: ["g"], says: "into the calls", act: () => reading.focusCalls() },
-      { keys: ["f"], says: "find in this episode", act: () => reading.focusFind() },
-      { keys: ["n"], says: "next place found", act: () => reading.next(1) },
-      { keys: ["N"], says: "place found before", act: () => reading.next(-1) },
     ]),
     { keys: ["Escape"], says: "leave", act: hideCard },
   ]);
@@ -108,7 +104,7 @@ async function start() {
   };
   onMove(safely);
   safely(place());
-  if (!source.isExport) watch({ glance, list });
+  watch({ glance, list });
 }
 
 const focusSearch = () => document.querySelector("main:not([hidden]) [data-search]")?.focus();

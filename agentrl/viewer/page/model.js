@@ -58,6 +58,13 @@ function term(episode, call, at) {
   };
 }
 
+/** The first token where an episode says something, whichever tokens it is made of; null: nowhere. */
+export function whereSaid({ order, text, texts }, words) {
+  const parts = Array.from(order, (position) => texts[text[position]].toLowerCase());
+  let letters = parts.join("").indexOf(words.toLowerCase());
+  return letters < 0 ? null : order[parts.findIndex((part) => (letters -= part.length) < 0)];
+}
+
 /** The last tokens of the path to a call's leaf: those that it sampled. */
 function pathEnd(parent, { leaf, sampled }) {
   const positions = new Int32Array(sampled);

@@ -1,6 +1,6 @@
 // What went wrong, in lines above everything.
 
-import { h } from "viewer/dom";
+import { h } from "./dom.js";
 
 /** element, and say(part, sentence): each part of the page has one; "" takes it back. */
 export function notices() {

@@ -1,8 +1,8 @@
 // All runs at a glance: which there are, and every metric that they logged.
 
-import { chart, colourOf, last } from "viewer/chart";
-import { h } from "viewer/dom";
-import { go } from "viewer/place";
+import { chart, colourOf, last } from "./chart.js";
+import { h } from "./dom.js";
+import { go } from "./place.js";
 
 const FIRST = ["eval/success", "eval/reward/mean", "reward/mean", "success", "loss", "entropy"];
 const THEN = ["habit/", "eval/habit/", "gap/", "grad_norm", "episodes/", "tokens/", "eval/"];
@@ -87,7 +87,7 @@ export function overview(store) {
         update();
       },
     });
-    const name = h("span", { class: "run-name", title: run.folder }, run.name.split("/").at(-1));
+    const name = h("span", { title: run.folder }, run.name.split("/").at(-1));
     return h(
       "li",
       { style: `--colour: ${colourFor(run.family)}` },

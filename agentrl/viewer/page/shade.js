@@ -1,9 +1,6 @@
 // What a token's colour says. Blue: in the loss. Orange: sampled, and left out of it (or below zero).
 // Each has a line of its own beneath it too, whole or dotted, for eyes that see no colour.
 
-/** Of the seven shades, in percent. */
-export const OPACITIES = [4, 10, 17, 25, 34, 44, 56];
-
 /** Each: what it is called, the value of a term, and where its seven shades begin. */
 export const SHADES = {
   logprob: {
@@ -33,17 +30,13 @@ export const SHADES = {
   },
 };
 
-/** in: in the loss; out: sampled, and left out of it; given: not sampled. */
-export function kindOf(episode, position) {
-  if (episode.in_loss[position]) return "in";
-  return episode.termAt[position] < 0 ? "given" : "out";
-}
-
-/** Which of the seven shades a sampled token has, and whether its value is below zero. */
-export function strengthOf(episode, position, { of, from, signed }) {
-  const value = of(episode, episode.termAt[position]);
-  const size = Math.abs(value);
-  let strength = 0;
-  while (strength < from.length && size >= from[strength]) strength++;
-  return { strength, isBelow: Boolean(signed) && value < 0 };
+/** Of a token: in the loss, or out of it; which of the seven shades; below zero. Of a given one, none. */
+export function classOf(episode, position, by) {
+  const term = episode.termAt[position];
+  if (term < 0) return "";
+  const { of, from, signed } = SHADES[by];
+  const value = of(episode, term);
+  const shade = from.filter((start) => Math.abs(value) >= start).length;
+  const isBelow = signed && value < 0;
+  return `${episode.in_loss[position] ? "in" : "out"} shade-${shade} ${isBelow ? "below" : ""}`;
 }
