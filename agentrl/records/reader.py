@@ -21,23 +21,6 @@ Unread = dict[str, None]
 """Sentences on what could not be read, each once."""
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A training step's episodes; each is read when it is asked for."""
-
-    step: int
-    _records: "RunRecords"
-
-    @property
-    def episodes(self) -> Iterator[EpisodeRecord]:
-        return self._records.read_step(self.step, held_out=False)
-
-    @property
-    def held_out(self) -> Iterator[EpisodeRecord]:
-        """Those of the evaluation after the step, where there was one."""
-        return self._records.read_step(self.step, held_out=True)
-
-
 @dataclass(frozen=True)
 class Found:
     """Some of the episodes that were asked for."""
@@ -47,16 +30,6 @@ class Found:
     """The key to go on from; None where nothing is left."""
     unread: list[str]
     """What could not be read, and was passed over: a sentence each."""
-
-
-def load(run: str | Path) -> Iterator[Step]:
-    """Yield the training steps of a run's folder in order; their episodes are read lazily.
-
-    Raises ValueError where the folder is no run.
-    """
-    records = open_run(run)
-    for step in records.steps():
-        yield Step(step, records)
 
 
 def open_run(folder: str | Path) -> "RunRecords":

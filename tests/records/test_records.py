@@ -16,7 +16,7 @@ import pytest
 
 from agentrl.algorithms.advantages import credit, trainable
 from agentrl.learning.packing import deal, pack
-from agentrl.records import load, open_run, schema
+from agentrl.records import open_run, schema
 from agentrl.records.files import cut_back
 from agentrl.records.recorder import Recorder, RecordsFailed
 from agentrl.records.scores import Scores, rounded
@@ -169,9 +169,8 @@ def test_what_the_ranks_measured_finds_its_token(tmp_path, size):
 
 
 def num_misplaced(run: Path) -> int:
-    (step,) = load(run)
     wrong = 0
-    for episode in step.episodes:
+    for episode in open_run(run).read_step(1):
         for call in episode.calls:
             depth = np.arange(call.start, len(call.path))
             logprobs = -(call.completion_ids + depth / 1000).astype(np.float32)
@@ -269,8 +268,9 @@ def test_nothing_that_was_added_is_lost_at_the_end(tmp_path):
     for step in range(12):
         recorder.add(step, GROUPS)
     recorder.close()
-    assert [step.step for step in load(tmp_path)] == list(range(12))
-    assert [len(list(step.episodes)) for step in load(tmp_path)] == [4] * 12
+    run = open_run(tmp_path)
+    assert run.steps() == list(range(12))
+    assert [len(list(run.read_step(step))) for step in run.steps()] == [4] * 12
 
 
 def test_a_failure_to_write_is_told_in_a_sentence(tmp_path):
@@ -360,7 +360,7 @@ def test_another_process_writes_and_is_killed(tmp_path):
     assert len(seen) >= 10
     # All that the index has announced is whole, and a run that goes on goes on.
     assert run.steps() == list(range(1, len(run.steps()) + 1))
-    assert all(len(list(step.episodes)) == 4 for step in load(tmp_path))
+    assert all(len(list(run.read_step(step))) == 4 for step in run.steps())
     cut_back(tmp_path / "records", 5)
     record(tmp_path, 6, GROUPS)
     assert run.steps() == list(range(1, 7))
@@ -371,7 +371,7 @@ def test_what_is_no_run_is_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="is not the folder of a run"):
         open_run(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not the folder of a run"):
-        next(load(tmp_path))
+        open_run(tmp_path)
     for config in ("[1]", "{", "[" * 100_000, '{"config": null}', '{"config": [1]}'):
         (tmp_path / "config.json").write_text(config)
         with pytest.raises(ValueError, match="is not the folder of a run"):
@@ -527,7 +527,7 @@ def test_a_sample_may_have_a_copy_of_its_call(tmp_path, caplog):
     copied = record(tmp_path / "copied", 1, GROUPS, copies, zeros(copies))
     assert in_loss(own) == in_loss(copied) == [[True, True], [True], [], [False]]
     advantages = [
-        [c.advantage for e in next(load(r)).episodes for c in e.calls] for r in (own, copied)
+        [c.advantage for e in open_run(r).read_step(1) for c in e.calls] for r in (own, copied)
     ]
     assert advantages[0] == advantages[1]
     assert caplog.messages == []
@@ -557,8 +557,8 @@ def test_of_equal_calls_each_has_its_own_sample(tmp_path):
         "copied": [Sample(replace(c), a) for c, a in zip(calls, advantages, strict=True)],
     }.items():
         run = record(tmp_path / name, 1, [group], copies, zeros(copies))
-        (step,) = load(run)
-        assert [c.advantage for e in step.episodes for c in e.calls] == advantages, name
+        read = open_run(run).read_step(1)
+        assert [c.advantage for e in read for c in e.calls] == advantages, name
 
 
 def test_an_advantage_may_be_one_a_token(tmp_path):
@@ -589,15 +589,14 @@ def test_importance_weights_are_stored_where_they_do_not_follow(tmp_path):
         values = np.stack([trainer, drawn, weights])
         scores = [Scores(np.arange(len(trained)), values, ("importance",))]
         run = record(tmp_path / name, 1, GROUPS, trained, scores)
-        (step,) = load(run)
-        read = [c.weights for e in step.episodes for c in e.calls if c.in_loss]
+        read = [c.weights for e in open_run(run).read_step(1) for c in e.calls if c.in_loss]
         assert bits(np.concatenate(read)) == bits(weights)
         (block,) = pq.read_table(tokens_of(run, 1))["calls"].to_pylist()
         stored = [dict(call["measures"] or ()) for call in block if call["trainer_logprobs"]]
         assert [list(each) for each in stored] == [[] if name == "usual" else ["importance"]] * 3
     # Of what no loss told there are none.
-    (step,) = load(record(tmp_path / "untold", 1, GROUPS, trained, zeros(trained)))
-    assert np.isnan(next(step.episodes).calls[0].weights).all()
+    untold = open_run(record(tmp_path / "untold", 1, GROUPS, trained, zeros(trained)))
+    assert np.isnan(next(untold.read_step(1)).calls[0].weights).all()
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
