@@ -1,26 +1,15 @@
-"""Answers to the page: what is told about a run in JSON, and bytes for its tokens.
-
-An episode travels as one block of bytes, little-endian:
-
-    4 bytes         how long the head is
-    the head        JSON, padded with spaces to a multiple of 8 bytes: the episode's row, its calls,
-                    the texts that its tokens have, and of each array its type, offset and length
-    the arrays      one after the other, each at a multiple of 8 bytes
-
-so that the page lays typed arrays over it and parses nothing a token.
-"""
+"""Answers to the page: what is told about runs, as JSON."""
 
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pydantic_core
 
-from agentrl.records import CallRecord, EpisodeRecord, Found, RunRecords
+from agentrl.records import CallRecord, Found, RunRecords
 
-MAX_TOKENS = 2_000_000
+MAX_TOKENS = 300_000
 """More than a page can hold of one episode."""
 PER_PAGE = 400
 """Rows of a list that are sent at once."""
@@ -63,8 +52,11 @@ def episodes(run: RunRecords, **wanted: Any) -> Found:
     return run.page(limit=PER_PAGE, seconds=SEARCH_SECONDS, **wanted)
 
 
-def episode(run: RunRecords, step: int, task_id: str, index: int, group: int | None) -> bytes:
-    """Every token of one episode, in the form above; its key is that of ``RunRecords.read``.
+def episode(
+    run: RunRecords, step: int, task_id: str, index: int, group: int | None
+) -> dict[str, Any]:
+    """One episode's row, its tokens as a tree, the text of each, and its calls; the key is that of
+    ``RunRecords.read``.
 
     Raises ValueError where there is no such episode, or it is too large for a page.
     """
@@ -75,58 +67,23 @@ def episode(run: RunRecords, step: int, task_id: str, index: int, group: int | N
             f"this episode has {size:,} tokens, and the page shows up to {MAX_TOKENS:,}: "
             "read it with agentrl.records.open_run"
         )
-    said = run.decode(record.ids)
-    texts = {text: number for number, text in enumerate(dict.fromkeys(said))}
-    arrays = {
-        "ids": record.ids,
-        "parent": record.parent,
-        "text": np.array([texts[text] for text in said], np.int32),
-        "in_loss": _in_loss(record),
-        **_terms(record.calls),
-    }
-    calls = [_call(call) for call in record.calls]
-    return _packed({"row": record.row, "calls": calls, "texts": list(texts)}, arrays)
-
-
-def _in_loss(record: EpisodeRecord) -> np.ndarray:
-    """1 for each token of the tree that is in the loss of some call."""
-    flags = np.zeros(len(record.ids), np.uint8)
-    for call in record.calls:
-        if call.in_loss:
-            flags[call.path[call.start :]] = 1
-    return flags
-
-
-def _terms(calls: Sequence[CallRecord]) -> dict[str, np.ndarray]:
-    """What the calls say of the tokens that they sampled, one call after the other."""
-    names = ("sampler_logprobs", "trainer_logprobs", "entropies", "weights", "advantages")
     return {
-        name: np.concatenate(
-            [np.zeros(0), *(getattr(call, name) for call in calls)], dtype=np.float32
-        )
-        for name in names
+        "row": record.row,
+        "ids": record.ids.tolist(),
+        "parent": record.parent.tolist(),
+        "texts": run.decode(record.ids),
+        "calls": [_call(call) for call in record.calls],
     }
 
 
 def _call(call: CallRecord) -> dict[str, Any]:
-    names = ("agent", "leaf", "finish_reason", "under_grammar", "why_forked")
-    return {name: getattr(call, name) for name in names} | {"sampled": len(call.completion_ids)}
-
-
-def _packed(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
-    """
-    >>> block = _packed({}, {"ids": np.array([7], np.int32)})
-    >>> block[4:36].decode(), block[-8:].hex()
-    ('{"arrays":{"ids":["int32",0,1]}}', '0700000000000000')
-    """
-    about, body = {}, b""
-    for name, array in arrays.items():
-        about[name] = [array.dtype.name, len(body), len(array)]
-        body += array.tobytes()
-        body += b"\0" * (-len(body) % 8)
-    text = to_json({**head, "arrays": about})
-    text += b" " * (-(4 + len(text)) % 8)
-    return len(text).to_bytes(4, "little") + text + body
+    """A call, with a number for each token that it sampled."""
+    names = ("agent", "leaf", "finish_reason", "under_grammar", "why_forked", "in_loss")
+    numbers = ("sampler_logprobs", "trainer_logprobs", "entropies", "weights", "advantages")
+    return {
+        **{name: getattr(call, name) for name in names},
+        **{name: getattr(call, name).tolist() for name in numbers},
+    }
 
 
 def to_json(value: Any) -> bytes:

@@ -126,8 +126,7 @@ def episodes(run: Run, filters: Annotated[Filters, Query()]) -> Response:
 def episode(
     run: Run, step: Number, task_id: str, index: Number, group: Number | None = None
 ) -> Response:
-    block = answers.episode(run, step, task_id, index, group)
-    return Response(block, media_type="application/octet-stream")
+    return _json(answers.episode(run, step, task_id, index, group))
 
 
 def _json(value: Any, **headers: str) -> Response:

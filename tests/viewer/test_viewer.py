@@ -79,13 +79,11 @@ def ask(address: str, path: str, **headers: str):
         return error.code, json.loads(body) if body.startswith("{") else body
 
 
-def unpack(block: bytes) -> tuple[dict, dict[str, np.ndarray]]:
-    length = int.from_bytes(block[:4], "little")
-    head, body = json.loads(block[4 : 4 + length]), block[4 + length :]
-    return head, {
-        name: np.frombuffer(body, np.dtype(kind), size, offset)
-        for name, (kind, offset, size) in head["arrays"].items()
-    }
+def told_of(run, row) -> dict:
+    """What the page is told of an episode."""
+    return json.loads(
+        answers.to_json(answers.episode(run, row.step, row.task_id, row.episode, row.group))
+    )
 
 
 def episode_with(run, *, grammar: bool):
@@ -108,17 +106,15 @@ def link(row, run: int = 0, **more: object) -> str:
 
 def test_an_episode_arrives_as_it_was_recorded(runs):
     row, record = episode_with(runs[0], grammar=True)
-    head, arrays = unpack(answers.episode(runs[0], row.step, row.task_id, row.episode, row.group))
-    assert arrays["ids"].tolist() == record.ids.tolist()
-    assert arrays["parent"].tolist() == record.parent.tolist()
-    texts = [head["texts"][i] for i in arrays["text"]]
-    assert texts == runs[0].decode(record.ids.tolist())
+    told = told_of(runs[0], row)
+    assert told["ids"] == record.ids.tolist()
+    assert told["parent"] == record.parent.tolist()
+    assert told["texts"] == runs[0].decode(record.ids.tolist())
     for name in ("sampler_logprobs", "trainer_logprobs", "entropies", "weights", "advantages"):
-        expected = np.concatenate([getattr(call, name) for call in record.calls])
-        assert arrays[name].tobytes() == expected.astype(np.float32).tobytes(), name
-    assert [call["sampled"] for call in head["calls"]] == [
-        len(call.completion_ids) for call in record.calls
-    ]
+        for call, expected in zip(told["calls"], record.calls, strict=True):
+            values = np.array(call[name], np.float32)
+            assert values.tobytes() == getattr(expected, name).astype(np.float32).tobytes(), name
+    assert [call["in_loss"] for call in told["calls"]] == [c.in_loss for c in record.calls]
 
 
 def test_every_text_arrives_whole(tmp_path):
@@ -126,19 +122,16 @@ def test_every_text_arrives_whole(tmp_path):
     task = {"id": "odd"}
     call = maker.call(maker.ids("2+3?"), "five\0\n\0", [], {})
     maker.record(1, [Group(task, (Episode(task=task, index=0, calls=(call,)),))])
-    head, arrays = unpack(answers.episode(open_run(maker.folder), 1, "odd", 0, 0))
-    assert "".join(head["texts"][i] for i in arrays["text"]) == "2+3?five\0\n\0"
-    assert len(set(head["texts"])) == len(head["texts"])
+    told = answers.episode(open_run(maker.folder), 1, "odd", 0, 0)
+    assert "".join(told["texts"]) == "2+3?five\0\n\0"
 
 
 def test_an_episode_of_no_calls_arrives_too(tmp_path):
-    from agentrl.types import Episode, Group
-
     maker = make_run(tmp_path / "apples" / "run", recorded=0)
     task = {"id": "silent"}
     maker.record(1, [Group(task, (Episode(task=task, index=0, status="timeout", error="late"),))])
-    head, arrays = unpack(answers.episode(open_run(maker.folder), 1, "silent", 0, 0))
-    assert (head["row"]["status"], head["calls"], len(arrays["ids"])) == ("timeout", [], 0)
+    told = answers.episode(open_run(maker.folder), 1, "silent", 0, 0)
+    assert (told["row"].status, told["calls"], told["ids"]) == ("timeout", [], [])
 
 
 def test_only_seeds_share_a_family(runs, tmp_path):

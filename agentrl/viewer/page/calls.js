@@ -10,7 +10,7 @@ export function callTree(episode, onChoose) {
       { style: `--level: ${Math.min(call.level, 6)}`, onclick: () => onChoose(call) },
       h("b", {}, `${call.index + 1}`),
       ` ${call.agent}`,
-      h("small", {}, `${call.sampled} tokens · ${call.finish_reason}`, call.under_grammar ? " · grammar" : ""),
+      h("small", {}, `${call.positions.length} tokens · ${call.finish_reason}`, call.under_grammar ? " · grammar" : ""),
       call.why_forked ? h("small", { class: "fork" }, `↳ ${call.why_forked}`) : null,
     ),
   );

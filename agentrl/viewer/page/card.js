@@ -1,7 +1,6 @@
 // What is known of one token, beside it.
 
 import { h } from "./dom.js";
-import { termsAt } from "./model.js";
 
 const card = h("div", { class: "card", role: "tooltip", id: "card", hidden: true });
 const spoken = h("div", { class: "spoken", "aria-live": "polite" });
@@ -15,18 +14,14 @@ export function hideCard() {
 }
 
 export function showCard(episode, position, box) {
-  const terms = termsAt(episode, position);
-  const id = episode.ids[position];
-  const text = JSON.stringify(episode.texts[episode.text[position]]);
-  const kind = episode.in_loss[position]
-    ? "in the loss"
-    : terms.length
-      ? "sampled, left out of the loss"
-      : "given, not sampled";
+  const terms = episode.terms[position];
+  const text = JSON.stringify(episode.texts[position]);
+  const sampled = terms.length ? "sampled, left out of the loss" : "given, not sampled";
+  const kind = terms.some(({ call }) => call.in_loss) ? "in the loss" : sampled;
   card.replaceChildren(
     h("div", { class: "card-text" }, text),
     h("div", { class: "card-kind" }, `token ${position} · ${kind}`),
-    h("dl", {}, ...line("id", id), ...terms.flatMap((term) => numbers(term, terms.length > 1))),
+    h("dl", {}, ...line("id", episode.ids[position]), ...terms.flatMap((term) => numbers(term, terms.length > 1))),
   );
   card.hidden = false;
   put(box);
@@ -47,7 +42,7 @@ function line(name, value, key = name) {
 
 /** Five digits; a dash where there is none, as for what was not trained. */
 export function number(value) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
   const isOrdinary = Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6;
   return isOrdinary ? String(Number(value.toPrecision(5))) : value.toExponential(2);

@@ -2,88 +2,50 @@
 // token tree. What is read, though, is a story: the calls one after the other, each token where the first
 // call has it.
 
-const TYPES = { int32: Int32Array, uint8: Uint8Array, float32: Float32Array };
-
-/** Lay typed arrays over the block of answers.py. */
-function unpack(buffer) {
-  const length = new DataView(buffer).getUint32(0, true);
-  const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const arrays = {};
-  for (const [name, [type, offset, size]] of Object.entries(head.arrays)) {
-    arrays[name] = new TYPES[type](buffer, 4 + length + offset, size);
-  }
-  return { ...head, ...arrays };
-}
-
 /**
- * The episode: row, ids, parent, in_loss, texts and which of them each token has, the terms' arrays, and
- *   calls       each with its positions (of the tokens it sampled), first (its first term), fresh (the
- *               positions that no call before it has), its parent (the call that it goes on from, or
- *               leaves; null where it shares no token with one), and level: how many forks it is deep
- *   termAt      of each position, the term that it shows, or -1
+ * The episode, and
+ *   calls       each with its positions (of the tokens it sampled), fresh (the positions that no call
+ *               before it has), its parent (the call that it goes on from, or leaves; null where it
+ *               shares no token with one), and level: how many forks it is deep
+ *   terms       of each position, what each call that sampled it says of it
  *   order       all positions as they are read;   rank: of each position, its place there
  */
-export function read(buffer) {
-  const episode = unpack(buffer);
-  let first = 0;
+export function read(episode) {
+  episode.terms = episode.ids.map(() => []);
   for (const [index, call] of episode.calls.entries()) {
-    Object.assign(call, { index, first, positions: pathEnd(episode.parent, call) });
-    first += call.sampled;
+    Object.assign(call, { index, positions: pathEnd(episode.parent, call) });
+    call.positions.forEach((position, i) => episode.terms[position].push(term(call, i)));
   }
-  episode.termAt = shownTerms(episode);
   tellInOrder(episode);
   nestCalls(episode);
   return episode;
 }
 
-/** Every call that sampled this token, with what it says of it. */
-export function termsAt(episode, position) {
-  return episode.calls.flatMap((call) => {
-    const at = call.positions.indexOf(position);
-    return at < 0 ? [] : [term(episode, call, call.first + at)];
-  });
-}
-
-function term(episode, call, at) {
-  const sampler = episode.sampler_logprobs[at];
-  const trainer = episode.trainer_logprobs[at];
+function term(call, i) {
+  const [sampler, trainer] = [call.sampler_logprobs[i], call.trainer_logprobs[i]];
   return {
     call,
     sampler,
     trainer,
-    ratio: Math.exp(trainer - sampler),
-    advantage: episode.advantages[at],
-    entropy: episode.entropies[at],
-    weight: episode.weights[at],
+    ratio: trainer === null ? null : Math.exp(trainer - sampler),
+    advantage: call.advantages[i],
+    entropy: call.entropies[i],
+    weight: call.weights[i],
   };
 }
 
 /** The first token where an episode says something, whichever tokens it is made of; null: nowhere. */
-export function whereSaid({ order, text, texts }, words) {
-  const parts = Array.from(order, (position) => texts[text[position]].toLowerCase());
+export function whereSaid({ order, texts }, words) {
+  const parts = Array.from(order, (position) => texts[position].toLowerCase());
   let letters = parts.join("").indexOf(words.toLowerCase());
   return letters < 0 ? null : order[parts.findIndex((part) => (letters -= part.length) < 0)];
 }
 
 /** The last tokens of the path to a call's leaf: those that it sampled. */
-function pathEnd(parent, { leaf, sampled }) {
-  const positions = new Int32Array(sampled);
-  for (let i = sampled - 1, at = leaf; i >= 0; i--, at = parent[at]) positions[i] = at;
+function pathEnd(parent, { leaf, sampler_logprobs: sampled }) {
+  const positions = new Int32Array(sampled.length);
+  for (let i = sampled.length - 1, at = leaf; i >= 0; i--, at = parent[at]) positions[i] = at;
   return positions;
-}
-
-/** Of several calls that sampled one token, a trained one is shown. */
-function shownTerms({ ids, calls, trainer_logprobs: trained }) {
-  const shown = new Int32Array(ids.length).fill(-1);
-  for (const call of calls) {
-    call.positions.forEach((position, i) => {
-      const before = shown[position];
-      if (before < 0 || (isNaN(trained[before]) && !isNaN(trained[call.first + i]))) {
-        shown[position] = call.first + i;
-      }
-    });
-  }
-  return shown;
 }
 
 /** A call's fresh tokens are the end of its path: where one is new, so is all that follows. */

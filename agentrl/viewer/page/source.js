@@ -20,22 +20,19 @@ export function episodes(run, filters, after) {
   return ask(`runs/${run}/episodes?${asked}`);
 }
 
-/** The bytes of one episode, as answers.py packs them. */
-export async function episode(run, { step, task, group, episode: index }) {
-  const asked = new URLSearchParams({ step, task_id: task, group, index });
-  return (await answer(`runs/${run}/episode?${asked}`)).arrayBuffer();
+/** One episode: row, ids, parent, texts, calls. */
+export function episode(run, { step, task, group, episode: index }) {
+  return ask(`runs/${run}/episode?${new URLSearchParams({ step, task_id: task, group, index })}`);
 }
 
-const ask = async (path) => (await answer(path)).json();
-
-async function answer(path) {
+async function ask(path) {
   let reply;
   try {
     reply = await fetch(`/api/${path}`);
   } catch {
     throw new Error("The server does not answer: was python -m agentrl.viewer ended?");
   }
-  if (reply.ok) return reply;
+  if (reply.ok) return reply.json();
   const told = await reply.json().catch(() => ({}));
   throw new Error(told.error ?? `The server answered ${reply.status}.`);
 }

@@ -37,7 +37,7 @@ export function tokenPane(episode, onToken) {
     let block = [];
     let lines = 0;
     for (const [i, position] of positions.entries()) {
-      const text = shown(episode.texts[episode.text[position]]);
+      const text = shown(episode.texts[position]);
       const isEnd = text.endsWith("\n");
       spans[position] = document.createElement("span");
       Object.assign(spans[position], { textContent: text, position });
@@ -51,7 +51,7 @@ export function tokenPane(episode, onToken) {
   }
 
   function reshade(by) {
-    for (const position of episode.order) spans[position].className = classOf(episode, position, by);
+    for (const position of episode.order) spans[position].className = classOf(episode.terms[position], by);
     spans[cursor]?.classList.add("cursor");
   }
 
@@ -103,7 +103,7 @@ export function tokenPane(episode, onToken) {
 
 const about = (call) => [
   h("b", {}, `call ${call.index + 1}`),
-  ` ${call.agent}, ${call.sampled} sampled, ${call.finish_reason}`,
+  ` ${call.agent}, ${call.positions.length} sampled, ${call.finish_reason}`,
   call.under_grammar ? ", under a grammar" : "",
 ];
 
