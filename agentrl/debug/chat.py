@@ -11,10 +11,7 @@ from agentrl.debug.transcript import print_message
 from agentrl.runs.progress import Display
 from agentrl.types import Message
 
-HELP = 'Ctrl-D ends, Ctrl-C stops an answer, /new starts over; """ begins and ends several lines.'
-PROMPT = "> "
-MOST_TOOL_TURNS = 16
-"""Before the model has to wait for a person again."""
+HELP = "Ctrl-D ends, Ctrl-C stops an answer, /new starts over."
 
 
 def talk(model: Any, setting: ChatSetting, display: Display, check: Callable[[], None]) -> None:
@@ -39,23 +36,12 @@ def _opening(setting: ChatSetting) -> list[Message]:
 
 
 def _read(display: Display) -> str | None:
-    """What a person types: a line, or lines between triple quotes; None at the end."""
-    lines: list[str] = []
-    while True:
-        try:
-            lines.append(input("  " if lines else PROMPT))
-        except KeyboardInterrupt:
-            display.line("")
-            lines = []
-            continue
-        except EOFError:
-            display.line("")
-            return None
-        text = "\n".join(lines).strip()
-        if not text.startswith('"""'):
-            return text
-        if len(text) >= 6 and text.endswith('"""'):
-            return text[3:-3].strip()
+    """What a person types; nothing, where Ctrl-C gives it up; None at the end."""
+    try:
+        return input("> ").strip()
+    except (KeyboardInterrupt, EOFError) as end:
+        display.line("")
+        return "" if isinstance(end, KeyboardInterrupt) else None
 
 
 def _answer(
@@ -85,7 +71,7 @@ async def _take_turns(
 ) -> None:
     """Add the model's answers to the messages, and the tools' results, until it calls no more."""
     options = {"tools": [tool.schema for tool in setting.tools]} if setting.tools else {}
-    for _ in range(MOST_TOOL_TURNS):
+    while True:
         with display.console.status("..."):
             completion = await model.openai.chat.completions.create(
                 model=model.name, messages=messages, **options
@@ -103,7 +89,6 @@ async def _take_turns(
             print_message(display.console, result)
         if not calls:
             return
-    display.line(f"it called tools {MOST_TOOL_TURNS} times in a row; say something")
 
 
 async def _run_tool(setting: ChatSetting, function: dict[str, str]) -> str:
