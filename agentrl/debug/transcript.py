@@ -1,6 +1,6 @@
 """Transcript of an episode: who said what, what it was worth, how its calls merged."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -8,7 +8,7 @@ from rich.text import Text
 from rich.traceback import Traceback
 
 from agentrl.printable import printable
-from agentrl.records.forks import Decode, merge
+from agentrl.records.forks import merge
 from agentrl.types import Call, Episode, Message, message_key
 
 STYLES = {
@@ -19,6 +19,7 @@ STYLES = {
     "tool": "yellow",
 }
 """Of the roles, and of a plain prompt."""
+Decode = Callable[[list[int]], str]
 EXCERPT_TOKENS = 24
 """How much of both branches a fork quotes."""
 
@@ -96,7 +97,7 @@ def print_merged(console: Console, calls: Sequence[Call], decode: Decode) -> Non
 
     decode: token ids to text.
     """
-    tree, forks = merge(calls, decode)
+    tree, forks = merge(calls)
     num_raw = sum(map(len, tree.index))
     console.print(
         f"{len(calls)} calls, {num_raw} raw tokens, {len(tree)} unique, {len(forks)} forks",

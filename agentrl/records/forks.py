@@ -10,12 +10,12 @@ Where the ids part is a fact; why is found by comparing what was asked, in this 
     new conversation    nothing but system messages in common
     edited history      a message is another one, or is gone
     cut completion      the agent saw less than was drawn, or the turn was cut by its length
-    stripped thinking   the template, or the client, leaves earlier reasoning out
+    stripped thinking   nothing else is another, and there was reasoning, which templates leave out
     other prompt        plain text or token ids that go on from nothing
     rewritten           none of these: the template writes the same messages otherwise
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,8 @@ import numpy as np
 from agentrl.types import Call, Message, message_key
 from kernels.tree import TokenTree, build_tree
 
-Decode = Callable[[list[int]], str]
 COMPARED = 16
 """Of many calls that were left in one place, so many of the last are compared by their messages."""
-FRAME_TOKENS = 32
-"""More than a template writes between a turn's beginning and its reasoning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +43,13 @@ class Fork:
     """A sentence."""
 
 
-def merge(calls: Sequence[Call], decode: Decode) -> tuple[TokenTree, list[Fork]]:
-    """The tree of one episode's calls, and where it forks; ``decode``: token ids to text."""
+def merge(calls: Sequence[Call]) -> tuple[TokenTree, list[Fork]]:
+    """The tree of one episode's calls, and where it forks."""
     tree = build_tree([call.ids for call in calls])
-    return tree, list(find_forks(calls, tree.index, decode))
+    return tree, list(find_forks(calls, tree.index))
 
 
-def find_forks(
-    calls: Sequence[Call], paths: Sequence[np.ndarray], decode: Decode
-) -> Iterator[Fork]:
+def find_forks(calls: Sequence[Call], paths: Sequence[np.ndarray]) -> Iterator[Fork]:
     """Yield the forks of one episode's calls, in order.
 
     paths: where each call's tokens are in a tree (``TokenTree.index``), which may hold others, too.
@@ -66,14 +61,12 @@ def find_forks(
         # Where an earlier call goes on from the token before, this one goes another way.
         parts = left_behind[path[position - 1]] if position else i > 0
         if parts and position < len(path):
-            yield _fork(calls, paths, i, position, decode)
+            yield _fork(calls, paths, i, position)
         reached[path] = True
         left_behind[path[:-1]] = True
 
 
-def _fork(
-    calls: Sequence[Call], paths: Sequence[np.ndarray], i: int, position: int, decode: Decode
-) -> Fork:
+def _fork(calls: Sequence[Call], paths: Sequence[np.ndarray], i: int, position: int) -> Fork:
     # Who has the last common token has all before it.
     last = slice(max(position - 1, 0), position)
     left = [
@@ -84,7 +77,7 @@ def _fork(
     own = [j for j in left if calls[j].agent == calls[i].agent]
     parent = _likeliest(calls, i, own or left)
     if own:
-        kind, why = _explain(calls[i], calls[parent], [calls[j] for j in own], decode)
+        kind, why = _explain(calls[i], calls[parent], [calls[j] for j in own])
     else:
         kind, why = "another agent", f"{calls[parent].agent} goes another way from there"
     return Fork(call=i, parent=parent, position=position, kind=kind, why=why)
@@ -109,7 +102,7 @@ def _num_common(call: Call, other: Call) -> int:
     return min(len(call.messages), len(said))
 
 
-def _explain(call: Call, other: Call, left: Sequence[Call], decode: Decode) -> tuple[str, str]:
+def _explain(call: Call, other: Call, left: Sequence[Call]) -> tuple[str, str]:
     """other: the agent's earlier call that it is nearest to; left: all that it leaves there."""
     if call.prompt_ids == other.prompt_ids:
         return "sampled again", "the same prompt was answered once more"
@@ -127,11 +120,10 @@ def _explain(call: Call, other: Call, left: Sequence[Call], decode: Decode) -> t
         return "edited history", _edited(call, said, common)
     if not other.shown_whole:
         return "cut completion", "the agent saw less than was drawn, and goes on from that"
-    if cause := _reasoning_lost(call, left, decode):
-        return cause
     if other.finish_reason == "length":
         return "cut completion", "the turn before was cut by its length"
-    return "rewritten", "the chat template writes the same messages otherwise this time"
+    rewritten = "rewritten", "the chat template writes the same messages otherwise"
+    return _reasoning_lost(call, left) or rewritten
 
 
 def _edited(call: Call, said: Sequence[Message], i: int) -> str:
@@ -141,19 +133,14 @@ def _edited(call: Call, said: Sequence[Message], i: int) -> str:
     return f"message {i + 1} {'was left out' if is_gone else 'is another'}"
 
 
-def _reasoning_lost(call: Call, left: Sequence[Call], decode: Decode) -> tuple[str, str] | None:
-    """Whether reasoning of a call that it leaves is not in this prompt, and by whose doing."""
+def _reasoning_lost(call: Call, left: Sequence[Call]) -> tuple[str, str] | None:
+    """What became of the reasoning of the first call that it leaves and that had some."""
     for other in left:
         reasoning = (other.reply.get("reasoning_content") or "").strip()
         place = len(other.messages)
-        if not reasoning or _num_common(call, other) <= place:
-            continue
-        sent = (call.messages[place].get("reasoning_content") or "").strip()
-        if sent and sent != reasoning:
-            return "edited history", f"the reasoning of message {place + 1} is another"
-        # Both begin alike: had it been kept, it would stand where it was sampled.
-        start = max(len(other.prompt_ids) - FRAME_TOKENS, 0)
-        if reasoning not in decode(call.prompt_ids[start : len(other.ids) + FRAME_TOKENS]):
-            why = f"the chat template leaves out the reasoning of message {place + 1}"
-            return "stripped thinking", why
+        if reasoning and _num_common(call, other) > place:
+            sent = (call.messages[place].get("reasoning_content") or "").strip()
+            if sent not in ("", reasoning):
+                return "edited history", f"the reasoning of message {place + 1} is another"
+            return "stripped thinking", f"the reasoning of message {place + 1} is left out"
     return None

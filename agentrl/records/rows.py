@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from agentrl.records.forks import Decode, find_forks
+from agentrl.records.forks import find_forks
 from agentrl.records.scores import CallKey, Row, rounded
 from agentrl.types import Episode, Group
 from kernels.tree import build_tree
@@ -14,12 +14,11 @@ BLOCK_TOKENS = 4096
 
 
 def rows_of(
-    groups: Sequence[Group], of_calls: Mapping[CallKey, Row], first_group: int, decode: Decode
+    groups: Sequence[Group], of_calls: Mapping[CallKey, Row], first_group: int
 ) -> tuple[list[Row], list[Row]]:
     """Rows of blocks, and of episodes without the step.
 
-    of_calls: what calls have as samples. first_group: the number that the first group gets. decode:
-    token ids to text.
+    of_calls: what calls have as samples. first_group: the number that the first group gets.
     """
     blocks, episodes = [], []
     for block in gathered(list(enumerate(groups)), _num_tokens, BLOCK_TOKENS):
@@ -29,7 +28,7 @@ def rows_of(
         for g, e, episode in numbered:
             paths = [next(index) for _ in episode.calls]
             key = {"group": first_group + g, "episode": e}
-            rows = enumerate(_call_rows(episode, paths, decode))
+            rows = enumerate(_call_rows(episode, paths))
             own = [key | row | of_calls.get((g, e, c), {}) for c, row in rows]
             key |= {"task_id": _text(str(groups[g].task["id"])), "block": len(blocks)}
             episodes.append(key | _episode_row(episode, paths, own))
@@ -76,9 +75,9 @@ def _episode_row(episode: Episode, paths: Sequence[np.ndarray], calls: Sequence[
     }
 
 
-def _call_rows(episode: Episode, paths: Sequence[np.ndarray], decode: Decode) -> Iterator[Row]:
+def _call_rows(episode: Episode, paths: Sequence[np.ndarray]) -> Iterator[Row]:
     """Without the numbers of the episode."""
-    forks = find_forks(episode.calls, paths, decode)
+    forks = find_forks(episode.calls, paths)
     causes = {fork.call: f"{fork.kind}: {fork.why}" for fork in forks}
     for c, (call, path) in enumerate(zip(episode.calls, paths, strict=True)):
         yield {

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from agentrl.records.rows import gathered, rows_of
 from agentrl.records.schema import EPISODES, FLOATS_OF_CALL, METADATA, TOKENS, VERSION
 from agentrl.records.scores import Row, Scores, trained
 from agentrl.records.tables import read_rows
-from agentrl.records.text import Texts
 from agentrl.types import Group, Sample
 
 TOKENS_READ_TOGETHER = 1 << 17
@@ -65,7 +63,7 @@ class Writer:
             first_group = 1 + max(numbers, default=-1)
         of_calls, cap = trained(groups, samples, scores)
         whose = {"step": step, "held_out": held_out}
-        blocks, episodes = rows_of(groups, of_calls, first_group, self._decode)
+        blocks, episodes = rows_of(groups, of_calls, first_group)
         about = {"version": VERSION, **whose, "num_groups": len(groups), "importance_cap": cap}
         with _aside(files["tokens"]) as tokens, _aside(files["episodes"]) as rows:
             row_groups = gathered(blocks, lambda row: len(row["ids"]), TOKENS_READ_TOGETHER)
@@ -77,13 +75,6 @@ class Writer:
             tokens.replace(files["tokens"])
             rows.replace(files["episodes"])
         _flush(self._folder)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._texts.whole(ids)
-
-    @cached_property
-    def _texts(self) -> Texts:
-        return Texts(self._folder.parent / "tokenizer")
 
 
 @contextmanager

@@ -21,8 +21,7 @@ def tool(name: str, description: str = "") -> dict:
 
 def forks(talk: Scripted) -> list[tuple]:
     """Each as (call, parent, position as text, kind, why)."""
-    decode = talk.tokenizer.decode
-    _, found = merge(talk.calls, decode)
+    _, found = merge(talk.calls)
     for fork in found:
         mine, theirs = talk.calls[fork.call].ids, talk.calls[fork.parent].ids
         assert mine[: fork.position] == theirs[: fork.position]
@@ -41,7 +40,7 @@ def test_what_only_grows_does_not_fork(qwen):
         qwen.says(said)
         messages += [qwen.ask(messages), MORE]
     assert forks(qwen) == []
-    tree, _ = merge(qwen.calls, qwen.tokenizer.decode)
+    tree, _ = merge(qwen.calls)
     lengths = [len(call.ids) for call in qwen.calls]
     assert (list(map(len, tree.index)), len(tree)) == (lengths, lengths[-1])
 
@@ -80,7 +79,7 @@ def test_sampled_again(qwen):
         qwen.ask([ASK])
     assert forks(qwen) == [(1, 0, "sampled again", "the same prompt was answered once more")]
     # The third drew what the first had: no token of it is new.
-    tree, (fork,) = merge(qwen.calls, qwen.tokenizer.decode)
+    tree, (fork,) = merge(qwen.calls)
     assert len(tree) == len(qwen.calls[0].ids) + len(qwen.calls[1].completion_ids) - (
         fork.position - len(qwen.calls[0].prompt_ids)
     )
@@ -154,7 +153,7 @@ def test_a_branch_from_an_earlier_answer(qwen):
     qwen.says("eighteen")
     qwen.ask([ASK, reply, NINE])
     assert forks(qwen) == [(2, 1, "edited history", "message 3 is another")]
-    _, (fork,) = merge(qwen.calls, qwen.tokenizer.decode)
+    _, (fork,) = merge(qwen.calls)
     assert fork.position > len(qwen.calls[0].ids)
 
 
@@ -174,10 +173,8 @@ def test_stripped_thinking():
     reply = talk.ask([ASK])
     talk.says(write(QWEN3, "easy", "six", []))
     talk.ask([ASK, reply, MORE])
-    assert forks(talk) == [
-        (1, 0, "stripped thinking", "the chat template leaves out the reasoning of message 2")
-    ]
-    _, (fork,) = merge(talk.calls, talk.tokenizer.decode)
+    assert forks(talk) == [(1, 0, "stripped thinking", "the reasoning of message 2 is left out")]
+    _, (fork,) = merge(talk.calls)
     was, now = (talk.tokenizer.decode(call.ids[fork.position :]) for call in talk.calls)
     assert was.startswith("\n<think>\nlet me see\n</think>\n\nfive<|im_end|>")
     # The newline before it is another token now, together with those that followed the thinking.
@@ -192,10 +189,9 @@ def test_thinking_that_is_stripped_turn_by_turn():
     for thought, said in (("let me see", "five"), ("easy", "six"), ("well", "seven")):
         talk.says(write(QWEN3, thought, said, []))
         messages += [talk.ask(messages), MORE]
-    why = "the chat template leaves out the reasoning of message"
     assert forks(talk) == [
-        (1, 0, "stripped thinking", f"{why} 2"),
-        (2, 1, "stripped thinking", f"{why} 4"),
+        (1, 0, "stripped thinking", "the reasoning of message 2 is left out"),
+        (2, 1, "stripped thinking", "the reasoning of message 4 is left out"),
     ]
 
 
@@ -234,7 +230,7 @@ def test_other_prompts_are_not_conversations():
     def call(prompt, completion):
         return Call(prompt_ids=prompt, completion_ids=completion, logprobs=[0.0] * len(completion))
 
-    tree, forks = merge([call([1, 2], [3]), call([1, 2, 3], [4]), call([1, 5], [6])], repr)
+    tree, forks = merge([call([1, 2], [3]), call([1, 2, 3], [4]), call([1, 5], [6])])
     assert [(f.call, f.position, f.kind) for f in forks] == [(2, 1, "other prompt")]
     assert (sum(map(len, tree.index)), len(tree)) == (10, 6)
 
@@ -247,7 +243,7 @@ def test_what_the_template_writes_otherwise():
     talk.says(" six")
     talk.ask([ASK, reply, MORE], tools=[tool("add")])
     assert forks(talk) == [
-        (1, 0, "rewritten", "the chat template writes the same messages otherwise this time")
+        (1, 0, "rewritten", "the chat template writes the same messages otherwise")
     ]
 
 

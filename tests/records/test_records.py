@@ -661,7 +661,7 @@ def test_why_a_call_forks_is_recorded(tmp_path):
     talk.tokenizer.save_pretrained(tmp_path / "tokenizer")
     run = open_run(record(tmp_path, 1, [Group(task, tuple(episodes))]))
     why = [[call.why_forked for call in run.read(1, "x", i).calls] for i in range(2)]
-    stripped = "stripped thinking: the chat template leaves out the reasoning of message 2"
+    stripped = "stripped thinking: the reasoning of message 2 is left out"
     assert why == [[None], [None, stripped]]
 
 

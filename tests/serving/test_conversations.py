@@ -331,7 +331,7 @@ def test_random_conversations(family, how_many):
             shared += sum(len(call.ids) for call in calls) / len(prefixes)
 
             # Each fork is where a call goes another way than all before it, and has a cause.
-            found = {fork.call: fork for fork in merge(calls, tokenizer(family).decode)[1]}
+            found = {fork.call: fork for fork in merge(calls)[1]}
             assert {i: fork.position for i, fork in found.items()} == forks_among(calls)
             causes.update(fork.kind for fork in found.values())
 
