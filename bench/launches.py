@@ -1,7 +1,7 @@
 """Registers and spilled bytes of every launch of the tables, compiled for sm_90 without a GPU.
 
     python -m bench.launches --dtypes bfloat16 --dims 64 80 128
-    python -m bench.launches --sweep _grad_key_kernel       others, at 256 dimensions
+    python -m bench.launches --sweep grad_key_kernel       others, at 256 dimensions
 
 The kernels are called as they are in training, on a CPU, but Triton's driver is one that names a
 Hopper GPU, and what would be launched is compiled. The compiler is the wheel's own: say its version
@@ -36,15 +36,15 @@ from triton.runtime import driver
 from kernels.logprob import kernel as head
 from kernels.tree import build_tree
 from kernels.tree.plan import plan
-from kernels.tree_attention import kernel as attention
-from kernels.tree_attention.kernel import Launch, Launches
+from kernels.tree_attention import operators as attention
+from kernels.tree_attention.operators import Launch, Launches
 
 TARGET = GPUTarget("cuda", 90, 32)
 DIMS = {"bfloat16": (32, 64, 80, 128, 256), "float32": (32, 64, 128, 256)}
-PASSES = {"_forward_kernel": "forward", "_grad_query_kernel": "dQ", "_grad_key_kernel": "dK, dV"}
+PASSES = {"attend_kernel": "forward", "grad_query_kernel": "dQ", "grad_key_kernel": "dK, dV"}
 SWEEP = {
-    "_grad_query_kernel": [Launch(64, k, 8, 2) for k in (16, 32, 64)],
-    "_grad_key_kernel": [Launch(q, 64, 8, s) for q in (16, 32, 64) for s in (1, 2)],
+    "grad_query_kernel": [Launch(64, k, 8, 2) for k in (16, 32, 64)],
+    "grad_key_kernel": [Launch(q, 64, 8, s) for q in (16, 32, 64) for s in (1, 2)],
 }
 """At 256 dimensions; with fewer rows, ``wgmma`` has no product."""
 HEADS, KV_HEADS, TOKENS = 16, 8, 256

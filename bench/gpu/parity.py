@@ -16,7 +16,7 @@ from kernels.logprob.tiled import tile_shape
 from kernels.tree import TokenTree, build_tree
 from kernels.tree.plan import plan
 from kernels.tree_attention.flash import flash_attention
-from kernels.tree_attention.kernel import Launch, triton_attention
+from kernels.tree_attention.operators import Launch, triton_attention
 
 # The interpreter's products of bf16 are wrong, and tiles of the table would take it minutes.
 HALF = torch.bfloat16 if ON_GPU else torch.float16

@@ -22,8 +22,8 @@ from bench.launches import PASSES
 from bench.step.layouts import Options, Way, make_model, make_step, operations, seconds
 from kernels.tree import build_tree
 from kernels.tree.plan import plan
-from kernels.tree_attention import kernel
-from kernels.tree_attention.kernel import Launch, Launches
+from kernels.tree_attention import operators
+from kernels.tree_attention.operators import Launch, Launches
 
 PEAK_TFLOPS = 989
 """Of a Hopper's dense bf16 products."""
@@ -44,7 +44,7 @@ STEP = (
 )
 WORKLOAD = "append-only, 10 turns"
 GROUPS = {
-    "attention": ("_forward_kernel", "_grad_query_kernel", "_grad_key_kernel"),
+    "attention": ("attend_kernel", "grad_query_kernel", "grad_key_kernel"),
     "head": ("fold_kernel", "differentiate_kernel"),
     "GEMM": ("gemm", "nvjet", "cutlass", "cublas", "aten::mm", "aten::addmm"),
     "copies": ("memcpy", "memset"),
@@ -100,10 +100,10 @@ class Clocked:
 
 @contextmanager
 def clocked() -> Iterator[dict[str, Clocked]]:
-    clocks = {what: Clocked(getattr(kernel, name)) for name, what in PASSES.items()}
+    clocks = {what: Clocked(getattr(operators, name)) for name, what in PASSES.items()}
     with ExitStack() as stack:
         for name, what in PASSES.items():
-            stack.enter_context(mock.patch.object(kernel, name, clocks[what]))
+            stack.enter_context(mock.patch.object(operators, name, clocks[what]))
         yield clocks
 
 
@@ -128,12 +128,12 @@ def launches() -> Iterator[Row]:
     planned = plan(tree, DEVICE)
     inputs = attending.make_inputs(len(tree), DIM, HALF)
     # Of the interpreter's tiles each costs the same.
-    table = kernel._launches(DIM, HALF) if ON_GPU else (Launch(64, 64),) * 3
+    table = operators._launches(DIM, HALF) if ON_GPU else (Launch(64, 64),) * 3
     taken: dict[str, dict[Launch, float]] = {what: {} for what in PASSES.values()}
     for tried in (table, *TRIED):
         with clocked() as clocks:
             for _ in range(1 + REPEATS):
-                attending.step(partial(kernel.triton_attention, launches=tried), inputs, planned)
+                attending.step(partial(operators.triton_attention, launches=tried), inputs, planned)
         for (what, clock), launch in zip(clocks.items(), tried, strict=True):
             taken[what][launch] = clock.median()
     for (what, found), launch in zip(taken.items(), table, strict=True):

@@ -72,7 +72,7 @@ def _choose_for(device: str) -> Implementation:
 
 def _function(impl: str) -> Callable[..., Tensor]:
     if impl == "triton":
-        from kernels.tree_attention.kernel import triton_attention
+        from kernels.tree_attention.operators import triton_attention
 
         return triton_attention
     if impl == "flash":

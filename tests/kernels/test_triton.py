@@ -16,8 +16,8 @@ from torch.utils.checkpoint import (
 
 from kernels.tree import TokenTree, build_tree
 from kernels.tree.plan import TreePlan, plan
-from kernels.tree_attention import kernel, reference
-from kernels.tree_attention.kernel import Launch, Launches, triton_attention
+from kernels.tree_attention import operators, reference
+from kernels.tree_attention.operators import Launch, Launches, triton_attention
 from kernels.tree_attention.reference import spelled_out
 from tests.support.trees import random_tree
 
@@ -221,13 +221,15 @@ def test_torch_knows_the_operators():
     tree = plan(random_tree(1), DEVICE)
     q, k, v, grad = (x.requires_grad_() for x in inputs(len(tree), 2, 1, 16))
     launch, launches = list(MEDIUM[0]), [*MEDIUM[1], *MEDIUM[2]]
-    lists = kernel._query_lists(tree, MEDIUM[0])
-    both = lists + kernel._key_ranges(tree, MEDIUM[2])
+    lists = operators._query_lists(tree, MEDIUM[0])
+    both = lists + operators._key_ranges(tree, MEDIUM[2])
     forward = (q, k, v, tree.end, lists, both, launch, launches, 0.25)
-    torch.library.opcheck(kernel.tree_attention, forward)
-    out, lse = kernel.tree_attention(*(x.detach() for x in (q, k, v)), *forward[3:])
+    torch.library.opcheck(operators.tree_attention, forward)
+    out, lse = operators.tree_attention(*(x.detach() for x in (q, k, v)), *forward[3:])
     saved = [x.detach() for x in (grad, q, k, v, out, lse)]
-    torch.library.opcheck(kernel.tree_attention_backward, (*saved, tree.end, both, launches, 0.25))
+    torch.library.opcheck(
+        operators.tree_attention_backward, (*saved, tree.end, both, launches, 0.25)
+    )
 
 
 def layer(x: Tensor, weights: list[Tensor], tree: TreePlan) -> Tensor:
@@ -277,8 +279,8 @@ def test_checkpointing_can_save_the_attention(options, launches, monkeypatch):
     tree = plan(random_tree(1), DEVICE)
     x, weights = layer_inputs(len(tree))
     expected = gradients_of(layer, x, weights, tree)
-    counted = Counted(kernel._forward_kernel)
-    monkeypatch.setattr(kernel, "_forward_kernel", counted)
+    counted = Counted(operators.attend_kernel)
+    monkeypatch.setattr(operators, "attend_kernel", counted)
     run = partial(checkpoint, layer, use_reentrant=False, **options)
     for a, b in zip(gradients_of(run, x, weights, tree), expected, strict=True):
         assert torch.equal(a, b)
@@ -289,7 +291,7 @@ def test_compiles_in_one_graph():
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     for seed in (1, 3):
         tree = plan(random_tree(seed), DEVICE)
-        kernel.prepare(tree, 16, torch.float32)
+        operators.prepare(tree, 16, torch.float32)
         x, weights = layer_inputs(len(tree))
         result = gradients_of(compiled, x, weights, tree)
         for a, b in zip(result, gradients_of(layer, x, weights, tree), strict=True):
