@@ -46,7 +46,7 @@ def _is_installed() -> bool:
     if not found:
         log.warning(
             "math-verify is not installed: of answers, single numbers alone are right "
-            "(pip install 'math-verify[antlr4_13_2]==0.9.0')"
+            "(pip install math-verify==0.9.0 antlr4-python3-runtime==4.13.2)"
         )
     return found
 

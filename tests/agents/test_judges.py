@@ -218,7 +218,7 @@ def test_without_math_verify_it_is_said(monkeypatch, caplog):
     ]
     assert caplog.messages == [
         "math-verify is not installed: of answers, single numbers alone are right "
-        "(pip install 'math-verify[antlr4_13_2]==0.9.0')"
+        "(pip install math-verify==0.9.0 antlr4-python3-runtime==4.13.2)"
     ]
     symbolic._is_installed.cache_clear()
 
