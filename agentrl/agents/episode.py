@@ -106,7 +106,7 @@ async def _attempt(
         status=status,
         error=cause,
         response=output.response,
-        metadata=output.metadata or {},
+        metadata=dict(output.metadata or {}),
     )
     verdict = output
     if judge is not None:

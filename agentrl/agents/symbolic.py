@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 
 SECONDS, MEMORY_BYTES = 1.0, 2 << 30
@@ -32,8 +33,10 @@ def is_equal(answer: str, gold: str) -> bool:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             _workers.append(subprocess.Popen(command, **pipes, stderr=subprocess.DEVNULL, env={}))
         worker = _workers[0]
-        worker.stdin.write(json.dumps([answer, gold]) + "\n")
-        worker.stdin.flush()
+        # What ended since the last answer is noticed here.
+        with suppress(BrokenPipeError):
+            worker.stdin.write(json.dumps([answer, gold]) + "\n")
+            worker.stdin.flush()
         said = worker.stdout.readline()
         if not said:
             _workers.pop().communicate()
