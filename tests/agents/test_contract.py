@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import math
 import threading
 import time
@@ -64,6 +65,17 @@ def test_the_judge_sees_the_response_and_the_episode():
     assert episode.metrics == {"turns": 2.0, "calls": 1.0}
 
 
+def test_a_judge_may_take_the_response_by_keyword():
+    async def solve(task, model):
+        return WorkflowOutput(response="42")
+
+    async def judge(task, *, response, episode):
+        return float(response) + len(episode.calls)
+
+    check_signatures(solve, judge)
+    assert run(solve, judge).reward == 43.0
+
+
 def test_auxiliary_models_go_to_those_who_declare_them():
     auxiliary = {name: RemoteModel("m", "http://127.0.0.1:1/v1", "k") for name in "ab"}
 
@@ -107,6 +119,37 @@ async def led(lead, task, model, *, auxiliary_models):
     return lead + len(auxiliary_models)
 
 
+async def by_keyword(task, *, model):
+    return float(model.closed)
+
+
+async def by_keywords_alone(*, task, model, auxiliary_models):
+    return len(task) + len(auxiliary_models)
+
+
+async def by_position(task, model, /):
+    return float(model.closed)
+
+
+async def between(task, style, model):
+    return style
+
+
+class Keyed:
+    async def __call__(self, task, *, model):
+        return 0.125
+
+
+class Locked(Solver):
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+@functools.wraps(by_keyword)
+async def wrapped(*args, **kwargs):
+    return 1 + await by_keyword(*args, **kwargs)
+
+
 @pytest.mark.parametrize(
     ("workflow", "reward"),
     [
@@ -117,6 +160,14 @@ async def led(lead, task, model, *, auxiliary_models):
         (partial(led, 2.0), 2.0),
         (partial(partial(styled), style=3.0), 3.0),
         (partial(Solver()), 0.25),
+        (by_keyword, 0.0),
+        (by_keywords_alone, 2.0),
+        (by_position, 0.0),
+        (partial(between, style=0.5), 0.5),
+        (Keyed(), 0.125),
+        (wrapped, 1.0),
+        (Locked(), 0.25),
+        (Locked().solve, 0.5),
     ],
 )
 def test_anything_that_can_be_awaited_is_a_workflow(workflow, reward):
