@@ -49,7 +49,7 @@ from agentrl.runs.quiet import quiet
 from agentrl.runs.session import Session
 from agentrl.serving.client import Serving
 from agentrl.serving.start import serve
-from agentrl.tasks.jsonl import with_id
+from agentrl.tasks.splits import read_splits
 from agentrl.types import CannotStart, Chunk, EngineStopped, Episode, Group, Report, Task
 
 EVALUATION = -1
@@ -271,11 +271,10 @@ class _Episodes:
 
 def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
     """The train tasks, and the held-out tasks that evaluation runs; each with an id."""
-    train, held_out = config.tasks(config.data)
+    train, held_out = read_splits(config)
     if config.eval.every and not held_out:
         raise ValueError("there are no held-out tasks to evaluate: give some, or --eval.every None")
-    chosen = held_out[: config.eval.num_tasks]
-    return [with_id(task) for task in train], [with_id(task) for task in chosen]
+    return train, held_out[: config.eval.num_tasks]
 
 
 def main() -> None:
@@ -300,8 +299,8 @@ def _choose_tasks(flags: Namespace, config: Config) -> list[Task]:
     """Those that evaluation runs, or the first few to look at."""
     if flags.evaluate:
         return find_tasks(replace(config, eval=replace(config.eval, every=1)))[1]
-    train, held_out = config.tasks(config.data)
-    return [with_id(task) for task in (held_out or train)[: flags.num_tasks or 1]]
+    train, held_out = read_splits(config)
+    return (held_out or train)[: flags.num_tasks or 1]
 
 
 def _start(config: Config, path: str | None, display: Display) -> Serving:

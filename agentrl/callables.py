@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -44,7 +45,7 @@ def load_module(name: str) -> ModuleType:
         return _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except (Exception, SystemExit) as error:
         cause = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
-        raise ValueError(f"cannot import {name} ({cause}){_lines_at_fault(error)}") from error
+        raise ValueError(f"cannot import {name} ({cause}){lines_at_fault(error)}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -64,11 +65,12 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _lines_at_fault(error: BaseException) -> str:
+def lines_at_fault(error: BaseException) -> str:
     """The part of a traceback that an experiment's author wrote."""
-    ours = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<")
+    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<")
     frames = traceback.extract_tb(error.__traceback__)
-    lines = traceback.format_list([f for f in frames if not f.filename.startswith(ours)])
+    theirs = [f for f in frames if not INSTALLED & {*Path(f.filename).parts}]
+    lines = traceback.format_list([f for f in theirs if not f.filename.startswith(others)])
     if isinstance(error, SyntaxError):
         lines += traceback.format_exception_only(error)[:-1]
     return "".join(["\n", *lines]).rstrip()

@@ -10,13 +10,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import tyro
 
+from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import algorithm_names, load_algorithm
 from agentrl.callables import ROOT, callable_name, load_module
 from agentrl.config import Config
@@ -121,11 +122,13 @@ def to_json(config: Config) -> str:
     """The resolved config as JSON; callables become their names."""
 
     def plain(value: Any) -> Any:
-        return callable_name(value) if callable(value) else str(value)
+        if callable(value) or not dataclasses.is_dataclass(value):
+            return callable_name(value) if callable(value) else str(value)
+        # Not asdict, which copies: of what a callable holds, a lock cannot be.
+        named = {"name": value.name} if isinstance(value, GRPO) else {}
+        return named | {field.name: getattr(value, field.name) for field in fields(value)}
 
-    settings = dataclasses.asdict(config)
-    settings["algorithm"] = {"name": config.algorithm.name, **settings["algorithm"]}
-    return json.dumps(settings, indent=2, default=plain)
+    return json.dumps(config, indent=2, default=plain)
 
 
 def _describe(description: str, own: argparse.ArgumentParser) -> str:

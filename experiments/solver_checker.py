@@ -30,7 +30,8 @@ from experiments.tiny_model import Recipe, make_tiny_model
 SOLVER = "Write the expression that solves the problem."
 CHECKER = "Check the proposal: write the expression yourself, or agree."
 
-EXPRESSION = re.compile(r"\d{1,4}((\+|-|\*|//)\d{1,4}){0,5}")
+OPERATOR, NUMBER = re.compile(r"//|[-+*]"), re.compile(r"[0-9]{1,4}")
+MOST_NUMBERS = 6
 
 
 def value(expression: str) -> int | None:
@@ -39,8 +40,11 @@ def value(expression: str) -> int | None:
     >>> value("3*4+2"), value("2**9**9"), value("3//0")
     (14, None, None)
     """
+    numbers = OPERATOR.split(expression, MOST_NUMBERS)
+    if len(numbers) > MOST_NUMBERS or not all(map(NUMBER.fullmatch, numbers)):
+        return None
     try:
-        return eval(expression) if EXPRESSION.fullmatch(expression) else None
+        return eval(expression)
     # Division by zero; numbers with leading zeros.
     except (ZeroDivisionError, SyntaxError):
         return None

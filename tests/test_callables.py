@@ -1,5 +1,6 @@
 """Callables by name, and names of callables."""
 
+import json
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from agentrl.callables import (
     load_callable,
     load_module,
 )
+from agentrl.cli import parse, to_json
 
 
 class Judge:
@@ -39,6 +41,54 @@ def test_a_file_is_imported_once(tmp_path):
     assert load_callable(f"{tmp_path}/mine.py:solve") is object
     with pytest.raises(ValueError, match="mine.py has no function 'solv': did you mean solve?"):
         load_callable(f"{tmp_path}/mine.py:solv")
+
+
+EXPERIMENT = """
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from agentrl.config import Config, ModelConfig
+
+@dataclass
+class Agent:
+    style: str = "plain"
+    lock: object = field(default_factory=threading.Lock)
+
+    async def solve(self, task, model): ...
+    async def __call__(self, task, model): ...
+    def tasks(self, data): ...
+
+agent = Agent()
+config = Config(workflow=WORKFLOW, tasks=agent.tasks, model=ModelConfig(path="m"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "workflow", "named"),
+    [
+        ("my-agent.py", "agent.solve", "Agent.solve"),
+        ("my agent.py", "agent", "Agent"),
+        ("ünï.v2/1st.agent.py", "partial(agent.solve)", "Agent.solve"),
+        ("read only/agent.py", "partial(agent)", "Agent"),
+    ],
+)
+def test_an_experiments_file_and_what_it_calls(tmp_path, monkeypatch, file, workflow, named):
+    """Whatever its name is, and whatever its callables hold; they stand in config.json by name."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(EXPERIMENT.replace("WORKFLOW", workflow))
+    # No bytecode can be written beside it, not even by root.
+    (path.parent / "__pycache__").write_text("")
+    for argv in (["--exp", str(path)], ["--exp", str(path), "--workflow", f"{path}:agent"]):
+        config, _ = parse(argv, "")
+        described = json.loads(to_json(config))
+        name = "Agent" if "--workflow" in argv else named
+        assert described["workflow"] == f"{path}:{name}"
+        assert described["tasks"] == f"{path}:Agent.tasks"
+        assert described["model"]["path"] == "m"
+        assert described["algorithm"]["name"] == "GRPO"
+        assert set(experiment_modules([described["workflow"]])) == {str(path)}
+    forget_modules([str(path)])
 
 
 def test_which_modules_are_an_experiments(tmp_path):

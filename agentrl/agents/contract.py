@@ -36,8 +36,8 @@ class WorkflowOutput:
     """Handed to the judge."""
     success: bool | None = None
     """What evaluation counts; by default ``reward >= 1``, of every agent."""
-    metadata: dict[str, Any] | None = None
-    metrics: dict[str, float] | None = None
+    metadata: Mapping[str, Any] | None = None
+    metrics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class JudgeOutput:
 
     reward: Reward
     success: bool | None = None
-    metrics: dict[str, float] | None = None
+    metrics: Mapping[str, float] | None = None
 
 
 @runtime_checkable
@@ -128,7 +128,10 @@ Output = TypeVar("Output", WorkflowOutput, JudgeOutput)
 def as_output(value: Any, kind: type[Output]) -> Output:
     """What a workflow or a judge returned; a bare reward becomes an output of that kind."""
     if isinstance(value, kind):
-        return value
+        for name in ("metadata", "metrics"):
+            if not isinstance(given := getattr(value, name, None), Mapping | None):
+                raise TypeError(f"{name} is {given!r}, not a dict")
+        return replace(value, success=_success(value.success))
     if isinstance(value, SupportsFloat | Mapping):
         return kind(reward=_reward(value))
     who = "workflow" if kind is WorkflowOutput else "judge"
@@ -171,6 +174,12 @@ def _reward(value: Any) -> Reward:
     if not value:
         raise ValueError("the reward is an empty mapping: give a number, or one for each agent")
     return {_name(agent): _finite(f"the reward of {agent}", r) for agent, r in value.items()}
+
+
+def _success(value: Any) -> bool | None:
+    if value is None or (isinstance(value, SupportsFloat) and float(value) in (0.0, 1.0)):
+        return None if value is None else bool(value)
+    raise TypeError(f"success is {value!r}, not True, False or None")
 
 
 def _name(value: Any) -> str:

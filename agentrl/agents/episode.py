@@ -9,10 +9,12 @@ programs that it started otherwise are its own to end. What ``interrupt`` cannot
 """
 
 import copy
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from inspect import Parameter
 from typing import Any
 
 from agentrl.agents.contract import (
@@ -106,7 +108,7 @@ async def _attempt(
         status=status,
         error=cause,
         response=output.response,
-        metadata=output.metadata or {},
+        metadata=dict(output.metadata or {}),
     )
     verdict = output
     if judge is not None:
@@ -119,8 +121,12 @@ async def _attempt(
 
 
 async def _call(function: Callable, *required: Any, **offered: Any) -> Any:
-    declared = parameters_of(function)
-    return await function(*required, **{k: v for k, v in offered.items() if k in declared})
+    declared, parameters = parameters_of(function), inspect.signature(function).parameters
+    named = {name: value for name, value in offered.items() if name in declared}
+    # Both may be for keywords alone, also where a partial has given what stands before.
+    firsts = dict(zip(declared, required, strict=False))
+    named |= {n: v for n, v in firsts.items() if parameters[n].kind is Parameter.KEYWORD_ONLY}
+    return await function(*(v for n, v in firsts.items() if n not in named), **named)
 
 
 def _describe(error: BaseException) -> str:

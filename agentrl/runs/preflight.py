@@ -24,6 +24,7 @@ from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 from agentrl.runs.trackers import check_trackers
 from agentrl.serving.remote import key_of
+from agentrl.tasks.jsonl import content_id
 from agentrl.types import CannotStart, Group, Task, TooManyFailed
 
 MAX_LEN = 4096
@@ -52,7 +53,8 @@ def _check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display
     for kind, tasks in {"train": train, "held-out": held_out}.items():
         by_id: dict[str, Task] = {}
         for task in tasks:
-            if by_id.setdefault(task["id"], task) != task:
+            first = by_id.setdefault(task["id"], task)
+            if first is not task and content_id(first) != content_id(task):
                 raise ValueError(
                     f"two different {kind} tasks have the id {task['id']!r}: "
                     "give each its own, or none, and one is made from what it holds"

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from agentrl import hub
 from agentrl.types import Task
@@ -13,10 +15,56 @@ Check = Callable[[Task], Any]
 """Raises ValueError for a task that cannot be used, saying why."""
 
 
-def with_id(row: dict) -> Task:
-    """The row as a task: a stable ``"id"`` is added where the data has none."""
-    digest = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()
-    return {"id": digest[:16], **row}
+def with_id(row: Mapping) -> Task:
+    """The row as a task: a stable ``"id"`` is made of what it holds, where the data has none.
+
+    Raises ValueError where it holds what has no lasting text.
+    """
+    task = {**row}
+    return task if task.get("id") is not None else {**task, "id": content_id(task)}
+
+
+def content_id(row: Mapping) -> str:
+    """The same for equal rows, in every process.
+
+    >>> content_id({"question": "?", "sizes": {"b", "a"}})
+    'b6109d75c138348c'
+    """
+    try:
+        held = json.dumps({**row}, sort_keys=True, default=_lasting)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"no id can be made of a row ({error}): give each an 'id'") from error
+    return hashlib.sha256(held.encode()).hexdigest()[:16]
+
+
+def _lasting(value: Any) -> Any:
+    """What JSON has no form for: arrays and images by all that they hold, not by their text."""
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        array = np.asarray(value)
+        if array.dtype == object or array.ndim == 0:
+            return array.tolist()
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        return [getattr(value, "mode", ""), array.dtype.str, array.shape, digest]
+    if isinstance(value, Set):
+        return sorted(map(str, value))
+    if " at 0x" in (text := str(value)):
+        raise TypeError(f"{text} is another in every process")
+    return text
+
+
+def without_padding(row: Any) -> Any:
+    """A row of Arrow's, whose structs all have the fields of any: those that are null are left out.
+
+    >>> without_padding({"answer": None, "tools": [{"name": "f", "x": 1, "y": None}]})
+    {'answer': None, 'tools': [{'name': 'f', 'x': 1}]}
+    """
+    return {name: _without_nulls(value) for name, value in row.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(v) for name, v in value.items() if v is not None}
+    return [*map(_without_nulls, value)] if isinstance(value, list) else value
 
 
 def read_jsonl(
@@ -87,9 +135,19 @@ def read_hub(name: str, subset: str) -> tuple[list[Task], list[Task]]:
 
     try:
         splits = load_dataset(name, subset)
-    except (OSError, ValueError) as error:
+        rows = {
+            split: [*map(without_padding, splits[split])]
+            for split in ("train", "test")
+            if split in splits
+        }
+    # Its libraries raise what they like: scripts, subsets, files that break, what decodes images.
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"cannot load {name} from the hub, nor from its cache here ({type(error).__name__}): "
+            f"cannot load {name} from the hub, nor from its cache here ({cause:.300}): "
             f"give a local folder of jsonl with --data.path, {hub.OFFLINE}"
         ) from error
-    return [with_id(row) for row in splits["train"]], [with_id(row) for row in splits["test"]]
+    if "train" not in rows:
+        raise ValueError(f"{name} has no train split, only {', '.join(splits)}: give another set")
+    train, test = ([with_id(row) for row in rows.get(split, ())] for split in ("train", "test"))
+    return train, test

@@ -1,8 +1,10 @@
 import asyncio
+import functools
 import math
 import threading
 import time
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -63,6 +65,17 @@ def test_the_judge_sees_the_response_and_the_episode():
     assert episode.metrics == {"turns": 2.0, "calls": 1.0}
 
 
+def test_a_judge_may_take_the_response_by_keyword():
+    async def solve(task, model):
+        return WorkflowOutput(response="42")
+
+    async def judge(task, *, response, episode):
+        return float(response) + len(episode.calls)
+
+    check_signatures(solve, judge)
+    assert run(solve, judge).reward == 43.0
+
+
 def test_auxiliary_models_go_to_those_who_declare_them():
     auxiliary = {name: RemoteModel("m", "http://127.0.0.1:1/v1", "k") for name in "ab"}
 
@@ -106,6 +119,37 @@ async def led(lead, task, model, *, auxiliary_models):
     return lead + len(auxiliary_models)
 
 
+async def by_keyword(task, *, model):
+    return float(model.closed)
+
+
+async def by_keywords_alone(*, task, model, auxiliary_models):
+    return len(task) + len(auxiliary_models)
+
+
+async def by_position(task, model, /):
+    return float(model.closed)
+
+
+async def between(task, style, model):
+    return style
+
+
+class Keyed:
+    async def __call__(self, task, *, model):
+        return 0.125
+
+
+class Locked(Solver):
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+@functools.wraps(by_keyword)
+async def wrapped(*args, **kwargs):
+    return 1 + await by_keyword(*args, **kwargs)
+
+
 @pytest.mark.parametrize(
     ("workflow", "reward"),
     [
@@ -116,6 +160,14 @@ async def led(lead, task, model, *, auxiliary_models):
         (partial(led, 2.0), 2.0),
         (partial(partial(styled), style=3.0), 3.0),
         (partial(Solver()), 0.25),
+        (by_keyword, 0.0),
+        (by_keywords_alone, 2.0),
+        (by_position, 0.0),
+        (partial(between, style=0.5), 0.5),
+        (Keyed(), 0.125),
+        (wrapped, 1.0),
+        (Locked(), 0.25),
+        (Locked().solve, 0.5),
     ],
 )
 def test_anything_that_can_be_awaited_is_a_workflow(workflow, reward):
@@ -197,6 +249,67 @@ def test_a_failure_has_a_cause_and_no_reward(workflow, cause):
     episode = run(workflow)
     assert (episode.status, episode.reward, episode.success) == ("error", None, None)
     assert episode.error.startswith(cause)
+
+
+def with_fields(output, fields):
+    """As it is where nothing checks types, as pytest does here."""
+    for name, value in fields.items():
+        object.__setattr__(output, name, value)
+    return output
+
+
+class Nothing:
+    def __repr__(self):
+        return "nothing"
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"success": "no"}, "TypeError: success is 'no', not True, False or None"),
+        ({"success": 0.5}, "TypeError: success is 0.5, not True, False or None"),
+        ({"success": {"solver": True}}, "TypeError: success is {'solver': True}, not True, False"),
+        ({"success": math.nan}, "TypeError: success is nan, not True, False or None"),
+        ({"success": Nothing()}, "TypeError: success is nothing, not True, False or None"),
+        ({"metrics": [("turns", 2.0)]}, "TypeError: metrics is [('turns', 2.0)], not a dict"),
+        ({"metrics": 3}, "TypeError: metrics is 3, not a dict"),
+        ({"metrics": ""}, "TypeError: metrics is '', not a dict"),
+        ({"metadata": "text"}, "TypeError: metadata is 'text', not a dict"),
+        ({"metadata": []}, "TypeError: metadata is [], not a dict"),
+        ({"metadata": Nothing()}, "TypeError: metadata is nothing, not a dict"),
+    ],
+)
+def test_what_is_returned_is_checked(fields, cause):
+    """Of a workflow, also where a judge decides afterwards; and of a judge."""
+
+    async def solve(task, model):
+        return with_fields(WorkflowOutput(reward=1.0), fields)
+
+    async def judge(task, response):
+        return JudgeOutput(reward=1.0)
+
+    async def judges_so(task, response):
+        return with_fields(JudgeOutput(reward=1.0), fields)
+
+    episodes = [run(solve), run(solve, judge)]
+    if "metadata" not in fields:
+        episodes.append(run(returns_one, judges_so))
+    for episode in episodes:
+        assert (episode.status, episode.reward, episode.success) == ("error", None, None)
+        assert episode.error.startswith(cause)
+
+
+async def returns_one(task, model):
+    return 1
+
+
+@pytest.mark.parametrize("no", [False, 0, 0.0, np.bool_(False), np.float32(0), torch.tensor(False)])
+def test_success_of_other_libraries(no):
+    async def solve(task, model):
+        given = {"success": no, "metadata": MappingProxyType({"a": 1})}
+        return with_fields(WorkflowOutput(reward=1.0), given)
+
+    assert run(solve).success is False
 
 
 def test_numbers_of_other_libraries():

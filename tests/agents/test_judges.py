@@ -1,11 +1,17 @@
 import json
 import os
+import re
+import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from agentrl.agents.judges import boxed_equals, gold_number, last_boxed
-from experiments import gsm8k_offline
+from agentrl import printable
+from agentrl.agents import contract, judges, symbolic
+from agentrl.agents.judges import boxed_equals, gold_number, last_boxed, number
+from experiments import gsm8k_offline, solver_checker
 from tests.support.gsm8k_rows import AWKWARD as AWKWARD_ROWS
 from tests.support.gsm8k_rows import NUM_REAL, gsm8k_rows
 
@@ -49,6 +55,63 @@ AWKWARD = [
     (r"\boxed{8}. Check: \boxed{", "8", True),
     (r"the answer is $\boxed{8}$.", "8", True),
     (r"\boxed{\boxed{8}}", "8", True),
+    # A minus as it is printed, units and their powers, marks, commands that change its looks.
+    ("\\boxed{\u221218}", "-18", True),
+    ("\\boxed{\u201318}", "-18", True),
+    (r"\boxed{-\$18}", "-18", True),
+    (r"\boxed{\text{minus }18}", "-18", True),
+    (r"\boxed{18^\circ}", "18", True),
+    (r"\boxed{18^{\circ}\text{C}}", "18", True),
+    (r"\boxed{18°}", "18", True),
+    (r"\boxed{18\text{ km/h}}", "18", True),
+    (r"\boxed{18\ \mathrm{m}^2}", "18", True),
+    (r"\boxed{18~\mathrm{km}\,\mathrm{h}^{-1}}", "18", True),
+    (r"\boxed{18 m²}", "18", True),
+    (r"\boxed{18/hour}", "18", True),
+    (r"\boxed{18 man-hours}", "18", True),
+    (r"\boxed{18 sq. ft.}", "18", True),
+    (r"\boxed{18 años}", "18", True),
+    (r"\boxed{18元}", "18", True),
+    (r"\boxed{\mathbf{18}}", "18", True),
+    (r"\boxed{\text{\textbf{18}}}", "18", True),
+    (r"\boxed{\bf 18}", "18", True),
+    (r"\boxed{\color{red}{18}}", "18", True),
+    (r"\boxed{\displaystyle 18}", "18", True),
+    (r"\boxed{\left(18\right)}", "18", True),
+    (r"\boxed {18}", "18", True),
+    (r"\fbox{18}", "18", True),
+    (r"\\boxed{18}", "18", True),
+    (r"\boxed{\approx 18}", "18", True),
+    (r"\boxed{x \approx 18}", "18", True),
+    (r"\boxed{≈18}", "18", True),
+    (r"\boxed{about 18}", "18", True),
+    (r"\boxed{\text{Answer: }18}", "18", True),
+    (r"\boxed{USD 18}", "18", True),
+    (r"\boxed{18 EUR}", "18", True),
+    (r"\boxed{US\$18}", "18", True),
+    (r"\boxed{18€}", "18", True),
+    # Fractions, mixed numbers, groups of digits.
+    (r"\boxed{\frac 12}", "0.5", True),
+    (r"\boxed{\tfrac 1 {2}}", "0.5", True),
+    (r"\boxed{\frac{-1}{2}}", "-0.5", True),
+    (r"\boxed{\frac{1.5}{2}}", "0.75", True),
+    (r"\boxed{33\frac{1}{3}\%}", "100/3", True),
+    (r"\boxed{3 1/2}", "3.5", True),
+    (r"\boxed{-3~1/2}", "-3.5", True),
+    (r"\boxed{3½}", "3.5", True),
+    (r"\boxed{1~000}", "1000", True),
+    (r"\boxed{1\,000\,000.5}", "1000000.5", True),
+    ("\\boxed{1\u202f000}", "1000", True),
+    (r"\boxed{1'000}", "1000", True),
+    (r"\boxed{1.8e1}", "18", True),
+    ("\\boxed{\uff11\uff18}", "18", True),
+    # What math-verify is asked.
+    (r"\boxed{10^3}", "1000", True),
+    (r"\boxed{\sqrt{324}}", "18", True),
+    (r"\boxed{6 \times 3 = 18}", "18", True),
+    (r"\boxed{1.2\times 10^{3}}", "1,200", True),
+    (r"\boxed{\frac{1}{1/18}}", "18", True),
+    (r"\boxed{6 \times 3 = 18}", "19", False),
     (r"\boxed{50\%}", "0.5", False),
     (r"\boxed{0.5}", "50", False),
     (r"\boxed{7} is wrong, it is \boxed{8}", "7", False),
@@ -67,7 +130,21 @@ AWKWARD = [
     (r"\boxed{inf}", "1", False),
     (r"\boxed{nan}", "1", False),
     (r"\boxed{1_000}", "1000", False),
-    (r"\boxed{10^3}", "1000", False),
+    (r"\boxed{17 1}", "18", False),
+    (r"\boxed{18_0}", "18", False),
+    (r"\boxed{18\pi}", "18", False),
+    (r"\boxed{18π}", "18", False),
+    (r"\boxed{18 - x}", "18", False),
+    (r"\boxed{3x}", "3", False),
+    (r"\boxed{18!}", "18", False),
+    (r"\boxed{not 18}", "18", False),
+    (r"\boxed{x > 18}", "18", False),
+    (r"\boxed{x = 18 or x = 19}", "19", False),
+    (r"\boxed{3 and a half}", "3", False),
+    (r"\boxed{18 squared}", "18", False),
+    (r"\boxed{18:30}", "18", False),
+    (r"\boxed{\frac123}", "0.5", False),
+    (r"\boxed{18 dollars because everything remaining after paying becomes (a)}", "18", False),
     (r"\boxed{18", "18", False),
     (r"boxed{18}", "18", False),
     ("18", "18", False),
@@ -80,6 +157,108 @@ AWKWARD = [
 @pytest.mark.parametrize(("response", "gold", "correct"), AWKWARD)
 def test_what_a_person_would_give(response, gold, correct):
     assert boxed_equals(response, f"Some steps.\n#### {gold}") is correct
+
+
+ENDLESS = {
+    "words": r"\boxed{18 dollars" + " and what" * 20_000 + " (a)}",
+    "digits": r"\boxed{" + "1" * 200_000 + "}",
+    "groups": r"\boxed{1" + ",111" * 50_000 + "x}",
+    "a fraction": rf"\boxed{{\frac{{{'1' * 5000}}}{{{'7' * 5000}}}}}",
+    "boxes that never close": r"\boxed{" * 30_000,
+    "boxes and spaces": r"\boxed " * 30_000,
+    "braces": r"\boxed{" + "{" * 100_000 + "}" * 99_999,
+    "fractions without an end": r"\boxed{" + r"\frac{" * 300 + "}" * 301,
+    "roots": r"\boxed{" + r"\sqrt{" * 3000 + "}" * 3001,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_no_answer_takes_long(name):
+    started = time.process_time()
+    assert not boxed_equals(ENDLESS[name], "#### 18")
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("digits", "correct"), [("18" + "0" * 1_000, True), ("18" + "0" * 10_000, False)]
+)
+def test_numbers_longer_than_python_reads(digits, correct):
+    """What no person would write is no answer; up to there the value is exact."""
+    assert (last_boxed(rf"\boxed{{{digits}}}"), number(digits) == 18 * 10**1_000) == (
+        digits,
+        correct,
+    )
+
+
+@pytest.mark.slow
+def test_what_sympy_never_ends_is_not_equal():
+    """The kernel ends it, other threads go on, and the next answer is read."""
+    assert symbolic.is_equal("3 * 6", "18")
+    ticks, ended = [], threading.Event()
+
+    def tick():
+        while not ended.wait(0.01):
+            ticks.append(time.monotonic())
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    assert not boxed_equals(r"\boxed{9^{9^{9^{9}}} + 1}", "#### 18")
+    ended.set()
+    ticking.join()
+    assert max(after - before for before, after in pairwise(ticks)) < 0.5
+    assert symbolic.is_equal("3 * 6", "18")
+
+
+def test_without_math_verify_it_is_said(monkeypatch, caplog):
+    symbolic._is_installed.cache_clear()
+    monkeypatch.setattr(symbolic.importlib.util, "find_spec", lambda name: None)
+    assert [boxed_equals(box, "#### 18") for box in (r"\boxed{3 * 6}", r"\boxed{18}")] == [
+        False,
+        True,
+    ]
+    assert caplog.messages == [
+        "math-verify is not installed: of answers, single numbers alone are right "
+        "(pip install math-verify==0.9.0 antlr4-python3-runtime==4.13.2)"
+    ]
+    symbolic._is_installed.cache_clear()
+
+
+def test_no_regular_expression_repeats_a_repeat():
+    """Of the judges and of experiments, as Python itself parses them."""
+    assert nested(r"(a+b)*c")
+    assert not nested(r"(?:a+b)?c")
+    patterns = {
+        value.pattern
+        for module in (judges, solver_checker, gsm8k_offline, contract, printable)
+        for value in pattern_values(module)
+    }
+    assert len(patterns) > 12
+    assert [pattern for pattern in patterns if nested(pattern)] == []
+
+
+def pattern_values(module):
+    values = [*vars(module).values()]
+    return [v for v in values if isinstance(v, re.Pattern)] + [
+        p for p, _ in getattr(module, "_LATEX", [])
+    ]
+
+
+def nested(pattern: str) -> bool:
+    """Whether what is repeated holds something that is."""
+
+    def walk(parsed, within: bool) -> bool:
+        for kind, value in parsed:
+            repeats = str(kind) in ("MAX_REPEAT", "MIN_REPEAT") and value[1] > 1
+            if repeats and within:
+                return True
+            inner = value if isinstance(value, tuple | list) else []
+            found = [v for v in inner if hasattr(v, "data")]
+            found += [b for v in inner if isinstance(v, list) for b in v if hasattr(b, "data")]
+            if any(walk(one, within or repeats) for one in found):
+                return True
+        return False
+
+    return walk(re._parser.parse(pattern), False)
 
 
 def test_the_last_complete_box_counts():

@@ -1,0 +1,87 @@
+"""Splits: the train and the held-out tasks, in whatever an experiment's ``tasks`` returns them."""
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from agentrl.callables import callable_name, lines_at_fault
+from agentrl.config import Config
+from agentrl.tasks.jsonl import with_id, without_padding
+from agentrl.types import Task
+
+MOST = 5_000_000
+"""Rows of a split; what gives more may never end."""
+OURS = str(Path(__file__).parents[1])
+
+
+def read_splits(config: Config) -> tuple[list[Task], list[Task]]:
+    """Train and held-out tasks, each with an id.
+
+    Two iterables of rows, a mapping of splits, or train rows alone; also from an ``async def``.
+    Raises ValueError, with the author's lines where it is the author's code that raises.
+    """
+    try:
+        returned = config.tasks(config.data)
+        if inspect.iscoroutine(returned):
+            returned = asyncio.run(returned)
+        train, held_out = map(_listed, _pair(returned))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError) and _is_ours(error):
+            raise
+        cause = f"{type(error).__name__}: {error}"
+        name = callable_name(config.tasks)
+        raise ValueError(f"{name} raised {cause}{lines_at_fault(error)}") from error
+    return _tasks("train", train), _tasks("held-out", held_out)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is a sentence of this system's, say about a file; here, iterators of C raise."""
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    return file.startswith(OURS) and file != __file__
+
+
+def _pair(returned: Any) -> tuple[Any, Any]:
+    """
+    >>> _pair({"train": [1], "validation": [2]}), _pair(([1], [2])), _pair([{"q": 1}, {"q": 2}])
+    (([1], [2]), ([1], [2]), ([{'q': 1}, {'q': 2}], ()))
+    """
+    if isinstance(returned, Mapping) and "train" in returned:
+        held_out = [returned[name] for name in ("test", "validation") if name in returned]
+        return returned["train"], held_out[0] if held_out else ()
+    is_pair = isinstance(returned, tuple | list) and len(returned) == 2
+    if is_pair and not any(isinstance(rows, Mapping | str) for rows in returned):
+        return returned[0], () if returned[1] is None else returned[1]
+    return returned, ()
+
+
+def _listed(rows: Any) -> Any:
+    """The rows, as far as they are counted; what is none is returned as it is."""
+    if not isinstance(rows, Iterable) or isinstance(rows, Mapping | str | bytes):
+        return rows
+    rows, is_arrow = islice(rows, MOST + 1), type(rows).__module__.startswith("datasets.")
+    return [*map(without_padding, rows)] if is_arrow else [*rows]
+
+
+def _tasks(kind: str, rows: Any) -> list[Task]:
+    wanted = "return train and held-out rows, two lists of dicts"
+    if not isinstance(rows, list):
+        raise ValueError(f"`tasks` returned {_short(rows)} as {kind} rows: {wanted}")
+    if len(rows) > MOST:
+        raise ValueError(f"`tasks` returned over {MOST} {kind} rows: return a list that ends")
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise ValueError(f"`tasks` returned {_short(row)} as a {kind} row: {wanted}")
+    tasks = [with_id(row) for row in rows]
+    for name in (task["id"] for task in tasks):
+        if not isinstance(name, str | Integral) or isinstance(name, bool):
+            raise ValueError(f"a {kind} row has the id {_short(name)}: give a text, or none")
+    return tasks
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.80} ({type(value).__name__})"
