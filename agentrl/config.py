@@ -157,6 +157,8 @@ class EngineConfig:
     """KV cache where there is no GPU."""
     max_num_seqs: int = 256
     """Calls that decode together."""
+    async_scheduling: bool = False
+    """On a GPU, prepare a step while the one before it computes. Not measured there."""
     tensor_parallel_size: int = 1
     """Ranks that hold one engine together; each has its share of every layer."""
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.device import ON_GPU
+
 # oneDNN would keep a thousand kernels, one for each length of a batch: a test of memory should see
 # what the episodes hold.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 # Before anything imports triton: its kernels run on a CPU in its interpreter alone.
-if torch.cuda.is_available():
+if ON_GPU:
     # Tests that ask for deterministic algorithms ask cuBLAS too, which reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 else:
@@ -86,7 +88,8 @@ def engine(tiny_folder):
     from agentrl.serving.vllm_args import start_vllm
 
     options = {"max_model_len": 512, "dtype": "float32", "config": EngineConfig()}
-    engine = Engine(start_vllm(tiny_folder, **options))
+    # On a GPU a policy stands beside it, and it can sleep.
+    engine = Engine(start_vllm(tiny_folder, use="training", **options))
     yield engine
     engine.close()
 

@@ -4,8 +4,11 @@ What a step takes besides depends on its batch: on a GPU, ``trial`` makes one an
 Auxiliary models are not counted.
 """
 
+import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
@@ -15,23 +18,45 @@ from agentrl.config import Config, compute_dtype
 FP32 = 4
 
 
-def num_parameters(model: PreTrainedConfig) -> int:
+class NumParameters(NamedTuple):
+    total: int
+    largest_layer: int
+    """A decoder layer, or the embedding or head where that has more."""
+
+
+def num_parameters(model: PreTrainedConfig) -> NumParameters:
     """Raises ValueError where it is no causal language model that transformers knows."""
+    layers: Counter[str] = Counter()
     with torch.device("meta"):
-        return sum(w.numel() for w in AutoModelForCausalLM.from_config(model).parameters())
+        for name, weight in AutoModelForCausalLM.from_config(model).named_parameters():
+            layers[re.sub(r"(\.\d+)\..*", r"\1", name)] += weight.numel()
+    return NumParameters(layers.total(), max(layers.values()))
 
 
-def needed_bytes(config: Config, parameters: int, ranks: int, ranks_here: int) -> int:
-    """Of weights, gradients, two moments and a reference's weights, on a GPU, all in fp32.
+def needed_bytes(config: Config, parameters: NumParameters, ranks: int, ranks_here: int) -> int:
+    """Of weights, gradients, two moments and a reference's weights, all in fp32; on a GPU, or of a
+    push where that takes more.
 
     Of a machine without one: of all its ranks, and of vLLM's weights and KV cache besides.
     """
-    trained = (4 + bool(config.algorithm.reference)) * FP32 * parameters // ranks
+    step = (4 + bool(config.algorithm.reference)) * FP32 * parameters.total // ranks
     if torch.cuda.is_available():
-        return trained
-    width = 2 if compute_dtype(config.model) == "bfloat16" else FP32
-    served = width * parameters // config.engine.tensor_parallel_size
-    return ranks_here * (trained + served + config.engine.cpu_cache_gib * 2**30)
+        return max(step, push_bytes(config, parameters, ranks))
+    served = _width(config) * parameters.total // config.engine.tensor_parallel_size
+    return ranks_here * (step + served + config.engine.cpu_cache_gib * 2**30)
+
+
+def push_bytes(config: Config, parameters: NumParameters, ranks: int) -> int:
+    """Of a GPU in a push, when there are no gradients and the KV cache sleeps: beside what is
+    trained vLLM's weights, and one layer whole, in vLLM's dtype."""
+    trained = (3 + bool(config.algorithm.reference)) * FP32 * parameters.total // ranks
+    served = parameters.total // config.engine.tensor_parallel_size
+    return trained + _width(config) * (served + parameters.largest_layer)
+
+
+def _width(config: Config) -> int:
+    """Bytes of one of vLLM's weights."""
+    return 2 if compute_dtype(config.model) == "bfloat16" else FP32
 
 
 def free_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:

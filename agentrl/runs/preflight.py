@@ -98,7 +98,7 @@ def _check_writable(runs: Path) -> None:
         ) from error
 
 
-def check_serving(config: Config, folder: str | Path, display: Display) -> int:
+def check_serving(config: Config, folder: str | Path, display: Display) -> memory.NumParameters:
     """Whether vLLM would serve a folder's model as the config wants it; returns its parameters."""
     model, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     positions, length = _num_positions(model), config.model.max_model_len
@@ -145,10 +145,11 @@ def check_model(
 
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
-    parameters, device = check_serving(config, folder, display), "cpu"
+    parameters, device, push = check_serving(config, folder, display), "cpu", ""
     remedy = "launch fewer processes, or lower --engine.cpu-cache-gib"
     if torch.cuda.is_available():
         device, remedy = "cuda", "or launch more ranks"
+        push = f", in a push {size(memory.push_bytes(config, parameters, ranks))}"
     needed = memory.needed_bytes(config, parameters, ranks, ranks_here)
     free = memory.free_bytes()
     if needed > free:
@@ -157,15 +158,15 @@ def check_model(
             f"train a smaller model, {remedy}"
         )
     # The weights in fp32, and what a run resumes with: two moments of each.
-    checkpoint, disk = 3 * memory.FP32 * parameters, shutil.disk_usage(config.runs).free
+    checkpoint, disk = 3 * memory.FP32 * parameters.total, shutil.disk_usage(config.runs).free
     if checkpoint > disk:
         raise ValueError(
             f"a checkpoint takes {size(checkpoint)} and {config.runs} has {size(disk)} left: "
             "make room, or give another folder with --runs"
         )
     display.line(
-        f"{parameters / 1e6:.1f} million weights, {ranks} rank{'s' * (ranks > 1)} on {device}: "
-        f"{size(needed)} of {size(free)} memory, without activations; "
+        f"{parameters.total / 1e6:.1f} million weights, {ranks} rank{'s' * (ranks > 1)} on "
+        f"{device}: {size(needed)} of {size(free)} memory, without activations{push}; "
         f"{size(checkpoint)} of {size(disk)} disk a checkpoint"
     )
 

@@ -210,12 +210,9 @@ class Session:
         return self.config.after_step(moment) or {}
 
     def start(self, step: int, metrics: dict[str, Any]) -> None:
-        """Log what the first push has shown. A run that goes on has it already, and draws from here
-        on what it would have drawn: the push's probe is a sample, too."""
+        """Log what the first push has shown; a run that goes on has it already."""
         if not self.run.rows:
             self.log(step, metrics)
-        else:
-            checkpoint.set_random_state(self._random_state)
 
     def end_step(self, step: int, metrics: dict[str, Any]) -> None:
         """There are ``step`` updates: log them, and save where that is due."""

@@ -107,6 +107,11 @@ class Engine:
         """Stop stepping; vLLM ends with the process's last engine. Calls that wait fail."""
         self._queue.put(None)
         self._stepper.join()
+        if self._llm.is_sleeping():
+            # What sleeps is not mapped, and vLLM would unmap it. Without room to wake it only says
+            # so.
+            with suppress(RuntimeError):
+                self._llm.wake_up()
         vllm_args.shut_down(self._llm)
 
     def raise_if_stopped(self) -> None:

@@ -69,9 +69,21 @@ class Schedule:
         self._llm.reset_prefix_cache()
 
     def step(self) -> list[Any]:
-        """The outputs of calls that are done."""
+        """The outputs of calls that are done.
+
+        After the last of them nothing is in flight: async scheduling has begun a step more by then,
+        in which new weights, or sleep, would meet the old.
+        """
         self.broadcast("step")
-        return self._llm.step()
+        outputs = self._llm.step()
+        while self._in_flight and not self._llm.has_unfinished_requests():
+            outputs += self._llm.step()
+        return outputs
+
+    @property
+    def _in_flight(self) -> Any:
+        """The steps that vLLM has begun and not taken in; None without async scheduling."""
+        return self._llm.engine_core.engine_core.batch_queue
 
     def broadcast(self, *message: Any) -> None:
         """What the followers, where there are any, ``receive``."""

@@ -84,7 +84,10 @@ def to_vllm_scoring() -> Any:
     """vLLM's parameters for the log-probabilities, at temperature 1, of a prompt."""
     from vllm import SamplingParams
 
-    return SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+    # One token comes besides. Neither drawn nor without a seed: either would move a generator of
+    # the process, whose state a checkpoint holds.
+    options = {"temperature": 0.0, "seed": 0, "detokenize": False}
+    return SamplingParams(max_tokens=1, prompt_logprobs=0, **options)
 
 
 def from_vllm(output: Any) -> Completion:

@@ -24,6 +24,9 @@ def serve(config: Config, folder: str | Path, use: Use = "alone") -> Serving:
     use: ``training``, where a trainer has the memory in turns with it.
     """
     prepare_process()
+    if use == "alone" and any(model.url is None for model in config.auxiliary_models.values()):
+        # The GPU is not its alone.
+        use = "auxiliary"
     policy = _start_handler(config, "policy", folder, config.model, config.engine, use)
     auxiliary = {
         name: _auxiliary(config, name, model, folder)
@@ -64,6 +67,7 @@ def _start_handler(
         config=engine_config,
         reasoning_parser=model.reasoning_parser,
         use=use,
+        deterministic=config.deterministic,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)

@@ -16,29 +16,17 @@ from agentrl.types import CannotStart
 Use = Literal["training", "auxiliary", "alone"]
 """Of an engine: it samples for a trainer, which has its memory meanwhile; it stands beside such a
 one; or there is nothing else."""
-ON_GPU = {
-    # vLLM's default for an engine is 2,048: a prompt of 16k would take eight steps.
-    "max_num_batched_tokens": 16_384,
-    # The trainer's head computes in fp32, too. bf16 logits of 16 to 32 are an eighth apart.
-    "hf_overrides": {"head_dtype": "float32"},
-}
 _NEXT, _STEPPING = threading.Lock(), threading.Lock()
 _OPEN: list[Any] = []
 _CLOSED: list[Any] = []
 
 
 def start_vllm(
-    folder: str | Path,
-    *,
-    max_model_len: int,
-    dtype: str,
-    config: EngineConfig,
-    reasoning_parser: str | None = None,
-    use: Use = "alone",
+    folder: str | Path, *, config: EngineConfig, reasoning_parser: str | None = None, **options: Any
 ) -> Any:
     """vLLM's LLMEngine on a model folder; of several ranks, in the process group that is there.
 
-    Raises CannotStart where vLLM refuses it.
+    options: those of ``arguments``. Raises CannotStart where vLLM refuses it.
     """
     # Slow to import, and only needed where an engine is.
     from vllm import EngineArgs
@@ -48,7 +36,7 @@ def start_vllm(
 
     several_ranks = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
     args = EngineArgs(
-        **arguments(folder, max_model_len=max_model_len, dtype=dtype, config=config, use=use),
+        **arguments(folder, config=config, **options),
         # A grammar binds what comes after the reasoning.
         reasoning_parser=reasoning_parser or "",
         tensor_parallel_size=config.tensor_parallel_size,
@@ -76,7 +64,13 @@ def _compile_nothing_on_cpu() -> None:
 
 
 def arguments(
-    folder: str | Path, *, max_model_len: int, dtype: str, config: EngineConfig, use: Use = "alone"
+    folder: str | Path,
+    *,
+    max_model_len: int,
+    dtype: str,
+    config: EngineConfig,
+    use: Use = "alone",
+    deterministic: bool = False,
 ) -> dict[str, Any]:
     """vLLM's, for an engine of ours; the bench gives them to a plain one."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
@@ -84,14 +78,16 @@ def arguments(
         # Else vLLM's attention multiplies in tf32, cut off.
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     on_gpu = torch.cuda.is_available()
+    share = config.gpu_memory_utilization or (0.9 if use == "alone" else 0.4)
     return {
         "model": str(folder),
         "dtype": dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": config.max_num_seqs,
-        "gpu_memory_utilization": config.gpu_memory_utilization or (0.9 if use == "alone" else 0.4),
-        # CUDA graphs of two engines would be in one pool.
-        "enforce_eager": not on_gpu or use == "auxiliary",
+        "gpu_memory_utilization": share,
+        # CUDA graphs of two engines would be in one pool; and what is compiled for them is what
+        # was fastest at this start.
+        "enforce_eager": not on_gpu or use == "auxiliary" or deterministic,
         # One engine of a process can.
         "enable_sleep_mode": on_gpu and use == "training",
         "sleep_mode_offload_cudagraph": on_gpu and use == "training",
@@ -99,10 +95,25 @@ def arguments(
         # Log-probs of the distribution that was drawn from, temperature included.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
-        # Nothing may be in flight when the last call has returned and weights are to change.
-        "async_scheduling": False,
+        "async_scheduling": config.async_scheduling,
         "use_tqdm_on_load": False,
-        **(ON_GPU if on_gpu else _on_cpu(max_model_len, config.max_num_seqs)),
+        **(
+            _on_gpu(share, deterministic) if on_gpu else _on_cpu(max_model_len, config.max_num_seqs)
+        ),
+    }
+
+
+def _on_gpu(share: float, deterministic: bool) -> dict[str, Any]:
+    return {
+        # vLLM's default for an engine is 2,048: a prompt of 16k would take eight steps.
+        "max_num_batched_tokens": 16_384,
+        # The trainer's head computes in fp32, too. bf16 logits of 16 to 32 are an eighth apart.
+        "hf_overrides": {"head_dtype": "float32"},
+        # Of what is free vLLM would make as many blocks as it finds room for at this start, and on
+        # them depends what is found in the cache, and what is computed again.
+        "kv_cache_memory_bytes": (
+            int(share * torch.cuda.mem_get_info()[1] / 2) if deterministic else None
+        ),
     }
 
 

@@ -17,6 +17,7 @@ from kernels.tree import TokenTree, build_tree
 from kernels.tree.plan import plan
 from kernels.tree_attention.flash import flash_attention
 from kernels.tree_attention.operators import Launch, triton_attention
+from kernels.tree_attention.reference import reference as dense
 
 # The interpreter's products of bf16 are wrong, and tiles of the table would take it minutes.
 HALF = torch.bfloat16 if ON_GPU else torch.float16
@@ -74,6 +75,9 @@ def attention() -> Iterator[Row]:
             yield right(f"error, D={dim}, {heads[0]} heads on {heads[1]}", largest(shares), most=1)
         shares = _shares(attend, trees()["forest"], 32 if ON_GPU else 16, (2, 1), torch.float32)
         yield right("error, fp32", largest(shares), most=1)
+        # The rule itself: what is right must not miss it.
+        shares = _shares(dense, trees()["forest"], *SHAPES[0])
+        yield right("error of torch's own attention", largest(shares), most=1)
         tree = plan(trees()["episodes"], DEVICE)
         inputs = make_inputs(len(tree), SHAPES[0][0], HALF, SHAPES[0][1])
         pairs = zip(step(attend, inputs, tree), step(attend, inputs, tree), strict=True)

@@ -151,17 +151,18 @@ def update(model: Model, learner: Learner, of: Sequence | None = None) -> None:
 def memory() -> Iterator[Row]:
     """The trial before the first rollout, and whether later steps need more than it."""
     for recompute, most in PEAKS.items():
-        trial, later = peaks(recompute)
+        trial, later, lost = peaks(recompute)
         largest = max(later, key=later.get)
         note = f"{later[largest]:.2f} GiB, {largest}; the trial {trial:.2f}"
         ratio = later[largest] / trial if trial else None
         name = f"{recompute}: later peak over the trial's"
         yield speed(name, ratio, most=1.05, is_needed=True, note=note)
         yield speed(f"{recompute}: peak", later[largest], unit="GiB", most=most)
+        yield speed(f"{recompute}: what an engine could not take", lost, unit="GiB", most=1)
 
 
-def peaks(recompute: str) -> tuple[float, dict[str, float]]:
-    """Of the trial step, and of steps after the first."""
+def peaks(recompute: str) -> tuple[float, dict[str, float], float]:
+    """Of the trial step, and of steps after the first; and what is held in pieces after them."""
     model, learner = prepared(make_model(replace(WHOLE, recompute=recompute)))
     trial = peak_of(partial(trial_step, learner, config(), ranks()))
     update(model, learner)
@@ -169,7 +170,15 @@ def peaks(recompute: str) -> tuple[float, dict[str, float]]:
         name: peak_of(partial(update, model, learner, episodes(name, copies)))
         for name, copies in BATCHES.items()
     }
-    return trial, later
+    return trial, later, pieces()
+
+
+def pieces() -> float:
+    """GiB that torch keeps beside what is allocated, and cannot give back; 0 without a GPU."""
+    if not ON_GPU:
+        return 0.0
+    torch.cuda.empty_cache()
+    return (torch.cuda.memory_reserved() - torch.cuda.memory_allocated()) / 2**30
 
 
 def peak_of(run: Callable[[], Any]) -> float:

@@ -37,8 +37,8 @@ class Gather(NamedTuple):
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: float) -> Tensor:
     """Return what ``reference`` returns for the plan's tree. Shapes as in ``tree_attention``.
 
-    On a GPU the gradients of k and v are summed over the runs in no fixed order. Raises ValueError
-    for a dtype that flash attention does not have.
+    On a GPU gradients are summed in no fixed order, but for where torch is told to use
+    deterministic algorithms. Raises ValueError for a dtype that flash attention does not have.
     """
     if q.dtype not in DTYPES:
         raise ValueError(f"{q.dtype}: flash attention takes torch.float16 or torch.bfloat16")
@@ -78,7 +78,10 @@ def _varlen(
     """Causal attention within each sequence, its last query at its last key."""
     lengths = (cu_q, cu_k, max_q, max_k)
     if flash_attn_varlen_func is not None:
-        return flash_attn_varlen_func(q, k, v, *lengths, softmax_scale=scale, causal=True)
+        # torch's own looks for itself.
+        repeats = torch.are_deterministic_algorithms_enabled()
+        options = {"softmax_scale": scale, "causal": True, "deterministic": repeats}
+        return flash_attn_varlen_func(q, k, v, *lengths, **options)
     from torch.nn.attention.varlen import varlen_attn
 
     # torch 2.11 groups heads without being told to.

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.support.device import two_gpus
 from tests.support.running import EXPERIMENT, TWO_RANKS, Running, are_equal, metrics, weights
 
 NETWORK = "10.77.{}.{}"
@@ -43,6 +44,7 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
+@two_gpus
 @pytest.mark.slow
 def test_two_hosts_train_the_steps_of_one(tmp_path, tiny_folder, hosts):
     flags = ("--exp", EXPERIMENT, "--model.path", tiny_folder, "--steps", "2", "--deterministic")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentrl.records import load
+from tests.support.device import two_gpus
 from tests.support.running import (
     STEPS,
     TWO_RANKS,
@@ -40,11 +41,15 @@ def last_step(folder: Path) -> int:
         # What the launcher returns is its own affair, but never 0.
         pytest.param(ONE, signal.SIGINT, True, None, id="Ctrl-C, launched", marks=SOAK),
         pytest.param(ONE, signal.SIGTERM, False, None, id="SIGTERM to the launcher", marks=SOAK),
-        pytest.param(TWO_RANKS, signal.SIGINT, True, None, id="Ctrl-C, two ranks", marks=SLOW),
+        pytest.param(
+            *(TWO_RANKS, signal.SIGINT, True, None),
+            id="Ctrl-C, two ranks",
+            marks=[SLOW, two_gpus],
+        ),
         pytest.param(
             *(TWO_RANKS, signal.SIGTERM, False, None),
             id="SIGTERM to the launcher of two",
-            marks=SLOW,
+            marks=[SLOW, two_gpus],
         ),
     ],
 )
@@ -105,7 +110,7 @@ def test_interrupted_in_an_evaluation_it_has_only_that_left_to_do(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", [None, TWO_RANKS])
+@pytest.mark.parametrize("launch", [None, pytest.param(TWO_RANKS, marks=two_gpus)])
 def test_interrupted_twice_it_leaves_at_once(tmp_path, tiny_folder, launch):
     """Here the main thread is busy for a minute, and asks nobody whether it may go on."""
     experiment = tmp_path / "busy.py"
@@ -143,6 +148,7 @@ def test_interrupted_while_it_loads(tmp_path, tiny_folder):
     assert steps_saved(the_run(tmp_path)) == []
 
 
+@two_gpus
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_is_killed_ends_the_run(tmp_path, tiny_folder, victim):

@@ -20,6 +20,7 @@ from agentrl.serving.client import Serving
 from agentrl.serving.server import Server
 from agentrl.types import Chunk
 from tests.support import drawn_rewards
+from tests.support.device import two_gpus
 from tests.support.ideas import LINES, config_of, flags, load
 from tests.support.made_groups import made_groups
 from tests.support.running import (
@@ -232,6 +233,7 @@ def check_what_is_remembered(idea: str, run: Path) -> None:
         assert sum(tried) == sum(row["episodes/ok"] + row["episodes/truncated"] for row in rows)
 
 
+@two_gpus
 @pytest.mark.parametrize(("idea", "lines"), some_of(CASES, in_slow=["critic"]))
 def test_three_steps_on_two_ranks(tmp_path, request, idea, lines):
     run = started(tmp_path, idea, request, "--steps", str(STEPS), launch=TWO_RANKS)

@@ -13,6 +13,7 @@ from kernels.tree.plan import plan
 from kernels.tree_attention import flash, reference
 from kernels.tree_attention.flash import flash_attention
 from kernels.tree_attention.reference import spelled_out
+from tests.support.device import ON_GPU
 from tests.support.trees import inputs, largest_error, random_sequences, random_tree, with_gradients
 
 
@@ -76,7 +77,9 @@ def test_torch_takes_the_call(kv_heads, monkeypatch):
     assert [g.shape for g in grads] == shapes
 
 
-def test_flash_attn_is_preferred(monkeypatch):
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_flash_attn_is_preferred(monkeypatch, deterministic):
+    """And told to sum its gradients in one order, where torch is."""
     seen = {}
 
     def flash_attn_varlen_func(q, k, v, cu_q, cu_k, max_q, max_k, **options):
@@ -86,12 +89,14 @@ def test_flash_attn_is_preferred(monkeypatch):
     monkeypatch.setattr(flash, "flash_attn_varlen_func", flash_attn_varlen_func)
     tree = plan(random_tree(3))
     q, k, v = inputs(len(tree), heads=2, kv_heads=1, dim=8, dtype=torch.float16)
+    torch.use_deterministic_algorithms(deterministic)
     flash_attention(q, k, v, tree, 0.3)
-    assert seen == {"softmax_scale": 0.3, "causal": True}
+    torch.use_deterministic_algorithms(False)
+    assert seen == {"softmax_scale": 0.3, "causal": True, "deterministic": deterministic}
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
+@pytest.mark.skipif(not ON_GPU, reason="flash attention needs a GPU")
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(1, 1, 64), (4, 2, 128), (7, 1, 64)])
 @pytest.mark.parametrize("seed", [3, 7])
 def test_a_gpu_errs_no_more_than_twice_plain_code(seed, heads, kv_heads, dim):

@@ -6,11 +6,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kernels.logprob import kernel, linear_logprob, reference, tiled
+from tests.support.device import DEVICE, ON_GPU
 
 FP32, FP64, FP16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
-ON_GPU = torch.cuda.is_available()
 # Triton's interpreter, without a GPU, takes tensors of a CPU.
-DEVICES = {"torch": "cpu", "triton": "cuda" if ON_GPU else "cpu"}
+DEVICES = {"torch": "cpu", "triton": DEVICE}
 
 
 @pytest.fixture(autouse=True)

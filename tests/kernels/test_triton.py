@@ -19,11 +19,11 @@ from kernels.tree.plan import TreePlan, plan
 from kernels.tree_attention import operators, reference
 from kernels.tree_attention.operators import Launch, Launches, triton_attention
 from kernels.tree_attention.reference import spelled_out
+from tests.support.device import DEVICE, ON_GPU
 from tests.support.trees import random_tree
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter's products of bf16 are wrong.
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * ON_GPU
 SMALL: Launches = (Launch(16, 16),) * 3
 MEDIUM: Launches = (Launch(32, 32),) * 3
 

@@ -64,16 +64,33 @@ def test_what_is_counted_of_a_model(tiny_folder, tmp_path, monkeypatch):
     config, model = make_config(tiny_folder, tmp_path), AutoConfig.from_pretrained(tiny_folder)
     # Tied weights are one.
     saved = (tiny_folder / "model.safetensors").stat().st_size
-    assert saved == pytest.approx(4 * memory.num_parameters(model), rel=0.05)
+    assert saved == pytest.approx(4 * memory.num_parameters(model).total, rel=0.05)
     # Weights, gradients, two moments; then vLLM's weights and its cache, of every rank here.
-    assert memory.needed_bytes(config, 1000, 1, 1) == 16000 + 4000 + 2**30
-    assert memory.needed_bytes(config, 1000, 4, 2) == 2 * (4000 + 4000 + 2**30)
+    thousand = memory.NumParameters(1000, 100)
+    assert memory.needed_bytes(config, thousand, 1, 1) == 16000 + 4000 + 2**30
+    assert memory.needed_bytes(config, thousand, 4, 2) == 2 * (4000 + 4000 + 2**30)
     spanning = dataclasses.replace(config, engine=EngineConfig(tensor_parallel_size=2))
-    assert memory.needed_bytes(spanning, 1000, 2, 2) == 2 * (8000 + 2000 + 2**30)
+    assert memory.needed_bytes(spanning, thousand, 2, 2) == 2 * (8000 + 2000 + 2**30)
     compared = dataclasses.replace(config, algorithm=Compared())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [memory.needed_bytes(config, 1000, ranks, 1) for ranks in (1, 2)] == [16000, 8000]
-    assert memory.needed_bytes(compared, 1000, 1, 1) == 20000
+    assert memory.needed_bytes(config, thousand, 1, 1) == 16000
+    assert memory.needed_bytes(compared, thousand, 1, 1) == 20000
+    # In a push: no gradients, but vLLM's weights in bf16, and a layer of them whole. Of many ranks
+    # that is more than a step.
+    assert memory.push_bytes(config, thousand, 1) == 12000 + 2 * (1000 + 100)
+    assert memory.push_bytes(compared, thousand, 1) == 16000 + 2 * (1000 + 100)
+    assert memory.needed_bytes(config, thousand, 8, 8) == 1500 + 2 * (1000 + 100)
+    assert memory.push_bytes(spanning, thousand, 8) == 1500 + 2 * (500 + 100)
+
+
+def test_a_push_holds_a_layer_whole(tiny_folder):
+    """Or the embedding, where that is larger: here by so many words."""
+    model = AutoConfig.from_pretrained(tiny_folder)
+    assert memory.num_parameters(model).largest_layer == model.vocab_size * model.hidden_size
+    model.vocab_size = 8
+    few = memory.num_parameters(model)
+    # Two layers, the embedding, which is the head, too, and the last norm.
+    assert few.total == 2 * few.largest_layer + (8 + 1) * model.hidden_size
 
 
 class Compared(GRPO):
@@ -109,7 +126,10 @@ def test_what_a_model_takes_is_said(tiny_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 10**7, 10**9))
     check(config)
-    assert re.search("1 rank on cuda: .* of 30.0 MB memory", capsys.readouterr().out)
+    assert re.search(
+        r"1 rank on cuda: .* of 30.0 MB memory, without activations, in a push \d.* [kM]B; ",
+        capsys.readouterr().out,
+    )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**3, 10**9))
     with pytest.raises(ValueError, match="1.0 kB are free: train a smaller model, or launch more"):
         check(config)
@@ -140,7 +160,7 @@ def test_memory_that_is_not_there(tiny_folder, tmp_path, monkeypatch):
 
 def test_disk_that_is_not_there(tiny_folder, tmp_path, monkeypatch):
     config = make_config(tiny_folder, tmp_path)
-    checkpoint = 12 * memory.num_parameters(AutoConfig.from_pretrained(tiny_folder))
+    checkpoint = 12 * memory.num_parameters(AutoConfig.from_pretrained(tiny_folder)).total
 
     def disk(free):
         usage = type("Usage", (), {"free": free})

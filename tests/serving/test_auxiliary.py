@@ -113,6 +113,24 @@ def test_engines_of_one_process_take_turns(judged):
     assert sum(a != b for a, b in pairwise(turns)) > 10
 
 
+@pytest.mark.parametrize(
+    ("use", "url", "started"),
+    [
+        ("alone", None, ["auxiliary", "auxiliary"]),
+        ("alone", "http://there/v1", ["alone"]),
+        ("training", None, ["training", "auxiliary"]),
+    ],
+)
+def test_engines_of_one_gpu_leave_each_other_room(monkeypatch, use, url, started):
+    """With 0.9 of its memory for the policy's, the other would find none."""
+    uses, made = [], Scripted(QWEN25).serving.policy
+    monkeypatch.setattr(start, "_start_handler", lambda *given: uses.append(given[-1]) or made)
+    monkeypatch.setattr(start, "key_of", lambda name, model: "")
+    monkeypatch.setattr(start.atexit, "register", lambda close: close())
+    serve(make_config(auxiliary_models={"judge": AuxiliaryModel(model="j", url=url)}), "m", use)
+    assert uses == started
+
+
 def test_one_that_names_no_model_is_what_the_policy_starts_from(monkeypatch):
     def started(config, name, folder, *_):
         return lambda: (name, folder)

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch._inductor import metrics
@@ -16,8 +17,19 @@ from agentrl.serving.engine import Engine
 from agentrl.serving.sampling import Sampling
 from agentrl.serving.vllm_args import start_vllm
 from agentrl.types import Call, CannotStart, Sample
+from tests.support.device import DEVICES, TOLERANCE
 
-TOLERANCE = 1e-4
+
+@pytest.fixture(params=DEVICES, autouse=True)
+def device(request) -> str:
+    """Of the engine and the policy: these tests are quick ones, or the GPU's."""
+    return request.param
+
+
+@pytest.fixture
+def on_a_cpu(device) -> None:
+    if device != "cpu":
+        pytest.skip("of vLLM's CPU build")
 
 
 async def generate(engine, prompt_ids, sampling):
@@ -42,14 +54,21 @@ def draw(engine, prompts, temperature=1.0, max_tokens=12) -> list[Sample]:
 @torch.no_grad()
 def gap(policy, samples, temperature=1.0) -> float:
     (micro,) = pack(samples, budget=10_000)
+    micro = micro.to(next(policy.parameters()).device)
     logprobs = policy.terms(micro, temperature).logprobs
     return (logprobs - micro.sampler_logprobs).abs().max().item()
 
 
 @pytest.fixture
-def policy(tiny_folder, engine):
-    yield Policy.load(tiny_folder)
-    engine.sync(Policy.load(tiny_folder).weights())
+def old(tiny_folder, device):
+    """The policy that the engine has begun with."""
+    return Policy.load(tiny_folder).to(device)
+
+
+@pytest.fixture
+def policy(tiny_folder, engine, device, old):
+    yield Policy.load(tiny_folder).to(device)
+    engine.sync(old.weights())
 
 
 def perturb(policy) -> None:
@@ -64,12 +83,41 @@ def test_sampler_and_trainer_agree(engine, policy, temperature):
     assert gap(policy, draw(engine, range(40), temperature), temperature) < TOLERANCE
 
 
-def test_they_agree_after_a_push(engine, policy):
+def test_they_agree_after_a_push(engine, policy, old):
     for _ in range(2):
         perturb(policy)
         probe = engine.sync(policy.weights())
         assert policy.probe_gap(engine.probe, probe) < TOLERANCE
+        assert old.probe_gap(engine.probe, probe) > 100 * TOLERANCE
         assert gap(policy, draw(engine, range(40))) < TOLERANCE
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_they_agree_after_sleep(engine, policy, old, device, level, monkeypatch):
+    """Twice: what wakes is what was pushed, and neither the weights before nor those on disk. On a
+    CPU nothing sleeps."""
+    monkeypatch.setattr(engine, "sleep_level", level)
+    for _ in range(2):
+        perturb(policy)
+        engine.sleep()
+        assert engine._call(engine._llm.is_sleeping) == (device == "cuda")
+        probe = engine.sync(policy.weights(engine.dtype))
+        assert policy.probe_gap(engine.probe, probe) < TOLERANCE
+        assert old.probe_gap(engine.probe, probe) > 100 * TOLERANCE
+        assert gap(policy, draw(engine, range(40))) < TOLERANCE
+
+
+def test_a_push_moves_no_generator_of_the_process(engine, policy):
+    """A checkpoint holds their states. For a probe without a seed vLLM takes one from numpy's on a
+    GPU, and to draw a token, whatever its seed, a number from torch's on a CPU."""
+
+    def states() -> list:
+        _, keys, position, *_ = np.random.get_state()
+        return [keys.tolist(), position, torch.get_rng_state().tolist()]
+
+    before = states()
+    engine.sync(policy.weights())
+    assert states() == before
 
 
 def test_a_push_left_out_is_caught_by_the_gap_and_by_the_probe(engine, policy):
@@ -78,14 +126,14 @@ def test_a_push_left_out_is_caught_by_the_gap_and_by_the_probe(engine, policy):
     assert policy.probe_gap(engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
 
 
-def test_a_stale_head_is_caught_by_the_probe(engine, policy, monkeypatch):
+def test_a_stale_head_is_caught_by_the_probe(engine, policy, on_a_cpu, monkeypatch):
     monkeypatch.setattr("agentrl.serving.vllm_args._refresh_head", lambda model: None)
     perturb(policy)
     assert policy.probe_gap(engine.probe, engine.sync(policy.weights())) > 100 * TOLERANCE
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_on_a_cpu(engine):
+def test_nothing_is_compiled_on_a_cpu(engine, on_a_cpu):
     """It would take half a minute on a new machine, at the first push."""
     engine.score(engine.probe)
     assert metrics.generated_kernel_count == 0
@@ -96,14 +144,15 @@ def test_nothing_is_compiled_on_a_cpu(engine):
 
 
 @pytest.mark.slow
-def test_a_head_of_its_own_is_pushed_too(tmp_path, tiny_folder, tokenizer):
+def test_a_head_of_its_own_is_pushed_too(tmp_path, tiny_folder, tokenizer, device):
     config = AutoConfig.from_pretrained(tiny_folder, tie_word_embeddings=False)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    untied = Policy.load(tmp_path)
-    llm = start_vllm(tmp_path, max_model_len=128, dtype="float32", config=EngineConfig())
-    engine = Engine(llm)
+    untied = Policy.load(tmp_path).to(device)
+    options = {"max_model_len": 128, "dtype": "float32", "config": EngineConfig()}
+    # One of two in this process.
+    engine = Engine(start_vllm(tmp_path, use="auxiliary", **options))
     perturb(untied)
     assert untied.probe_gap(engine.probe, engine.score(engine.probe)) > 100 * TOLERANCE
     assert untied.probe_gap(engine.probe, engine.sync(untied.weights())) < TOLERANCE
@@ -158,7 +207,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own_call(engine):
 
 
 @pytest.mark.slow
-def test_a_cache_that_one_call_overflows_is_a_sentence(tmp_path, tiny_folder):
+def test_a_cache_that_one_call_overflows_is_a_sentence(tmp_path, tiny_folder, on_a_cpu):
     """Keys and values of 128 heads of 256 in 4 layers: 2 GiB for 2,048 tokens."""
     shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 256}
