@@ -102,9 +102,8 @@ def update(
             if not algorithm.every_call:
                 part, weights = with_gradient(part, weights)
             trees = pack(part, config.micro_batch_tokens, weights, proximal=algorithm.has_proximal)
-            tally.weigh(part, divisor, trees)
-            for micro in run.progress(ranks.deal(trees)):
-                micro = micro.to(ranks.device)
+            tally.weigh(part, divisor)
+            for micro in run.progress(ranks.deal(trees, learner.policy)):
                 terms = learner.policy.terms(micro, config.sampling.temperature)  # [N]
                 losses = algorithm.loss(terms)  # [N], and what is measured of it
                 loss = (losses.values * micro.weights).sum()

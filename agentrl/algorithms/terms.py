@@ -40,8 +40,9 @@ class Terms:
 
     def sum_of_call(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """For each term, the sum of the values of its call."""
-        calls = int(self.call[-1]) + 1 if len(self.call) else 0
-        return values.new_zeros(calls).index_add(0, self.call, values)[self.call]
+        # Numbered anew: how many calls there are the device knows, but not more than terms.
+        number = (self.call.diff(prepend=self.call[:1]) != 0).cumsum(0)
+        return values.new_zeros(len(values)).index_add(0, number, values)[number]
 
     def mean_of_call(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """For each term, the mean of the values of its call."""

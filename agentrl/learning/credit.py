@@ -1,6 +1,6 @@
 """Credit: the samples of a batch, from calls that policy and reference have scored if need be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -50,35 +50,42 @@ def _scored(
     samples: Sequence[Sample], learner: Learner, config: Config, ranks: Ranks
 ) -> list[Sample]:
     """The samples with ``call.scores``; each call is scored by one rank, and known to all."""
-    own = {}
-    for micro in ranks.deal(pack(samples, config.micro_batch_tokens)):
-        own |= _score(micro.to(ranks.device), samples, learner, config.sampling.temperature)
-    scores = dict(ranks.gather(list(own.items()), "scores"))
+    scored = [
+        (micro.samples, _score(micro, learner, config.sampling.temperature))
+        for micro in ranks.deal(pack(samples, config.micro_batch_tokens), learner.policy)
+    ]
+    # Read when all is queued: earlier it would stop the device.
+    own = [found for numbers, scores in scored for found in _by_call(numbers, samples, *scores)]
+    scores = dict(ranks.gather(own, "scores"))
     return [
         replace(sample, call=replace(sample.call, scores=scores[i]))
         for i, sample in enumerate(samples)
     ]
 
 
-def _score(
-    micro: MicroBatch, samples: Sequence[Sample], learner: Learner, temperature: float
-) -> dict[int, CallScores]:
+Columns = dict[str, torch.Tensor]
+"""[N] values of a micro-batch's terms, by name."""
+
+
+def _score(micro: MicroBatch, learner: Learner, temperature: float) -> tuple[Columns, Columns]:
+    """What every policy has of a term; and what one's own has besides."""
+    terms = learner.policy.terms(micro, temperature)
+    columns = {"logprobs": terms.logprobs, "entropies": terms.entropies}
+    if learner.reference is not None:
+        columns["ref_logprobs"] = learner.reference.terms(micro, temperature).logprobs
+    return columns, dict(terms.others)
+
+
+def _by_call(
+    numbers: Sequence[int], samples: Sequence[Sample], columns: Columns, others: Columns
+) -> Iterator[tuple[int, CallScores]]:
     """Of each sample of a micro-batch, by its number."""
-    numbers = micro.samples.tolist()
-    ends = np.cumsum([len(samples[i].call.completion_ids) for i in numbers])
+    ends = np.cumsum([len(samples[i].call.completion_ids) for i in numbers], dtype=int)
 
     def of_calls(values: torch.Tensor) -> list[tuple[float, ...]]:
         return [tuple(part.tolist()) for part in np.split(values.float().cpu().numpy(), ends)[:-1]]
 
-    terms = learner.policy.terms(micro, temperature)
-    columns = {"logprobs": of_calls(terms.logprobs), "entropies": of_calls(terms.entropies)}
-    if learner.reference is not None:
-        columns["ref_logprobs"] = of_calls(learner.reference.terms(micro, temperature).logprobs)
-    others = {name: of_calls(values) for name, values in terms.others.items()}
-    return {
-        number: CallScores(
-            **{name: values[i] for name, values in columns.items()},
-            others={name: values[i] for name, values in others.items()},
-        )
-        for i, number in enumerate(numbers)
-    }
+    found, besides = ({n: of_calls(v) for n, v in each.items()} for each in (columns, others))
+    for i, number in enumerate(numbers):
+        of_others = {name: values[i] for name, values in besides.items()}
+        yield number, CallScores(**{n: values[i] for n, values in found.items()}, others=of_others)

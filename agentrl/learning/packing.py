@@ -5,7 +5,7 @@ sampled in several calls is computed once and has as many loss terms: terms are 
 clipping and weights stay exact however much is shared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from agentrl.learning.transfer import on_device
 from agentrl.types import Call, Sample
 from kernels.tree import build_tree, cut
 from kernels.tree.plan import TreePlan, plan
@@ -39,16 +40,42 @@ class MicroBatch:
     """How much each term counts."""
     proximal_logprobs: Float[Tensor, " N"] | None = None
     ref_logprobs: Float[Tensor, " N"] | None = None
-    samples: Int[Tensor, " S"]
+    samples: tuple[int, ...]
     """Which of the packed samples these are; their terms follow one another in this order."""
 
     def to(self, device: torch.device) -> "MicroBatch":
-        moved = {name: v if v is None else v.to(device) for name, v in vars(self).items()}
-        return MicroBatch(**moved)
+        """On a device, with the plan's tiles that there are: see ``transfer``."""
+        moved = on_device(vars(self) | {"plan": self.plan.tensors}, device)
+        return MicroBatch(**moved | {"plan": self.plan.with_tensors(moved["plan"])})
+
+
+class MicroBatches(Sequence):
+    """Micro-batches of a batch. Each is made when it is asked for: a rank makes those of its share,
+    and a tree is built while a GPU works on the one before."""
+
+    def __init__(
+        self, numbers: Sequence[Sequence[int]], make: Callable[[Sequence[int]], MicroBatch]
+    ):
+        """numbers: the samples that are packed together, for each micro-batch."""
+        self._numbers, self._make = numbers, make
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: int) -> MicroBatch:
+        return self._make(self._numbers[i])
+
+    def deal(self, rank: int, size: int) -> "MicroBatches":
+        """One rank's: every size-th. Each rank gets as many, if need be an idle one.
+
+        An idle micro-batch has no loss terms: its gradient is zero, and its collectives are those
+        of any other.
+        """
+        mine, most = self._numbers[rank::size], -(-len(self) // size)
+        return MicroBatches([*mine, *[()] * (most - len(mine))], self._make)
 
 
 OF_TERMS = ("term", "call", "sampler_logprobs", "advantages", "weights", "samples")
-OF_SCORED = ("proximal_logprobs", "ref_logprobs")
 
 
 def pack(
@@ -57,20 +84,25 @@ def pack(
     weights: Sequence[float] | None = None,
     *,
     proximal: bool = False,
-) -> list[MicroBatch]:
+) -> MicroBatches:
     """Pack calls into micro-batches whose trees hold at most ``budget`` tokens.
 
     A call that is longer by itself gets a micro-batch of its own. weights: what each call's tokens
     count; absent: 1. proximal: ratios are to what the calls were scored with (``call.scores``).
     """
     weights = [1.0] * len(samples) if weights is None else weights
-    sequences = [np.asarray(sample.call.ids, np.int32) for sample in samples]
-    return [
-        _micro_batch(
-            numbers, [samples[i] for i in numbers], [weights[i] for i in numbers], proximal
-        )
-        for numbers in cut(sequences, budget)
-    ]
+    for sample, weight in zip(samples, weights, strict=True):
+        _check(sample, weight)
+    scores = [sample.call.scores for sample in samples]
+    has_reference = all(s is not None and s.ref_logprobs is not None for s in scores)
+
+    def make(numbers: Sequence[int]) -> MicroBatch:
+        if not numbers:
+            return _idle(proximal, has_reference)
+        chosen = [samples[i] for i in numbers]
+        return _micro_batch(numbers, chosen, [weights[i] for i in numbers], proximal, has_reference)
+
+    return MicroBatches(cut([sample.call.ids for sample in samples], budget), make)
 
 
 def with_gradient(
@@ -82,19 +114,6 @@ def with_gradient(
     """
     kept = [(s, w) for s, w in zip(samples, weights, strict=True) if s.has_gradient]
     return [sample for sample, _ in kept], [weight for _, weight in kept]
-
-
-def deal(micro_batches: Sequence[MicroBatch], rank: int, size: int) -> list[MicroBatch]:
-    """One rank's micro-batches: every size-th. Each rank gets as many, if need be an idle one.
-
-    An idle micro-batch has no loss terms: its gradient is zero, and its collectives are those of
-    any other.
-    """
-    mine = list(micro_batches[rank::size])
-    most = -(-len(micro_batches) // size)
-    if len(mine) < most:
-        mine.append(_idle(like=micro_batches[0]))
-    return mine
 
 
 def split(samples: Sequence[Sample], updates: int) -> list[list[Sample]]:
@@ -110,25 +129,37 @@ def split(samples: Sequence[Sample], updates: int) -> list[list[Sample]]:
     return parts
 
 
-def _idle(like: MicroBatch) -> MicroBatch:
+def _check(sample: Sample, weight: float | Sequence[float]) -> None:
+    """On every rank, before one of them packs it. Raises ValueError where a call is given too few
+    numbers or too many."""
+    assert sample.call.prompt_ids, "a call without a prompt"
+    count = len(sample.call.completion_ids)
+    for value in (sample.advantage, weight):
+        if np.ndim(value) and len(value) != count:
+            raise ValueError(f"an advantage a token: {len(value)} were given for {count} tokens")
+
+
+def _idle(proximal: bool, has_reference: bool) -> MicroBatch:
     call = Call(prompt_ids=[0], completion_ids=[0], logprobs=[0.0])
-    micro = _micro_batch([0], [Sample(call, 0.0)], [1.0], proximal=False)
+    micro = _micro_batch([0], [Sample(call, 0.0)], [1.0], proximal=False, has_reference=False)
     empty = {name: getattr(micro, name)[:0] for name in OF_TERMS}
-    scored = {name: None if getattr(like, name) is None else empty["weights"] for name in OF_SCORED}
-    return replace(micro, **empty, **scored)
+    scored = {"proximal_logprobs": proximal, "ref_logprobs": has_reference}
+    return replace(micro, **empty, **{n: empty["weights"] for n, there in scored.items() if there})
 
 
 def _micro_batch(
-    numbers: list[int], samples: list[Sample], weights: list[float], proximal: bool
+    numbers: Sequence[int],
+    samples: list[Sample],
+    weights: list,
+    proximal: bool,
+    has_reference: bool,
 ) -> MicroBatch:
     tree = build_tree([np.asarray(sample.call.ids, np.int32) for sample in samples])
     counts = [len(sample.call.completion_ids) for sample in samples]
     # Completions end their sequences, so a call's terms are the last positions of its path.
     positions = [path[len(path) - n :] for path, n in zip(tree.index, counts, strict=True)]
-    assert all(len(sample.call.prompt_ids) > 0 for sample in samples), "a call without a prompt"
     trained, term = np.unique(np.concatenate(positions), return_inverse=True)
     scores = [sample.call.scores for sample in samples]
-    has_reference = all(s is not None and s.ref_logprobs is not None for s in scores)
     return MicroBatch(
         ids=torch.from_numpy(tree.ids).long(),
         depth=torch.from_numpy(tree.depth).long(),
@@ -142,7 +173,7 @@ def _micro_batch(
         weights=_float32([_per_token(w, n) for w, n in zip(weights, counts, strict=True)]),
         proximal_logprobs=_float32([s.logprobs for s in scores]) if proximal else None,
         ref_logprobs=_float32([s.ref_logprobs for s in scores]) if has_reference else None,
-        samples=torch.tensor(numbers),
+        samples=tuple(numbers),
     )
 
 
@@ -151,7 +182,5 @@ def _float32(values_of_calls: Sequence[Any]) -> Float[Tensor, " N"]:
 
 
 def _per_token(value: float | Sequence[float], count: int) -> np.ndarray:
-    """A call's number for each of its tokens. Raises ValueError where it brings too few or many."""
-    if np.ndim(value) and len(value) != count:
-        raise ValueError(f"an advantage a token: {len(value)} were given for {count} tokens")
+    """A call's number for each of its tokens."""
     return np.broadcast_to(np.asarray(value, np.float64), count)

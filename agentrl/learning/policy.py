@@ -21,7 +21,7 @@ from agentrl.algorithms import Terms
 from agentrl.learning.packing import MicroBatch, pack
 from agentrl.types import Call, Sample
 from kernels.logprob import linear_logprob
-from kernels.tree_attention import tree_attention
+from kernels.tree_attention import choose, prepare, tree_attention
 
 ATTENTION = {
     "agentrl::tree_attention",
@@ -114,6 +114,13 @@ class Policy(nn.Module):
         (micro,) = pack([Sample(call, advantage=0.0)], budget=len(ids))
         micro = micro.to(next(self.parameters()).device)
         return (self.terms(micro).logprobs - micro.sampler_logprobs).abs().max().item()
+
+    def on_device(self, micro: MicroBatch, device: torch.device, dtype: torch.dtype) -> MicroBatch:
+        """A micro-batch where the policy is, with all that its attention reads in this dtype."""
+        sizes = self.lm.config.get_text_config()
+        dim = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+        prepare(micro.plan, choose(self.attention, device, dtype), dim, dtype)
+        return micro.to(device)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that an optimizer gets."""

@@ -5,7 +5,8 @@ of the tasks. Between collectives they meet: see ``rendezvous``.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
@@ -19,12 +20,31 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
-from agentrl.learning.packing import MicroBatch, deal
+from agentrl.learning.packing import MicroBatch, MicroBatches
 from agentrl.learning.policy import Policy
 from agentrl.learning.rendezvous import Rendezvous
 from agentrl.signals import Signals
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rank's micro-batches, on its device. Each is made, and its copy queued, when what the one
+    before has for the device to do is queued."""
+
+    micro_batches: MicroBatches
+    policy: Policy
+    ranks: "Ranks"
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for i, micro in enumerate(self.micro_batches, 1):
+            if self.ranks.reduces_once:
+                self.policy.set_requires_gradient_sync(i == len(self))
+            yield self.policy.on_device(micro, self.ranks.device, self.ranks.dtype)
 
 
 class Ranks(Rendezvous):
@@ -63,6 +83,9 @@ class Ranks(Rendezvous):
             signals,
             rank_timeout_seconds,
         )
+        self.reduces_once = self.size > 1 and not on_gpu
+        """Whether ranks sum their gradients whole, each its own, and reduce them with the last of
+        their micro-batches; else with each. On a GPU it is the trial that sees whether they fit."""
         if self.size % ranks_per_engine:
             raise ValueError(
                 f"engine.tensor_parallel_size is {ranks_per_engine}, which does not divide the "
@@ -115,9 +138,9 @@ class Ranks(Rendezvous):
         policy.set_reshard_after_forward(True, recurse=False)
         return policy
 
-    def deal(self, micro_batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-        """This rank's micro-batches; every rank has as many."""
-        return deal(micro_batches, self.rank, self.size)
+    def deal(self, micro_batches: MicroBatches, policy: Policy) -> Share:
+        """This rank's micro-batches, for a policy; every rank has as many."""
+        return Share(micro_batches.deal(self.rank, self.size), policy, self)
 
     def _shard_with(self, plugin: FullyShardedDataParallelPlugin) -> None:
         """Accelerate takes DDP for several processes on CPUs, whatever is asked for."""

@@ -84,7 +84,8 @@ class Rendezvous:
     def check_in_step(self) -> None:
         """The same for work that all ranks do in step: all of them raise, or none."""
         if self.size > 1:
-            asked = torch.tensor(float(self.signals.signal is not None), device=self.device)
+            # In the host's memory, by gloo: a GPU has its work queued, and is not waited for.
+            asked = torch.tensor(float(self.signals.signal is not None))
             dist.all_reduce(asked)
             if asked.item() and self.signals.signal is None:
                 raise Interrupted(signal.SIGTERM)

@@ -34,11 +34,12 @@ class Scores:
 
     @classmethod
     def of(
-        cls, samples: Tensor, logprobs: Tensor, entropies: Tensor, **measures: Tensor
+        cls, samples: Sequence[int], logprobs: Tensor, entropies: Tensor, **measures: Tensor
     ) -> "Scores":
-        """measures: an algorithm's own, [N]; its importance weights are ``importance``."""
+        """measures: an algorithm's own, [N]; its importance weights are ``importance``. Waits for
+        the device."""
         values = torch.stack([logprobs, entropies, *measures.values()]).detach().float()
-        return cls(samples.cpu().numpy(), values.cpu().numpy(), tuple(measures))
+        return cls(np.array(samples, int), values.cpu().numpy(), tuple(measures))
 
 
 def trained(

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -165,7 +165,7 @@ class Session:
         with self._clock(name), self.display.phase(name) as self.report, held_back:
             yield
 
-    def progress(self, items: Sequence[Item]) -> Iterator[Item]:
+    def progress(self, items: Collection[Item]) -> Iterator[Item]:
         """The items, each told; between them a run can be interrupted, on all ranks at once, until
         an optimizer step of the batch has been made."""
         for i, item in enumerate(items):

@@ -15,6 +15,8 @@ from agentrl.records.scores import Scores
 from agentrl.runs.metrics import episode_metrics, token_metrics
 from agentrl.types import Group, Sample
 
+MAX_GAP = "gap/max_abs_logprob"
+
 
 class Tally:
     """A step's groups and samples, and sums over the loss terms that this rank has seen."""
@@ -32,8 +34,10 @@ class Tally:
         """Whether no optimizer step was made."""
         self._every_call = algorithm.every_call
         self._norms: list[float] = []
-        self._computed, self._max_gap = 0, 0.0
-        self._sums: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._sums: list[dict[str, Tensor]] = []
+        self._unread: list[tuple[list[int], dict[str, Tensor]]] = []
+        """Of each micro-batch, on its device: what is read earlier stops the device."""
         self._numbers: dict[int, int] = {}
         self._scored: set[int] = set()
 
@@ -44,37 +48,24 @@ class Tally:
         self.groups += groups
         self.samples += [_in_batch(sample, before) for sample in samples]
 
-    def weigh(
-        self, part: Sequence[Sample], divisor: float, micro_batches: Sequence[MicroBatch]
-    ) -> None:
-        """An optimizer step, or a chunk's share of one, has these samples and trees, all ranks'."""
+    def weigh(self, part: Sequence[Sample], divisor: float) -> None:
+        """An optimizer step, or a chunk's share of one, has these samples, all ranks'."""
         self.divisor += divisor
         self.learns |= self._every_call or any(sample.has_gradient for sample in part)
-        self._computed += sum(len(micro.ids) for micro in micro_batches)
 
     def add(
         self, part: Sequence[Sample], micro: MicroBatch, terms: Terms, losses: Losses, loss: Tensor
     ) -> None:
         """The terms of a micro-batch of a part; loss: their weighted sum."""
-        with torch.no_grad():
-            gap = (terms.logprobs - terms.sampler_logprobs).abs()
-            prob_gap = (terms.logprobs.exp() - terms.sampler_logprobs.exp()).abs()
-            self._max_gap = max(self._max_gap, gap.max().item() if len(gap) else 0.0)
-            self._sums.update(
-                {
-                    "terms": len(gap),
-                    "loss": loss.item(),
-                    "entropy": terms.entropies.sum().item(),
-                    "gap/mean_abs_prob": prob_gap.sum().item(),
-                    **{name: values.sum().item() for name, values in losses.measures.items()},
-                }
-            )
-        numbers = [self._numbers[id(part[i])] for i in micro.samples.tolist()]
+        if not micro.samples:
+            return
+        self._counts.update(terms=len(micro.term), computed=len(micro.ids))
+        self._sums.append(_sums(terms, losses, loss))
+        numbers = [self._numbers[id(part[i])] for i in micro.samples]
         if self._scored.isdisjoint(numbers):
             self._scored.update(numbers)
-            self.scores.append(
-                Scores.of(torch.tensor(numbers), terms.logprobs, terms.entropies, **losses.measures)
-            )
+            of_terms = {"logprobs": terms.logprobs, "entropies": terms.entropies, **losses.measures}
+            self._unread.append((numbers, {n: v.detach() for n, v in of_terms.items()}))
 
     def stepped(self, norm: float) -> None:
         """An optimizer step was made, or left out where there was nothing to learn."""
@@ -84,29 +75,53 @@ class Tally:
 
     def gather(self, ranks: Ranks) -> dict[str, Any]:
         """The step's metrics; the scores of all ranks are here from now on."""
-        tallies = ranks.gather([(self._sums, self._max_gap, self.scores)], "tallies")
-        self.scores = [scores for *_, of_rank in tallies for scores in of_rank]
+        sums, max_gap = self._read()
+        own = [Scores.of(numbers, **of_terms) for numbers, of_terms in self._unread]
+        tallies = ranks.gather([(sums, max_gap, own)], "tallies")
+        sums = Counter()
+        for of_rank, _, scores in tallies:
+            sums.update(of_rank)
+            self.scores += scores
         return {
             **episode_metrics(self.groups),
-            **token_metrics(self.groups, self.samples, self._computed),
-            **self._means(tallies),
+            **token_metrics(self.groups, self.samples, sums.pop("computed", 0)),
+            **self._means(sums, max(max_gap for _, max_gap, _ in tallies)),
             "grad_norm": sum(self._norms) / len(self._norms),
             "degenerate": self.is_degenerate,
         }
 
-    def _means(self, tallies: Sequence[tuple[Counter, float, Any]]) -> dict[str, float]:
-        sums: Counter[str] = Counter()
-        for of_rank, *_ in tallies:
-            sums.update(of_rank)
+    def _read(self) -> tuple[Counter, float]:
+        """The sums over this rank's micro-batches, by one copy, and the largest gap."""
+        values = [value for sums in self._sums for value in sums.values()]
+        numbers = iter(torch.stack(values).tolist() if values else ())
+        total, max_gap = Counter(self._counts), 0.0
+        for sums in self._sums:
+            read = {name: next(numbers) for name in sums}
+            max_gap = max(max_gap, read.pop(MAX_GAP))
+            total.update(read)
+        return total, max_gap
+
+    def _means(self, sums: Counter, max_gap: float) -> dict[str, float]:
         num_terms = sums.pop("terms", 0)
         if not num_terms:
             return {}
         means = {name: total / num_terms for name, total in sums.items()}
-        return {
-            **means,
-            "loss": sums["loss"] / self.divisor,
-            "gap/max_abs_logprob": max(max_gap for _, max_gap, _ in tallies),
-        }
+        return {**means, "loss": sums["loss"] / self.divisor, MAX_GAP: max_gap}
+
+
+@torch.no_grad()
+def _sums(terms: Terms, losses: Losses, loss: Tensor) -> dict[str, Tensor]:
+    """Over a micro-batch, and its largest gap; in fp64, as numbers of Python are."""
+    gap = (terms.logprobs - terms.sampler_logprobs).abs()
+    prob_gap = (terms.logprobs.exp() - terms.sampler_logprobs.exp()).abs()
+    sums = {
+        "loss": loss,
+        "entropy": terms.entropies.sum(),
+        "gap/mean_abs_prob": prob_gap.sum(),
+        **{name: values.sum() for name, values in losses.measures.items()},
+        MAX_GAP: gap.max() if len(gap) else gap.sum(),
+    }
+    return {name: value.double() for name, value in sums.items()}
 
 
 def _in_batch(sample: Sample, groups_before: int) -> Sample:

@@ -47,7 +47,8 @@ def trial_step(learner: Learner, config: Config, ranks: Ranks) -> None:
     try:
         for weight in policy.trainable():
             weight.grad = torch.zeros_like(weight)
-        terms = policy.terms(micro.to(ranks.device), config.sampling.temperature)
+        micro = policy.on_device(micro, ranks.device, ranks.dtype)
+        terms = policy.terms(micro, config.sampling.temperature)
         scores = (terms.logprobs, terms.entropies, *terms.others.values())
         ranks.backward(sum(values.sum() for values in scores))
     except torch.cuda.OutOfMemoryError as error:

@@ -95,7 +95,7 @@ def make_step(
     """A step's forward and backward pass in one way; returns how many tokens were computed."""
     lm, policy, device = model
     if way.side == "C":
-        batches = pack([sample for calls in episodes for sample in calls], way.budget)
+        batches = [*pack([sample for calls in episodes for sample in calls], way.budget)]
     else:
         linear = rows.one_per_call if way.side == "A" else rows.one_per_chain
         is_padded = way.layout == "padded"

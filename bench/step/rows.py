@@ -117,7 +117,7 @@ def packed(rows: Sequence[Row]) -> MicroBatch:
         plan=plan(tree),
         trained=torch.from_numpy(trained),
         term=torch.arange(len(trained)),
-        samples=torch.arange(sum(len(row.samples) for row in rows)),
+        samples=tuple(range(sum(len(row.samples) for row in rows))),
         # No loss is summed by its calls here.
         call=torch.zeros(len(trained), dtype=torch.long),
         weights=torch.ones(len(trained)),

@@ -9,9 +9,9 @@ Three views of the same mask ``j <= i < end[j]``:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from torch import Tensor
 from kernels.tree.trie import TokenTree
 
 
-@dataclass(frozen=True, eq=False)
-class Blocks:
+class Blocks(NamedTuple):
     """The tiles that are not empty, of ``size_q`` queries by ``size_k`` keys; int32.
 
     Forward and dQ walk a list of key blocks for each query block. The queries that see a key block
@@ -75,9 +74,15 @@ class TreePlan:
     def device(self) -> torch.device:
         return self.end.device
 
-    def to(self, device: torch.device | str) -> "TreePlan":
-        """The same plan on a device."""
-        return TreePlan(self.end.to(device), self._tree_end, self._tree_parent)
+    @property
+    def tensors(self) -> tuple[Tensor, dict]:
+        """What lies on the device: the mask, and all that has been made of it."""
+        return self.end, self._made
+
+    def with_tensors(self, tensors: tuple[Tensor, dict]) -> "TreePlan":
+        """The same plan, with its tensors on another device."""
+        end, made = tensors
+        return replace(self, end=end, _made=made)
 
     def blocks(self, size_q: int, size_k: int) -> Blocks:
         """The tiles for a kernel with blocks of these sizes."""

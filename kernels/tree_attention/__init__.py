@@ -60,6 +60,19 @@ def choose(impl: str, device: torch.device, dtype: torch.dtype) -> Implementatio
     return chosen
 
 
+def prepare(plan: TreePlan, impl: Implementation, dim: int, dtype: torch.dtype) -> None:
+    """Make what an implementation reads of a plan for heads of this kind, so that the plan takes it
+    along to a device, and a compiled graph finds it."""
+    if impl == "triton":
+        from kernels.tree_attention.kernel import prepare as make_tiles
+
+        make_tiles(plan, dim, dtype)
+    elif impl == "flash":
+        from kernels.tree_attention.flash import gathered
+
+        gathered(plan)
+
+
 @cache
 def _choose_for(device: str) -> Implementation:
     if device == "cpu":
@@ -106,4 +119,4 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan) -> None:
             )
 
 
-__all__ = ["Implementation", "choose", "reference", "segments", "tree_attention"]
+__all__ = ["Implementation", "choose", "prepare", "reference", "segments", "tree_attention"]

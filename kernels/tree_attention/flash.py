@@ -42,9 +42,13 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan, scale: floa
     """
     if q.dtype not in DTYPES:
         raise ValueError(f"{q.dtype}: flash attention takes torch.float16 or torch.bfloat16")
-    g = plan.once("flash", lambda: _gather(plan))
+    g = gathered(plan)
     k, v = _GatherRows.apply(k, g.index), _GatherRows.apply(v, g.index)
     return _varlen(q, k, v, g.cu_seqlens_q, g.cu_seqlens_k, g.max_q, g.max_k, scale)
+
+
+def gathered(plan: TreePlan) -> Gather:
+    return plan.once("flash", lambda: _gather(plan))
 
 
 class _GatherRows(torch.autograd.Function):

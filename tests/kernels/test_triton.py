@@ -1,7 +1,6 @@
 """The Triton kernels against dense attention in fp64; without a GPU, in Triton's interpreter."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -171,7 +170,7 @@ def test_a_mixed_tile_taken_for_full_would_be_noticed(field, other, expected):
     wrong = plan(tree, DEVICE)
     blocks = plan(tree, DEVICE).blocks(16, 16)
     bound = blocks.list_start[1:] if other == "list_start" else getattr(blocks, other)
-    wrong.once(("blocks", 16, 16), lambda: replace(blocks, **{field: bound.contiguous()}))
+    wrong.once(("blocks", 16, 16), lambda: blocks._replace(**{field: bound.contiguous()}))
     assert are_close(tree, inputs(64, 1, 1, 16), walked=wrong) == expected
 
 

@@ -1,9 +1,16 @@
 import copy
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from agentrl.learning import packing, transfer
 from agentrl.learning.packing import pack
+from agentrl.learning.policy import Policy
 from agentrl.types import Call, Sample
+from kernels.tree.plan import plan
+from tests.support.small_samples import SIZES, conversations
 
 
 def sample(prompt, completion, advantage, logprob=-0.5):
@@ -64,4 +71,63 @@ def test_inputs_unchanged():
 
 
 def test_no_samples_at_all():
-    assert pack([], budget=6) == []
+    assert list(pack([], budget=6)) == []
+
+
+@pytest.mark.parametrize(("size", "made"), [(1, [4]), (2, [2, 2]), (3, [2, 2, 2])])
+def test_a_rank_makes_the_trees_of_its_share(monkeypatch, size, made):
+    """An idle micro-batch of two tokens is made, too, where the others have one more."""
+    plans = []
+    monkeypatch.setattr(packing, "plan", lambda tree: plans.append(len(tree)) or plan(tree))
+    shares = []
+    every = [len(micro.ids) for micro in pack(conversations(), 60)]
+    for rank in range(size):
+        plans.clear()
+        share = pack(conversations(), 60).deal(rank, size)
+        assert (plans, len(share)) == ([], made[rank])
+        shares += [len(micro.ids) for micro in share if micro.samples]
+        assert len(plans) == made[rank]
+    assert sorted(shares) == sorted(every)
+
+
+def test_too_few_advantages_are_told_on_every_rank():
+    """Before any rank has packed: else the others would wait for the one that has the call."""
+    wrong = sample([1, 2], [3, 4], [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="3 were given for 2 tokens"):
+        pack([*SAMPLES, wrong], budget=6)
+
+
+class CountCopies(TorchDispatchMode):
+    times = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.times += operator.name() == "aten::_to_copy"
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("attention", ["triton", "flash"])
+def test_one_copy_takes_all_to_a_device(attention):
+    """With what attention reads; the device is one without memory."""
+    policy = Policy(Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)), attention=attention)
+    (micro,) = pack(conversations(), budget=10_000)
+    with CountCopies() as counted:
+        moved = policy.on_device(micro, torch.device("meta"), torch.bfloat16)
+    assert counted.times == 1
+    assert (moved.samples, moved.proximal_logprobs) == (micro.samples, None)
+    for name in ("ids", "depth", "parent", "trained", "term", "call", "weights"):
+        mine, theirs = getattr(moved, name), getattr(micro, name)
+        assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+        assert mine.device.type == "meta"
+    end, made = moved.plan.tensors
+    tensors = [x for kind in made.values() for x in kind if isinstance(x, torch.Tensor)]
+    assert len(tensors) == {"triton": 2 * 9, "flash": 3}[attention]
+    assert {x.device.type for x in (end, *tensors)} == {"meta"}
+
+
+def test_what_is_copied_together_is_what_it_was():
+    dtypes = (torch.int64, torch.int32, torch.float32, torch.uint8)
+    given = [torch.arange(n).to(dtype) for n in (0, 1, 7, 100) for dtype in dtypes]
+    given.append(torch.arange(12).view(3, 4).T)
+    copied = transfer._copied(given, torch.device("cpu"))
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(copied, given, strict=True))
+    assert {x.data_ptr() % 16 for x in copied if len(x)} == {0}

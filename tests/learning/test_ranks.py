@@ -1,4 +1,7 @@
-"""One rank, and two as the launcher starts them: the same cases, compared from their files."""
+"""One rank, and two with what the launcher gives them: the same cases, compared from their files.
+
+All come from one process, which imports for them; slow tests' runs are started by the launcher.
+"""
 
 import os
 import subprocess
@@ -15,25 +18,19 @@ ROOT = Path(__file__).parents[2]
 def results(tmp_path_factory) -> dict[tuple[int, int], dict]:
     """What each rank of a launch of two, and of one, found; by rank and number of ranks."""
     out = tmp_path_factory.mktemp("ranks")
-    launch = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
-    # One needs no launcher.
-    for launcher in ([*launch, "--num_processes", "2"], []):
-        worker = ["-m", "tests.support.ranks_worker", str(out)]
-        run = subprocess.run(
-            [sys.executable, *launcher, *worker],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            # Should a library crash, it says where. Gloo's ranks need no GPU, nor as many as ranks.
-            env={
-                **os.environ,
-                "PYTHONFAULTHANDLER": "1",
-                "OMP_NUM_THREADS": "1",
-                "CUDA_VISIBLE_DEVICES": "",
-            },
-        )
-        assert run.returncode == 0, run.stderr[-10000:]
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.support.ranks_worker", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        # Should a library crash, it says where. An allocator's thread would not survive the fork.
+        # Gloo's ranks need no GPU, nor as many as ranks.
+        env=os.environ
+        | {"PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        | {"JE_ARROW_MALLOC_CONF": "background_thread:false"},
+    )
+    assert run.returncode == 0, run.stderr[-10000:]
     return {
         place: torch.load(out / "rank-{}-of-{}.pt".format(*place), weights_only=False)
         for place in ((0, 1), (0, 2), (1, 2))
@@ -55,6 +52,15 @@ def test_gradients_of_two_ranks_are_those_of_one(results, family, recompute, bud
     num_micro_batches = [results[r, 2]["gradients"]["dealt", budget] for r in (0, 1)]
     assert num_micro_batches == [2, 2]
     assert results[0, 1]["gradients"]["dealt", budget] == {60: 4, 80: 3}[budget]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_gradients_are_reduced_with_the_last_micro_batch(results, rank):
+    """Once for each of three layers, and for what is outside of them."""
+    found = results[rank, 2]["reductions"]
+    assert (found["usual"], results[0, 1]["reductions"]["usual"]) == (True, False)
+    assert [found[once][:2] for once in (True, False)] == [(2, 4), (2, 8)]
+    assert largest_difference(found[True][2], found[False][2]) < 2e-7
 
 
 @pytest.mark.parametrize("family", ["qwen2, untied", "qwen3, tied"])

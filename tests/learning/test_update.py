@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from agentrl.algorithms import GRPO, Losses
 from agentrl.algorithms.advantages import credit
@@ -22,6 +25,7 @@ from agentrl.runs.run import Run
 from agentrl.runs.session import Session
 from agentrl.runs.trackers import Trackers
 from agentrl.types import Call, Chunk, Sample
+from tests.support import updating
 from tests.support.checkout import ROOT
 from tests.support.small_samples import groups
 from tests.support.updating import (
@@ -378,6 +382,73 @@ def test_a_reference_may_be_another_model(tmp_path, tiny_folder):
     pairs = zip(found.parameters(), theirs.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert load_reference(tiny_folder, make_config(GRPO()), one_rank()) is None
+
+
+# What stops the device.
+
+
+class Stops(TorchDispatchMode):
+    """What waits for a tensor's values, by name: below autograd; by Python, as ``tolist``."""
+
+    def __init__(self, found: list[str]):
+        super().__init__()
+        self.found, self.by_python = found, StopsByPython(found)
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal"):
+            self.found.append(operator.name())
+        return operator(*args, **(kwargs or {}))
+
+
+class StopsByPython(TorchFunctionMode):
+    def __init__(self, found: list[str]):
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__array__):
+            self.found.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def stops(monkeypatch) -> list[str]:
+    """Of all micro-batches of an update."""
+    found: list[str] = []
+
+    def progress(run, items):
+        for micro in items:
+            with Stops(found) as mode, mode.by_python:
+                yield micro
+
+    monkeypatch.setattr(updating.Watched, "progress", progress)
+    return found
+
+
+class MeanOfCall(Looking):
+    """It reads calls, scores, the reference and two optimizer steps."""
+
+    def loss(self, terms):
+        mean = terms.mean_of_call(terms.logprobs - terms.ref_logprobs)
+        return replace(super().loss(terms), measures={"apart": mean.detach()})
+
+
+@pytest.mark.parametrize("algorithm", [GRPO(), MeanOfCall(updates=2)])
+def test_no_micro_batch_waits_for_the_device(stops, algorithm):
+    lm = language_model()
+    metrics = updated(Policy(lm), algorithm, GROUPS, reference=Policy(lm)).metrics
+    assert (stops, metrics["tokens/computed"] > 200) == ([], True)
+
+
+class Reading(Plain):
+    def loss(self, terms):
+        assert (terms.logprobs.max() < 0, terms.call.tolist()[:1]) == (True, [0])
+        return super().loss(terms)
+
+
+def test_a_loss_that_waits_would_be_noticed(stops):
+    updated(Policy(language_model()), Reading(), GROUPS)
+    assert stops == ["tolist", "aten::_local_scalar_dense"] * 4
 
 
 # Two algorithms in one.

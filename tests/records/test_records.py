@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agentrl.algorithms.advantages import credit, trainable
-from agentrl.learning.packing import deal, pack
+from agentrl.learning.packing import pack
 from agentrl.records import open_run, schema
 from agentrl.records.files import cut_back
 from agentrl.records.recorder import Recorder, RecordsFailed
@@ -148,7 +148,7 @@ def scores_of_ranks(trained: list[Sample], size: int) -> list[Scores]:
     assert len(micro_batches) > 5
     scores = []
     for rank in range(size):
-        for micro in deal(micro_batches, rank, size):
+        for micro in micro_batches.deal(rank, size):
             at = micro.trained[micro.term]
             logprobs = -(micro.ids[at] + micro.depth[at] / 1000)
             scores.append(Scores.of(micro.samples, logprobs, 2 * logprobs, tripled=3 * logprobs))

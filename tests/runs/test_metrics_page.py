@@ -55,7 +55,7 @@ def of_one_update(groups: list[Group], call: Call) -> dict:
     (micro,) = pack([sample], budget=8)
     tally, terms = Tally(GRPO()), make_terms(torch.zeros(1), [0.0], [1.0])
     tally.begin(groups, [sample])
-    tally.weigh([sample], 1.0, [micro])
+    tally.weigh([sample], 1.0)
     losses = GRPO().loss(terms)
     tally.add([sample], micro, terms, losses, losses.values.sum())
     tally.stepped(0.5)

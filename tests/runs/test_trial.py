@@ -155,7 +155,7 @@ def test_the_largest_micro_batch(budget, longest, branches):
     # All but the root, which nothing was drawn from, has one term.
     assert len(micro.trained) == len(micro.term) == len(micro.ids) - 1
     lengths = torch.bincount(micro.call).tolist()
-    order = micro.samples.tolist()
+    order = list(micro.samples)
     assert [lengths[order.index(s)] for s in range(len(order))] == [longest - 1, *branches]
 
 

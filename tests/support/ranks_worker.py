@@ -1,26 +1,33 @@
-"""What one of several ranks does in ``test_ranks``: every case, its results into a file.
+"""What each of two ranks does in ``test_ranks``, and then one alone: every case, its results into
+a file.
 
-python -m accelerate.commands.launch ... tests/support/ranks_worker.py OUT
+python -m tests.support.ranks_worker OUT
 """
 
 import copy
+import os
 import random
 import resource
 import signal
+import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_multi_gpu_env
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from agentrl.config import Config, ModelConfig
 from agentrl.learning import checkpoint
 from agentrl.learning.learner import Learner
-from agentrl.learning.packing import deal, pack
+from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
@@ -45,7 +52,7 @@ def backward(ranks: Ranks, policy, budget: int, send) -> int:
     """Gradients of the conversations on every rank; returns this rank's number of micro-batches."""
     micro_batches = pack(conversations(), budget)
     num_terms = sum(len(micro.term) for micro in micro_batches)
-    own = deal(micro_batches, ranks.rank, ranks.size)
+    own = ranks.deal(micro_batches, policy)
     for micro in own:
         logprobs = policy(micro, TEMPERATURE)[0][micro.term]
         send(loss_sum(logprobs, micro.sampler_logprobs, micro.advantages) / num_terms)
@@ -74,6 +81,27 @@ def gradients(ranks: Ranks, out: Path) -> dict:
     found["unscaled"] = gradients_of(policy)
     found["clipped from"] = ranks.clip(policy, 1e-3)
     return found
+
+
+def reductions(ranks: Ranks, out: Path) -> dict:
+    """Gradients that are reduced with the last micro-batch, and with each; and how often."""
+    found, usual = {}, ranks.reduces_once
+    for once in (True, False) if ranks.size > 1 else ():
+        ranks.reduces_once = once
+        policy, _ = prepared(ranks, language_model("qwen3, tied"))
+        with CountReductions() as counted:
+            num_micro_batches = backward(ranks, policy, 60, ranks.backward)
+        found[once] = num_micro_batches, counted.times, gradients_of(policy)
+    ranks.reduces_once = usual
+    return found | {"usual": usual}
+
+
+class CountReductions(TorchDispatchMode):
+    times = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.times += "reduce_scatter" in operator.name()
+        return operator(*args, **(kwargs or {}))
 
 
 def in_bf16(ranks: Ranks, out: Path) -> dict:
@@ -255,19 +283,57 @@ def interruptions(ranks: Ranks, out: Path) -> dict:
     return found
 
 
-def main() -> None:
-    out = Path(sys.argv[1])
-    torch.set_num_threads(1)
+CASES = (gradients, reductions, dealing, checkpoints, waits, interruptions, trials, failing_to_save)
+
+
+def all_cases(out: Path) -> None:
     ranks = Ranks("float32", Signals(), 60.0)
-    results = {
-        case.__name__: case(ranks, out)
-        for case in (gradients, dealing, checkpoints, waits, interruptions, trials, failing_to_save)
-    }
+    results = {case.__name__: case(ranks, out) for case in CASES}
     # One process computes in one precision; the group of processes stays.
     AcceleratorState._reset_state()
     results["in_bf16"] = in_bf16(Ranks("bfloat16", Signals(), 60.0), out)
     torch.save(results, out / f"rank-{ranks.rank}-of-{ranks.size}.pt")
     ranks.close()
+
+
+def launched(rank: int, port: int) -> dict[str, str]:
+    """What the launcher gives one of two."""
+    given = ["--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
+    # What it would fill in by itself.
+    given += ["--num_machines", "1", "--num_cpu_threads_per_process", "1"]
+    given += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    fsdp = prepare_multi_gpu_env(launch_command_parser().parse_args([*given, "train.py"]))
+    return fsdp | {name: str(value) for name, value in place.items()}
+
+
+def forked(rank: int, port: int, out: Path) -> int:
+    """A child that is one of two ranks, by its process id."""
+    if child := os.fork():
+        return child
+    try:
+        os.environ |= launched(rank, port)
+        all_cases(out)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread would not survive the fork"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    children = [forked(rank, port, out) for rank in (0, 1)]
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    assert ended == [0, 0], ended
+    # One needs no launcher.
+    all_cases(out)
 
 
 if __name__ == "__main__":
