@@ -1,10 +1,12 @@
 """Tally: what the loss terms of a step came to, over micro-batches, optimizer steps and ranks."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +14,9 @@ from agentrl.algorithms import GRPO, Losses, Terms
 from agentrl.learning.packing import MicroBatch
 from agentrl.learning.ranks import Ranks
 from agentrl.records.scores import Scores
+from agentrl.runs.blame import Blamable, columns, find_cause, sentence
 from agentrl.runs.metrics import episode_metrics, token_metrics
-from agentrl.types import Group, Sample
+from agentrl.types import Group, NotFinite, Sample
 
 
 class Tally:
@@ -36,6 +39,9 @@ class Tally:
         self._sums: Counter[str] = Counter()
         self._numbers: dict[int, int] = {}
         self._scored: set[int] = set()
+        self._losses: list[Tensor] = []
+        self._blamable: list[Blamable] = []
+        """Of this rank's micro-batches since the last optimizer step."""
 
     def begin(self, groups: Sequence[Group], samples: Sequence[Sample]) -> None:
         """A chunk of the step is trained on from here."""
@@ -59,7 +65,8 @@ class Tally:
         with torch.no_grad():
             gap = (terms.logprobs - terms.sampler_logprobs).abs()
             prob_gap = (terms.logprobs.exp() - terms.sampler_logprobs.exp()).abs()
-            self._max_gap = max(self._max_gap, gap.max().item() if len(gap) else 0.0)
+            # Python's max would lose a NaN.
+            self._max_gap = np.maximum(self._max_gap, gap.max().item() if len(gap) else 0.0)
             self._sums.update(
                 {
                     "terms": len(gap),
@@ -70,17 +77,28 @@ class Tally:
                 }
             )
         numbers = [self._numbers[id(part[i])] for i in micro.samples.tolist()]
+        self._losses.append(loss.detach())
+        self._blamable.append((numbers, columns(micro, terms, losses)))
         if self._scored.isdisjoint(numbers):
             self._scored.update(numbers)
             self.scores.append(
                 Scores.of(torch.tensor(numbers), terms.logprobs, terms.entropies, **losses.measures)
             )
 
-    def stepped(self, norm: float) -> None:
-        """An optimizer step was made, or left out where there was nothing to learn."""
-        self._norms.append(norm)
-        self.is_degenerate &= not self.learns
-        self.learns = False
+    def stepped(self, norm: Tensor, ranks: Ranks) -> bool:
+        """The gradient of an optimizer step is there: whether there is anything to learn.
+
+        norm: the gradient's. Raises NotFinite on all ranks, where it or the loss is not.
+        """
+        values = torch.stack([norm.to(ranks.device), ranks.sum(self._losses)]).tolist()
+        if not all(map(math.isfinite, values)):
+            cause = find_cause(self._blamable, self.samples, self.groups)
+            raise NotFinite(sentence(*values, ranks.gather([cause], "causes")))
+        learns, self.learns = self.learns, False
+        self._norms.append(values[0])
+        self._losses.clear(), self._blamable.clear()
+        self.is_degenerate &= not learns
+        return learns
 
     def gather(self, ranks: Ranks) -> dict[str, Any]:
         """The step's metrics; the scores of all ranks are here from now on."""
@@ -105,7 +123,7 @@ class Tally:
         return {
             **means,
             "loss": sums["loss"] / self.divisor,
-            "gap/max_abs_logprob": max(max_gap for _, max_gap, _ in tallies),
+            "gap/max_abs_logprob": float(np.max([max_gap for _, max_gap, _ in tallies])),
         }
 
 

@@ -10,15 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from agentrl.config import EngineConfig
+from agentrl.config import MAX_NUM_BATCHED_TOKENS, EngineConfig
 from agentrl.types import CannotStart
 
 Use = Literal["training", "auxiliary", "alone"]
 """Of an engine: it samples for a trainer, which has its memory meanwhile; it stands beside such a
 one; or there is nothing else."""
 ON_GPU = {
-    # vLLM's default for an engine is 2,048: a prompt of 16k would take eight steps.
-    "max_num_batched_tokens": 16_384,
+    "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
     # The trainer's head computes in fp32, too. bf16 logits of 16 to 32 are an eighth apart.
     "hf_overrides": {"head_dtype": "float32"},
 }

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from accelerate.state import AcceleratorState
 from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from agentrl.algorithms import GRPO
 from agentrl.config import Config, ModelConfig
 from agentrl.learning import checkpoint
 from agentrl.learning.learner import Learner
@@ -26,7 +28,10 @@ from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
 from agentrl.runs.trial import trial_step
 from agentrl.signals import Interrupted, Signals
-from tests.support.small_samples import SIZES, TEMPERATURE, conversations, loss_sum
+from agentrl.types import Chunk, NotFinite
+from tests.support.small_samples import SIZES, TEMPERATURE, conversations, groups, loss_sum
+from tests.support.updating import Watched, make_config
+from train import update
 
 
 def language_model(family: str) -> torch.nn.Module:
@@ -72,7 +77,7 @@ def gradients(ranks: Ranks, out: Path) -> dict:
     policy, _ = prepared(ranks, language_model("qwen3, tied"))
     backward(ranks, policy, 60, ranks.accelerator.backward)
     found["unscaled"] = gradients_of(policy)
-    found["clipped from"] = ranks.clip(policy, 1e-3)
+    found["clipped from"] = ranks.clip(policy, 1e-3).item()
     return found
 
 
@@ -210,6 +215,27 @@ def failing_to_save(ranks: Ranks, out: Path) -> dict:
     return {"said": said, "left": [path.name for path in folder.parent.iterdir()]}
 
 
+class SpoiltOnce(GRPO):
+    """A NaN in the loss of one micro-batch, which one of the ranks has."""
+
+    def loss(self, terms):
+        losses = super().loss(terms)
+        is_of_it = terms.sampler_logprobs[0] == conversations()[5].call.logprobs[0]
+        return replace(losses, values=losses.values * (torch.nan if is_of_it else 1.0))
+
+
+def not_finite(ranks: Ranks, out: Path) -> dict:
+    policy, optimizer = prepared(ranks, language_model("qwen3, tied"))
+    before = state_of(policy, optimizer)[: len(list(policy.parameters()))]
+    config = make_config(SpoiltOnce())
+    try:
+        update(Learner(policy, None, optimizer), [Chunk(groups())], 0, config, ranks, Watched())
+    except NotFinite as error:
+        said = str(error)
+    after = state_of(policy, optimizer)[: len(before)]
+    return {"said": said, "weights stayed": before == after}
+
+
 def waits(ranks: Ranks, out: Path) -> dict:
     """The last rank is late once."""
     if ranks.size == 1:
@@ -261,7 +287,16 @@ def main() -> None:
     ranks = Ranks("float32", Signals(), 60.0)
     results = {
         case.__name__: case(ranks, out)
-        for case in (gradients, dealing, checkpoints, waits, interruptions, trials, failing_to_save)
+        for case in (
+            gradients,
+            dealing,
+            checkpoints,
+            waits,
+            interruptions,
+            trials,
+            failing_to_save,
+            not_finite,
+        )
     }
     # One process computes in one precision; the group of processes stays.
     AcceleratorState._reset_state()
