@@ -110,8 +110,8 @@ def update(
                 ranks.backward(loss / divisor if chunk.is_whole else loss)
                 tally.add(part, micro, terms, losses, loss)
             if chunk.is_last:
-                divisor = None if chunk.is_whole else tally.divisor
-                tally.stepped(learner.step(ranks, config.optim, rate, divisor, tally.learns))
+                norm = learner.clip(ranks, config.optim, None if chunk.is_whole else tally.divisor)
+                learner.step(rate, tally.stepped(norm, ranks))
                 run.stepped()
     metrics = tally.gather(ranks) | {"lr": rate}
     run.record(step + 1, tally)

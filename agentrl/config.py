@@ -18,6 +18,11 @@ from agentrl.algorithms import GRPO
 from agentrl.callables import callable_name, load_callable
 from agentrl.types import Report, Task
 
+MAX_NUM_BATCHED_TOKENS = 16_384
+"""Of vLLM on a GPU, whose default for an engine is 2,048: a prompt of 16k would take eight steps.
+"""
+LONGEST_SECONDS = 1e9
+"""Clocks count nanoseconds, in 63 bits."""
 _FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="MODULE:FUNCTION",
@@ -80,11 +85,11 @@ class SamplingConfig:
     """Longest completion of one call; an agent may ask for less."""
 
     def __post_init__(self):
-        greedy = "it must be above 0, because greedy episodes of a group are all the same"
+        bounds = "give 0.01, the lowest at which vLLM draws, to 2, the highest of OpenAI's API"
         _check(
             self,
             "sampling.",
-            temperature=(0 < self.temperature < math.inf, greedy),
+            temperature=(0.01 <= self.temperature <= 2, bounds),
             max_tokens=(self.max_tokens > 0, "give at least 1"),
         )
 
@@ -103,14 +108,15 @@ class OptimConfig:
 
     def __post_init__(self):
         are_betas = all(0 <= beta < 1 for beta in self.betas)
+        shrinks = self.weight_decay >= 0 and self.lr * self.weight_decay <= 1
         _check(
             self,
             "optim.",
-            lr=(0 <= self.lr < math.inf, "give a finite learning rate that is not negative"),
+            lr=(0 <= self.lr <= 1, "give 0 to 1: AdamW moves every weight by about that in a step"),
             warmup_steps=(self.warmup_steps >= 0, "give 0 or more"),
             final_lr_share=(0 <= self.final_lr_share <= 1, "give 0 to 1"),
             betas=(are_betas, "give two numbers from 0 to below 1"),
-            weight_decay=(self.weight_decay >= 0, "give 0 or more"),
+            weight_decay=(shrinks, "give 0 to 1 / lr: a step takes lr times that off a weight"),
             max_grad_norm=(self.max_grad_norm > 0, "give above 0"),
         )
 
@@ -164,13 +170,14 @@ class EngineConfig:
 
     def __post_init__(self):
         share = "give a share of the GPU's memory, between 0 and 1"
+        seqs = f"give 1 to {MAX_NUM_BATCHED_TOKENS}, the tokens that vLLM computes at once"
         taken = self.gpu_memory_utilization
         _check(
             self,
             "engine.",
             gpu_memory_utilization=(taken is None or 0 < taken < 1, share),
             cpu_cache_gib=(self.cpu_cache_gib > 0, "give 1 or more"),
-            max_num_seqs=(self.max_num_seqs > 0, "give 1 or more"),
+            max_num_seqs=(0 < self.max_num_seqs <= MAX_NUM_BATCHED_TOKENS, seqs),
             tensor_parallel_size=(self.tensor_parallel_size > 0, "give 1 or more"),
         )
 
@@ -286,10 +293,14 @@ class Config:
             _check(self, **{name: (is_right, "give at least 1")})
         compared = "give at least 2, because episodes of a group are compared with each other"
         repeated = "what auxiliary models answer, and when, cannot be repeated: leave one out"
+        wait = f"give above 0, at most {LONGEST_SECONDS:.0e}, which clocks can count to"
         own_way = f"the algorithm {self.algorithm.name} collects in a way of its own: leave one out"
         _check(
             self,
-            episode_seconds=(self.episode_seconds > 0, "give above 0"),
+            episode_seconds=(0 < self.episode_seconds <= LONGEST_SECONDS, wait),
+            rank_timeout_seconds=(0 < self.rank_timeout_seconds <= LONGEST_SECONDS, wait),
+            seed=(0 <= self.seed < 2**63, "give 0 to 2**63 - 1, the seeds that torch has"),
+            failed_reward=(math.isfinite(self.failed_reward or 0), "give a finite number"),
             group_size=(self.group_size > 1, compared),
             max_failed=(0 <= self.max_failed <= 1, "give a share from 0 to 1"),
             trained_agents=(self.trained_agents != (), "name one, or leave it out to train all"),

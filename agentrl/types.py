@@ -230,5 +230,9 @@ class TooManyFailed(RuntimeError):
     """So many episodes of a batch failed that training on the others would be of no use."""
 
 
+class NotFinite(RuntimeError):
+    """A gradient, a loss or a log-probability is NaN or infinite; in a sentence."""
+
+
 class EngineStopped(RuntimeError):
     """The engine's thread has ended: nothing can be drawn any more."""

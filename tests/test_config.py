@@ -26,8 +26,21 @@ EXPERIMENT = """
 """
 
 
+TEMPERED = """
+    from dataclasses import dataclass
+    from agentrl.algorithms import GRPO
+
+    @dataclass(frozen=True, kw_only=True)
+    class Tempered(GRPO):
+        tempering: float = 1.0
+
+    algorithm = Tempered()
+"""
+
+
 @pytest.fixture
 def experiment(tmp_path):
+    (tmp_path / "tempered.py").write_text(textwrap.dedent(TEMPERED))
     (tmp_path / "neighbour.py").write_text("REWARD = 1.0\n")
     path = tmp_path / "mine.py"
     path.write_text(textwrap.dedent(EXPERIMENT))
@@ -85,9 +98,25 @@ def test_agents_by_name(experiment):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ("--optim.lr -1", "optim.lr is -1.0: give a finite learning rate that is not negative"),
+        ("--optim.lr -1", "optim.lr is -1.0: give 0 to 1: AdamW moves every weight by about that"),
+        ("--optim.lr 1e30", "optim.lr is 1e+30: give 0 to 1"),
+        ("--optim.weight-decay inf", "optim.weight_decay is inf: give 0 to 1 / lr"),
+        ("--optim.lr 1e-6 --optim.weight-decay 2e6", "optim.weight_decay is 2000000.0: give 0 to"),
+        ("--optim.lr 0 --optim.weight-decay inf", "optim.weight_decay is inf: give 0 to 1 / lr"),
+        ("--failed-reward nan", "failed_reward is nan: give a finite number"),
+        ("--failed-reward=-inf", "failed_reward is -inf: give a finite number"),
+        ("--algorithm.clip-high nan", "algorithm.clip_high is nan: give above 0"),
+        ("--algorithm tempered.py --algorithm.tempering nan", "algorithm.tempering is nan: give"),
         ("--group-size 1", "group_size is 1: give at least 2"),
-        ("--sampling.temperature 0", "sampling.temperature is 0.0: it must be above 0"),
+        ("--sampling.temperature 0", "temperature is 0.0: give 0.01, the lowest at which vLLM"),
+        ("--sampling.temperature 1e-6", "temperature is 1e-06: give 0.01, the lowest at which"),
+        ("--sampling.temperature 3", "temperature is 3.0: give 0.01, the lowest at which vLLM"),
+        ("--sampling.temperature nan", "temperature is nan: give 0.01, the lowest at which vLLM"),
+        ("--rank-timeout-seconds nan", "rank_timeout_seconds is nan: give above 0, at most 1e+09"),
+        ("--rank-timeout-seconds inf", "rank_timeout_seconds is inf: give above 0, at most 1e+09"),
+        ("--episode-seconds 1e10", "episode_seconds is 10000000000.0: give above 0, at most 1e+09"),
+        ("--engine.max-num-seqs 100000", "max_num_seqs is 100000: give 1 to 16384, the tokens"),
+        ("--seed -1", "seed is -1: give 0 to"),
         ("--steps 0", "steps is 0: give at least 1"),
         ("--trained-agents", "trained_agents is (): name one, or leave it out to train all"),
         ("--stepz 3", "--steps"),
@@ -96,6 +125,7 @@ def test_agents_by_name(experiment):
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(experiment, flags, sentence, capsys):
+    flags = flags.replace("tempered.py", experiment.replace("mine.py", "tempered.py"))
     with pytest.raises(SystemExit) as stopped:
         parse(["--exp", experiment, *flags.split()], "")
     said = capsys.readouterr()

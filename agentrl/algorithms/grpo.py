@@ -6,7 +6,7 @@ on-policy; a truncated importance weight corrects for the sampler's numerics.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from agentrl.algorithms.advantages import credit
@@ -44,12 +44,15 @@ class GRPO:
     """The ``collect`` seam that it needs, as ``package.module:function``."""
 
     def __post_init__(self):
+        own = [(f.name, getattr(self, f.name)) for f in fields(self)]
         for name, is_right, remedy in (
             ("clip_low", 0 < self.clip_low <= 1, "give above 0, at most 1"),
             ("clip_high", self.clip_high > 0, "give above 0"),
             ("importance_sampling_cap", self.importance_sampling_cap > 0, "give above 0"),
             ("updates", self.updates > 0, "give at least 1"),
             ("passes", self.passes > 0, "give at least 1"),
+            # Whatever numbers a subclass has: NaN alone is unlike itself.
+            *((name, value == value, "give a number") for name, value in own),
         ):
             if not is_right:
                 raise ValueError(f"algorithm.{name} is {getattr(self, name)}: {remedy}")

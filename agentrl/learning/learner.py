@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agentrl.config import OptimConfig
 from agentrl.learning.policy import Policy
@@ -30,27 +30,25 @@ class Learner:
     reference: Policy | None
     optimizer: torch.optim.Optimizer
 
-    def step(
-        self,
-        ranks: Ranks,
-        config: OptimConfig,
-        rate: float,
-        divisor: float | None = None,
-        learns: bool = True,
-    ) -> float:
-        """Make one optimizer step, and forget the gradient; returns the norm that it had.
+    def clip(self, ranks: Ranks, config: OptimConfig, divisor: float | None = None) -> Tensor:
+        """Bound the norm of the gradient, and return what it was.
 
-        divisor: what the gradient is still to be divided by. learns: not where no sample has an
-        advantage: then there is nothing to learn, and AdamW would move all the same.
+        divisor: what the gradient is still to be divided by.
         """
         ranks.wait("gradients")
         for parameter in self.policy.trainable():
             if divisor is not None and parameter.grad is not None:
                 parameter.grad.div_(divisor)
-        norm = ranks.clip(self.policy, config.max_grad_norm)
+        return ranks.clip(self.policy, config.max_grad_norm)
+
+    def step(self, rate: float, learns: bool = True) -> None:
+        """Make one optimizer step, and forget the gradient.
+
+        learns: not where no sample has an advantage: then there is nothing to learn, and AdamW
+        would move all the same.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if learns:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm

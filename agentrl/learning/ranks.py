@@ -154,10 +154,17 @@ class Ranks(Rendezvous):
         # FSDP takes the mean over the ranks.
         self.accelerator.backward(part * self.size)
 
-    def clip(self, policy: Policy, max_norm: float) -> float:
+    def clip(self, policy: Policy, max_norm: float) -> torch.Tensor:
         """Bound the norm of all ranks' gradients together; return what it was."""
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def sum(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Of numbers of all ranks, on every rank."""
+        total = sum(parts, torch.zeros((), device=self.device))
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
 
     def shard(self, items: Sequence[Item]) -> list[Item]:
         """This rank's part of what there is to sample; of an engine's ranks, the first has it."""

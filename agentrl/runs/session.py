@@ -5,6 +5,7 @@ saved, and going on after an end; ``ending`` opens it and closes it. It knows no
 algorithm: what is trained, and how, is ``train.py``'s.
 """
 
+import math
 import os
 import sys
 import time
@@ -35,7 +36,7 @@ from agentrl.runs.seams import Moment, load_state, state_of
 from agentrl.runs.tally import Tally
 from agentrl.runs.trackers import Trackers
 from agentrl.runs.trial import try_step
-from agentrl.types import Group, Report, Task
+from agentrl.types import Group, NotFinite, Report, Task
 from kernels.tree_attention import choose
 
 Item = TypeVar("Item")
@@ -211,11 +212,16 @@ class Session:
 
     def start(self, step: int, metrics: dict[str, Any]) -> None:
         """Log what the first push has shown; a run that goes on has it already."""
+        self._check_probe(step, metrics)
         if not self.run.rows:
             self.log(step, metrics)
 
     def end_step(self, step: int, metrics: dict[str, Any]) -> None:
-        """There are ``step`` updates: log them, and save where that is due."""
+        """There are ``step`` updates: log them, and save where that is due.
+
+        Raises NotFinite, and saves nothing, where they have made weights of no use.
+        """
+        self._check_probe(step, metrics)
         self.num_updates, self._random_state = step, checkpoint.get_random_state()
         self._may_stop = True
         self._log(step, metrics)
@@ -225,6 +231,13 @@ class Session:
             # The next step does not count it.
             self._clock = Clock()
         self._show(step)
+
+    def _check_probe(self, step: int, metrics: dict[str, Any]) -> None:
+        if not math.isfinite(gap := metrics["gap/probe"]):
+            raise NotFinite(
+                f"the weights of step {step} give log-probabilities that are not finite (gap/probe "
+                f"{gap}): start from another model, or lower --optim.lr"
+            )
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Add metrics to the row of a step, and show it when it is whole."""
@@ -262,7 +275,8 @@ class Session:
 
     def leave(self, cause: BaseException) -> None:
         """Save what is done, and say where to go on from."""
-        self._save()
+        if self._may_stop:
+            self._save()
         done = self.num_updates
         what = f"after step {done}" if self.run.rows else "before the first step was done"
         self.display.line(f"{cause} {what}: go on with --resume {self.run.folder}")

@@ -1,10 +1,12 @@
 """Tally: what the loss terms of a step came to, over micro-batches, optimizer steps and ranks."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +14,9 @@ from agentrl.algorithms import GRPO, Losses, Terms
 from agentrl.learning.packing import MicroBatch
 from agentrl.learning.ranks import Ranks
 from agentrl.records.scores import Scores
+from agentrl.runs.blame import Blamable, columns, find_cause, sentence
 from agentrl.runs.metrics import episode_metrics, token_metrics
-from agentrl.types import Group, Sample
+from agentrl.types import Group, NotFinite, Sample
 
 MAX_GAP = "gap/max_abs_logprob"
 
@@ -40,6 +43,9 @@ class Tally:
         """Of each micro-batch, on its device: what is read earlier stops the device."""
         self._numbers: dict[int, int] = {}
         self._scored: set[int] = set()
+        self._losses: list[Tensor] = []
+        self._blamable: list[Blamable] = []
+        """Of this rank's micro-batches since the last optimizer step."""
 
     def begin(self, groups: Sequence[Group], samples: Sequence[Sample]) -> None:
         """A chunk of the step is trained on from here."""
@@ -62,16 +68,27 @@ class Tally:
         self._counts.update(terms=len(micro.term), computed=len(micro.ids))
         self._sums.append(_sums(terms, losses, loss))
         numbers = [self._numbers[id(part[i])] for i in micro.samples]
+        self._losses.append(loss.detach())
+        self._blamable.append((numbers, columns(micro, terms, losses)))
         if self._scored.isdisjoint(numbers):
             self._scored.update(numbers)
             of_terms = {"logprobs": terms.logprobs, "entropies": terms.entropies, **losses.measures}
             self._unread.append((numbers, {n: v.detach() for n, v in of_terms.items()}))
 
-    def stepped(self, norm: float) -> None:
-        """An optimizer step was made, or left out where there was nothing to learn."""
-        self._norms.append(norm)
-        self.is_degenerate &= not self.learns
-        self.learns = False
+    def stepped(self, norm: Tensor, ranks: Ranks) -> bool:
+        """The gradient of an optimizer step is there: whether there is anything to learn.
+
+        norm: the gradient's. Raises NotFinite on all ranks, where it or the loss is not.
+        """
+        values = torch.stack([norm.to(ranks.device), ranks.sum(self._losses)]).tolist()
+        if not all(map(math.isfinite, values)):
+            cause = find_cause(self._blamable, self.samples, self.groups)
+            raise NotFinite(sentence(*values, ranks.gather([cause], "causes")))
+        learns, self.learns = self.learns, False
+        self._norms.append(values[0])
+        self._losses.clear(), self._blamable.clear()
+        self.is_degenerate &= not learns
+        return learns
 
     def gather(self, ranks: Ranks) -> dict[str, Any]:
         """The step's metrics; the scores of all ranks are here from now on."""
@@ -85,7 +102,7 @@ class Tally:
         return {
             **episode_metrics(self.groups),
             **token_metrics(self.groups, self.samples, sums.pop("computed", 0)),
-            **self._means(sums, max(max_gap for _, max_gap, _ in tallies)),
+            **self._means(sums, float(np.max([max_gap for _, max_gap, _ in tallies]))),
             "grad_norm": sum(self._norms) / len(self._norms),
             "degenerate": self.is_degenerate,
         }
@@ -97,7 +114,8 @@ class Tally:
         total, max_gap = Counter(self._counts), 0.0
         for sums in self._sums:
             read = {name: next(numbers) for name in sums}
-            max_gap = max(max_gap, read.pop(MAX_GAP))
+            # Python's max would lose a NaN.
+            max_gap = np.maximum(max_gap, read.pop(MAX_GAP))
             total.update(read)
         return total, max_gap
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from agentrl.config import EngineConfig
+from agentrl.config import MAX_NUM_BATCHED_TOKENS, EngineConfig
 from agentrl.types import CannotStart
 
 Use = Literal["training", "auxiliary", "alone"]
@@ -106,7 +106,7 @@ def arguments(
 def _on_gpu(share: float, deterministic: bool) -> dict[str, Any]:
     return {
         # vLLM's default for an engine is 2,048: a prompt of 16k would take eight steps.
-        "max_num_batched_tokens": 16_384,
+        "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
         # The trainer's head computes in fp32, too. bf16 logits of 16 to 32 are an eighth apart.
         "hf_overrides": {"head_dtype": "float32"},
         # Of what is free vLLM would make as many blocks as it finds room for at this start, and on

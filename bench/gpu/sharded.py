@@ -39,7 +39,7 @@ def main(out: Path) -> None:
         "tree": tree,
         "rows": rows,
         "weights": weights,
-        "norm": ranks().clip(learner.policy, 1e9) / norm,
+        "norm": ranks().clip(learner.policy, 1e9).item() / norm,
         "residual": residual[-1],
         "resumed": num_different_after_load(),
     }

@@ -145,7 +145,8 @@ class Tokenizer:
 
 def update(model: Model, learner: Learner, of: Sequence | None = None) -> None:
     make_step(TREES, of or episodes(), OPTIONS, model)()
-    learner.step(ranks(), OPTIM, OPTIM.lr)
+    learner.clip(ranks(), OPTIM)
+    learner.step(OPTIM.lr)
 
 
 def memory() -> Iterator[Row]:

@@ -4,6 +4,7 @@ All come from one process, which imports for them; slow tests' runs are started 
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,16 @@ def test_a_mean_over_ranks_would_be_noticed(results):
     one, two = (results[0, n]["gradients"] for n in (1, 2))
     assert largest_difference(two["unscaled"], one["unscaled"]) == pytest.approx(0.5, abs=1e-3)
     assert two["clipped from"] == pytest.approx(one["clipped from"] / 2, rel=1e-5)
+
+
+def test_what_is_not_finite_ends_all_ranks_with_one_sentence(results):
+    """One of two has the NaN, and both know of whose."""
+    found = [results[place]["not_finite"] for place in ((0, 1), (0, 2), (1, 2))]
+    assert len({one["said"] for one in found}) == 1
+    assert re.search(
+        "the loss of .* terms is, such as nan in episode 1 of task 0", found[0]["said"]
+    )
+    assert [one["weights stayed"] for one in found] == [True] * 3
 
 
 def test_work_is_dealt_and_comes_back_in_order(results):

@@ -5,6 +5,7 @@ that the same comparison tells apart.
 """
 
 import copy
+import re
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from agentrl.learning.policy import Policy
 from agentrl.runs.run import Run
 from agentrl.runs.session import Session
 from agentrl.runs.trackers import Trackers
-from agentrl.types import Call, Chunk, Sample
+from agentrl.types import Call, Chunk, NotFinite, Sample
 from tests.support import updating
 from tests.support.checkout import ROOT
 from tests.support.small_samples import groups
@@ -471,3 +472,102 @@ def test_two_algorithms_train_as_one():
     for one in ("rloo", "entropy_bonus"):
         alone = gradient_of_update(load_algorithm(str(ideas / f"{one}.py")), GROUPS)
         assert largest_difference(alone, mine) > WRONG
+
+
+# Numbers that are none.
+
+SECOND = GROUPS[1].episodes[2]
+OF_SECOND = torch.tensor([logprob for call in SECOND.calls for logprob in call.logprobs])
+
+
+class Spoilt(Plain):
+    """The plain loss, and what is added to the terms of one episode."""
+
+    def spoil(self, terms):
+        return torch.full_like(terms.logprobs, torch.nan)
+
+    def loss(self, terms):
+        is_second = torch.isin(terms.sampler_logprobs, OF_SECOND)
+        spoilt = torch.where(is_second, self.spoil(terms), 0.0)
+        return Losses(super().loss(terms).values + spoilt)
+
+
+class InfiniteLoss(Spoilt):
+    """A constant: the gradient is as it was."""
+
+    def spoil(self, terms):
+        return torch.full_like(terms.logprobs, torch.inf).detach()
+
+
+class InfiniteSlope(Spoilt):
+    def spoil(self, terms):
+        return (terms.logprobs - terms.logprobs.detach()).abs().sqrt()
+
+
+class InfiniteAdvantage(Plain):
+    def advantages(self, groups):
+        own = {id(call) for call in SECOND.calls}
+        return [
+            replace(s, advantage=torch.inf) if id(s.call) in own else s
+            for s in super().advantages(groups)
+        ]
+
+
+class NoDivisor(Plain):
+    def weigh(self, samples):
+        return super().weigh(samples)[0], 0.0
+
+
+class NoWeight(Plain):
+    def weigh(self, samples):
+        weights, divisor = super().weigh(samples)
+        own = {id(call) for call in SECOND.calls}
+        pairs = zip(weights, samples, strict=True)
+        return [torch.nan if id(sample.call) in own else w for w, sample in pairs], divisor
+
+
+OWNER = f"in episode {SECOND.index} of task {SECOND.task['id']}"
+TWICE = [Chunk(GROUPS[1:], is_first=True, is_last=False), Chunk(GROUPS[:1], is_first=False)]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "chunks", "cause"),
+    [
+        (Spoilt(), GROUPS, f"the loss of 17 terms is, such as nan {OWNER}"),
+        (Spoilt(), TWICE, f"the loss of 17 terms is, such as nan {OWNER}"),
+        (InfiniteLoss(), GROUPS, f"the loss of 17 terms is, such as inf {OWNER}"),
+        (InfiniteSlope(), GROUPS, "its terms are finite: their derivative, or divisor, is not"),
+        (InfiniteAdvantage(), GROUPS, f"the advantage of 17 terms is, such as inf {OWNER}"),
+        (NoWeight(), GROUPS, f"the weight of 17 terms is, such as nan {OWNER}"),
+        (NoDivisor(), GROUPS, "its terms are finite: their derivative, or divisor, is not"),
+    ],
+)
+def test_what_is_not_finite_ends_a_run_before_the_step(algorithm, chunks, cause):
+    policy = Policy(language_model())
+    with pytest.raises(NotFinite) as error:
+        updated(policy, algorithm, chunks, micro_batch_tokens=1000)
+    assert re.sub(r"norm \S+ and loss \S+ ", "", str(error.value)) == (
+        f"a gradient of is not finite, so no step was made: {cause}"
+    )
+    weights = zip(policy.lm.parameters(), language_model().parameters(), strict=True)
+    assert all(torch.equal(mine, before) for mine, before in weights)
+
+
+def test_weights_that_are_not_finite_end_a_run_before_the_step():
+    policy = Policy(language_model())
+    policy.lm.base_model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.inf
+    with pytest.raises(NotFinite, match="the log-probability of .* terms is, such as nan in epis"):
+        updated(policy, GRPO(), GROUPS)
+
+
+def test_an_infinite_gap_is_shown_as_one():
+    spoilt = replace(SECOND.calls[0], logprobs=[-torch.inf, *SECOND.calls[0].logprobs[1:]])
+    episode = replace(SECOND, calls=(spoilt, *SECOND.calls[1:]))
+    group = replace(GROUPS[1], episodes=(*GROUPS[1].episodes[:2], episode, GROUPS[1].episodes[3]))
+    found = updated(Policy(language_model()), Plain(), [GROUPS[0], group])
+    assert found.metrics["gap/max_abs_logprob"] == torch.inf
+    nan = replace(spoilt, logprobs=[torch.nan, *spoilt.logprobs[1:]])
+    episode = replace(SECOND, calls=(nan, *SECOND.calls[1:]))
+    group = replace(group, episodes=(*GROUPS[1].episodes[:2], episode, GROUPS[1].episodes[3]))
+    found = updated(Policy(language_model()), Plain(), [GROUPS[0], group])
+    assert str(found.metrics["gap/max_abs_logprob"]) == "nan"

@@ -58,8 +58,9 @@ def of_one_update(groups: list[Group], call: Call) -> dict:
     tally.weigh([sample], 1.0)
     losses = GRPO().loss(terms)
     tally.add([sample], micro, terms, losses, losses.values.sum())
-    tally.stepped(0.5)
-    return tally.gather(Ranks("float32", Signals()))
+    ranks = Ranks("float32", Signals())
+    tally.stepped(torch.tensor(0.5), ranks)
+    return tally.gather(ranks)
 
 
 def test_nothing_is_described_twice():

@@ -65,7 +65,8 @@ def step(learner: Learner, ranks: Ranks) -> None:
     """A real one: its gradients are summed over several micro-batches."""
     for micro in pack(conversations(), 60):
         ranks.backward(learner.policy.terms(micro.to(ranks.device)).logprobs.sum())
-    learner.step(ranks, CONFIG.optim, 0.01)
+    learner.clip(ranks, CONFIG.optim)
+    learner.step(0.01)
 
 
 def state_of(learner: Learner) -> dict[str, bytes]:

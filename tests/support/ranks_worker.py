@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from agentrl.algorithms import GRPO
 from agentrl.config import Config, ModelConfig
 from agentrl.learning import checkpoint
 from agentrl.learning.learner import Learner
@@ -33,7 +35,10 @@ from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
 from agentrl.runs.trial import trial_step
 from agentrl.signals import Interrupted, Signals
-from tests.support.small_samples import SIZES, TEMPERATURE, conversations, loss_sum
+from agentrl.types import Chunk, NotFinite
+from tests.support.small_samples import SIZES, TEMPERATURE, conversations, groups, loss_sum
+from tests.support.updating import Watched, make_config
+from train import update
 
 
 def language_model(family: str) -> torch.nn.Module:
@@ -79,7 +84,7 @@ def gradients(ranks: Ranks, out: Path) -> dict:
     policy, _ = prepared(ranks, language_model("qwen3, tied"))
     backward(ranks, policy, 60, ranks.accelerator.backward)
     found["unscaled"] = gradients_of(policy)
-    found["clipped from"] = ranks.clip(policy, 1e-3)
+    found["clipped from"] = ranks.clip(policy, 1e-3).item()
     return found
 
 
@@ -238,6 +243,27 @@ def failing_to_save(ranks: Ranks, out: Path) -> dict:
     return {"said": said, "left": [path.name for path in folder.parent.iterdir()]}
 
 
+class SpoiltOnce(GRPO):
+    """A NaN in the loss of one micro-batch, which one of the ranks has."""
+
+    def loss(self, terms):
+        losses = super().loss(terms)
+        is_of_it = terms.sampler_logprobs[0] == conversations()[5].call.logprobs[0]
+        return replace(losses, values=losses.values * (torch.nan if is_of_it else 1.0))
+
+
+def not_finite(ranks: Ranks, out: Path) -> dict:
+    policy, optimizer = prepared(ranks, language_model("qwen3, tied"))
+    before = state_of(policy, optimizer)[: len(list(policy.parameters()))]
+    config = make_config(SpoiltOnce())
+    try:
+        update(Learner(policy, None, optimizer), [Chunk(groups())], 0, config, ranks, Watched())
+    except NotFinite as error:
+        said = str(error)
+    after = state_of(policy, optimizer)[: len(before)]
+    return {"said": said, "weights stayed": before == after}
+
+
 def waits(ranks: Ranks, out: Path) -> dict:
     """The last rank is late once."""
     if ranks.size == 1:
@@ -283,7 +309,17 @@ def interruptions(ranks: Ranks, out: Path) -> dict:
     return found
 
 
-CASES = (gradients, reductions, dealing, checkpoints, waits, interruptions, trials, failing_to_save)
+CASES = (
+    gradients,
+    reductions,
+    dealing,
+    checkpoints,
+    waits,
+    interruptions,
+    trials,
+    failing_to_save,
+    not_finite,
+)
 
 
 def all_cases(out: Path) -> None:
