@@ -64,7 +64,7 @@ def prepare(plan: TreePlan, impl: Implementation, dim: int, dtype: torch.dtype) 
     """Make what an implementation reads of a plan for heads of this kind, so that the plan takes it
     along to a device, and a compiled graph finds it."""
     if impl == "triton":
-        from kernels.tree_attention.kernel import prepare as make_tiles
+        from kernels.tree_attention.operators import prepare as make_tiles
 
         make_tiles(plan, dim, dtype)
     elif impl == "flash":
