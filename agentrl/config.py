@@ -260,7 +260,7 @@ class Config:
     micro_batch_tokens: int = 16384
     """Tree tokens that go through the policy at once: memory against speed, never the gradient."""
     attention: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
-    """How the trainer attends. auto: segments on CPU; on GPU triton, or flash without Triton."""
+    """How the trainer attends. auto: segments on CPU, triton on GPU."""
     save_every: int | None = None
     """Save a checkpoint every so many steps, besides the ones at the end and when interrupted."""
     keep_last: int | None = None

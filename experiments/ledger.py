@@ -16,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agentrl.records import open_run
 from agentrl.runs import curve
-from agentrl.runs.run import Run, flatten, read_rows
+from agentrl.runs.run import Run, flatten
 
 CURVES = Path(__file__).with_name("curves")
 VARIES = {"seed", "runs", "server.port"}
@@ -42,7 +43,7 @@ def finished(folder: Path) -> Run:
     """The run in a folder, with its rows. Raises ValueError where it has not come to its end."""
     run = Run(folder)
     try:
-        run.rows, settings = list(read_rows(folder)), run.settings
+        run.rows, settings = open_run(folder).metrics(), run.settings
         steps = settings["steps"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(

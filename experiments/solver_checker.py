@@ -14,6 +14,7 @@ and less to find; ``checker/given``, the accuracy on the tasks' own, stays compa
 """
 
 import asyncio
+import dataclasses
 import random
 import re
 from itertools import islice
@@ -21,9 +22,10 @@ from pathlib import Path
 
 from agentrl.agents.contract import WorkflowOutput
 from agentrl.agents.judges import gold_number
-from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
+from agentrl.config import DataConfig, EvalConfig, ModelConfig, SamplingConfig
 from agentrl.tasks.jsonl import read_folder, with_id
 from agentrl.types import Message, Report, Task
+from experiments import gsm8k_offline
 from experiments.gsm8k_offline import problems
 from experiments.tiny_model import Recipe, make_tiny_model
 
@@ -146,18 +148,14 @@ def make_model(report: Report) -> Path:
 
 RECIPE = Recipe(transcripts=10000, steps=230, batch=48)
 
-config = Config(
+config = dataclasses.replace(
+    gsm8k_offline.config,
     workflow=solve,
+    judge=None,
     tasks=tasks,
     make_model=make_model,
     steps=20,
-    tasks_per_step=16,
-    group_size=8,
-    micro_batch_tokens=1024,
     model=ModelConfig(max_model_len=256),
     sampling=SamplingConfig(max_tokens=24),
-    optim=OptimConfig(
-        lr=8e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
-    ),
     eval=EvalConfig(every=10, num_tasks=200),
 )

@@ -34,8 +34,7 @@ def recorded(folder: Path) -> list[StepFiles]:
 
 
 def cut_back(folder: Path, last_step: int) -> None:
-    """Remove the files of later steps; all where it is -1. Raises ValueError as below."""
-    refuse_earlier(folder.parent)
+    """Remove the files of later steps; all where it is -1."""
     for files in _steps(folder):
         if files.step > last_step:
             files.remove()
@@ -47,15 +46,6 @@ def remove_leftovers(folder: Path) -> None:
         files.remove()
     for path in folder.glob(".*.parquet"):
         path.unlink()
-
-
-def refuse_earlier(run: Path) -> None:
-    """Raises ValueError where a run has records in the form of before Parquet."""
-    if any(run.glob("rollouts/*")):
-        raise ValueError(
-            f"the records in {run / 'rollouts'} are an earlier version's: open the run with the "
-            "commit that its config.json names"
-        )
 
 
 def _steps(folder: Path, what: str = r"\w+") -> list[StepFiles]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.records.episode import EpisodeRecord, EpisodeRow, Key, record_of
-from agentrl.records.files import StepFiles, recorded, refuse_earlier
+from agentrl.records.files import StepFiles, recorded
 from agentrl.records.tables import read_block, read_rows
 from agentrl.records.text import Ids, Texts
 
@@ -45,7 +45,11 @@ class RunRecords:
 
     def __init__(self, folder: Path):
         self.folder, self._records = folder, folder / "records"
-        refuse_earlier(folder)
+        if (folder / "rollouts").exists():
+            raise ValueError(
+                f"the records in {folder / 'rollouts'} are an earlier version's: open the run with "
+                "the commit that its config.json names"
+            )
         self.config: dict[str, Any] = _read_config(folder)
         """What config.json says: experiment, commit, libraries, config, resumed."""
 

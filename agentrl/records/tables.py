@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import eq, ge, le
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from agentrl.records.schema import CALL, EPISODES, METADATA, TOKENS, VERSION
 
 KEPT_ROW_GROUPS = 2
 """Whose tokens are kept: an episode's neighbours are likely to be asked for next."""
-FILTERS = {name: name for name in ("task_id", "group", "episode", "status")}
-FILTERS |= {"min_reward": "reward", "max_reward": "reward", "habit": "metrics"}
-"""And the column that each looks at."""
+FILTERS = {name: (name, eq) for name in ("task_id", "group", "episode", "status")}
+FILTERS |= {"min_reward": ("reward", ge), "max_reward": ("reward", le)}
+FILTERS |= {"habit": ("metrics", lambda metrics, name: dict(metrics).get(name, 0.0) > 0)}
+"""The column that each looks at, and whether it holds for what is there and what is wanted."""
 
 
 def read_rows(path: Path, **filters: Any) -> list[dict[str, Any]]:
     """Rows of an episodes file; see ``RunRecords.episodes``."""
     wanted = {name: value for name, value in filters.items() if value is not None}
-    columns = [FILTERS[name] for name in wanted]
+    columns = [FILTERS[name][0] for name in wanted]
     with _in_a_sentence(path):
         file = _opened(path)
         # Most files of a long run have nothing that is wanted: a column or two say so.
@@ -36,12 +38,8 @@ def read_rows(path: Path, **filters: Any) -> list[dict[str, Any]]:
 
 def _holds(row: dict[str, Any], name: str, value: Any) -> bool:
     """Whether a filter does, for a row with its column."""
-    there = row.get(FILTERS[name])
-    if name == "habit":
-        return dict(there or ()).get(value, 0.0) > 0
-    if name in ("min_reward", "max_reward"):
-        return there is not None and (there >= value if name == "min_reward" else there <= value)
-    return there == value
+    column, holds = FILTERS[name]
+    return row.get(column) is not None and holds(row[column], value)
 
 
 def read_block(path: Path, number: int) -> dict[str, Any]:

@@ -61,17 +61,13 @@ def _width(config: Config) -> int:
 
 def free_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Of the GPU, or of the RAM that this process may still take: the machine's, or less where its
-    control group, of version 2 or 1, says so."""
+    control group says so."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     (line,) = (x for x in Path("/proc/meminfo").read_text().splitlines() if "MemAvailable" in x)
     free = int(line.split()[1]) * 1024
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        # A file may be absent, or say "max".
-        with suppress(OSError, ValueError):
-            left = int((groups / limit).read_text()) - int((groups / usage).read_text())
-            free = min(free, left)
+    # A file may be absent, or say "max".
+    with suppress(OSError, ValueError):
+        limit, used = (int((groups / f"memory.{of}").read_text()) for of in ("max", "current"))
+        free = min(free, limit - used)
     return free

@@ -2,18 +2,18 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from agentrl.records import open_run
 from agentrl.records.files import cut_back
 from agentrl.runs import curve
 from agentrl.runs.provenance import provenance, save_source
 
 DESCRIPTION = "config.json"
-METRICS = "metrics.jsonl"
 
 
 class Run:
@@ -23,7 +23,7 @@ class Run:
         """writes: of several ranks, one does; the others only remember."""
         self.folder, self._writes = folder, writes
         self.records, self.checkpoints = folder / "records", folder / "checkpoints"
-        self.tokenizer, self._metrics = folder / "tokenizer", folder / METRICS
+        self.tokenizer, self._metrics = folder / "tokenizer", folder / "metrics.jsonl"
         """The tokenizer is as it was when the run began: what the records' token ids mean."""
         self.rows: list[dict[str, Any]] = []
         """Of metrics.jsonl."""
@@ -73,7 +73,7 @@ class Run:
         Returns the settings that are not what they were, each with both values.
         """
         last = -1 if after_step is None else after_step
-        self._keep([row for row in read_rows(self.folder) if row["step"] <= last])
+        self._keep([row for row in open_run(self.folder).metrics() if row["step"] <= last])
         if not self._writes:
             return {}
         cut_back(self.records, last)
@@ -140,14 +140,6 @@ class Run:
     def draw_curve(self) -> None:
         if self._writes:
             curve.draw(self.folder / "curve.png", self.folder.parent.name, [self.rows])
-
-
-def read_rows(run: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; without the last, where a kill cut it short."""
-    metrics = run / METRICS
-    for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
-        if line.endswith("\n"):
-            yield json.loads(line)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -104,16 +104,20 @@ def runs(request: Request) -> Response:
 
 @router.get("/api/runs/{number}/metrics")
 def metrics(run: Run, request: Request) -> Response:
+    """304, and no answer is made, where the page, which asks every few seconds, has that of just
+    this file already."""
     file = run.folder / "metrics.jsonl"
     now = file.stat() if file.exists() else None
-    state = now and (now.st_ino, now.st_size, now.st_mtime_ns)
-    return _unless_known(state, lambda: answers.metrics(run), request)
+    state = STARTED, now and (now.st_ino, now.st_size, now.st_mtime_ns)
+    tag = f'"{sha256(repr(state).encode()).hexdigest()}"'
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers={"ETag": tag})
+    return _json(answers.metrics(run), ETag=tag)
 
 
 @router.get("/api/runs/{number}/batches")
-def batches(run: Run, request: Request) -> Response:
-    recorded = run.batches()
-    return _unless_known(recorded, lambda: recorded, request)
+def batches(run: Run) -> Response:
+    return _json(run.batches())
 
 
 @router.get("/api/runs/{number}/episodes")
@@ -131,15 +135,6 @@ def episode(
 
 def _json(value: Any, **headers: str) -> Response:
     return Response(answers.to_json(value), media_type="application/json", headers=headers)
-
-
-def _unless_known(state: Any, answer: Callable[[], Any], request: Request) -> Response:
-    """304, and no answer is made, where the page, which asks every few seconds, has that of just
-    this state already."""
-    tag = f'"{sha256(repr((STARTED, state)).encode()).hexdigest()}"'
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers={"ETag": tag})
-    return _json(answer(), ETag=tag)
 
 
 async def _with_headers(request: Request, call_next: Callable) -> Response:

@@ -27,10 +27,8 @@ def linear_logprob(
     Raises ValueError where shapes, dtypes or devices do not belong together.
     """
     _check(hidden, weight, target)
-    positive = {"temperature": temperature, "chunk": chunk, "vocab_chunk": vocab_chunk}
-    for name, value in positive.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} {value} is not above 0")
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature} is not above 0")
     steps = _steps(impl, hidden)
     dtype = _operand_dtype(hidden, weight)
     rows, columns = tiled.tile_shape(*hidden.shape, len(weight), hidden.is_cuda)

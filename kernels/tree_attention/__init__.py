@@ -1,10 +1,7 @@
 """Attention over a token tree: every token sees itself and its ancestors."""
 
-import importlib.util
-import logging
 import os
 from collections.abc import Callable
-from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -15,8 +12,6 @@ from kernels.tree_attention.reference import reference
 from kernels.tree_attention.segments import segments
 
 Implementation = Literal["reference", "triton", "flash", "segments"]
-
-log = logging.getLogger(__name__)
 
 
 def tree_attention(
@@ -39,11 +34,13 @@ def tree_attention(
 
 
 def choose(impl: str, device: torch.device, dtype: torch.dtype) -> Implementation:
-    """What ``auto`` means on a device: segments on a CPU, triton on a GPU, flash without Triton.
+    """What ``auto`` means on a device: segments on a CPU, triton on a GPU.
 
     Raises ValueError for what is none of them, or cannot run there.
     """
-    if impl not in ("auto", *get_args(Implementation)):
+    if impl == "auto":
+        return "segments" if device.type == "cpu" else "triton"
+    if impl not in get_args(Implementation):
         raise ValueError(
             f"attention {impl!r} is none of auto, {', '.join(get_args(Implementation))}"
         )
@@ -51,13 +48,12 @@ def choose(impl: str, device: torch.device, dtype: torch.dtype) -> Implementatio
     is_interpreted = impl == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if impl in ("triton", "flash") and device.type == "cpu" and not is_interpreted:
         raise ValueError(f"attention {impl!r} needs a GPU: use segments on a CPU, or auto")
-    chosen = impl if impl != "auto" else _choose_for(device.type)
-    if chosen == "flash" and dtype not in (torch.float16, torch.bfloat16):
+    if impl == "flash" and dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(
             f"attention 'flash' computes in float16 or bfloat16, not in {dtype}: use triton, or "
             "--model.dtype bfloat16"
         )
-    return chosen
+    return impl
 
 
 def prepare(plan: TreePlan, impl: Implementation, dim: int, dtype: torch.dtype) -> None:
@@ -73,16 +69,6 @@ def prepare(plan: TreePlan, impl: Implementation, dim: int, dtype: torch.dtype) 
         gathered(plan)
 
 
-@cache
-def _choose_for(device: str) -> Implementation:
-    if device == "cpu":
-        return "segments"
-    if importlib.util.find_spec("triton"):
-        return "triton"
-    log.warning("Triton is not installed: tree attention runs as gathered flash attention instead")
-    return "flash"
-
-
 def _function(impl: str) -> Callable[..., Tensor]:
     if impl == "triton":
         from kernels.tree_attention.operators import triton_attention
@@ -96,14 +82,13 @@ def _function(impl: str) -> Callable[..., Tensor]:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan) -> None:
-    if not q.ndim == k.ndim == v.ndim == 3:
+    axes = [q.ndim, k.ndim, v.ndim] == [3, 3, 3] and q.shape[::2] == k.shape[::2]
+    if not axes or k.shape != v.shape or q.shape[1] % k.shape[1] or len(q) != len(plan):
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
-        raise ValueError(f"q, k and v must have the axes [T, heads, D], not {shapes}")
-    tokens, heads, dim = q.shape
-    if k.shape != v.shape or k.shape[0] != tokens or k.shape[2] != dim or heads % k.shape[1]:
-        raise ValueError(f"q {tuple(q.shape)} does not fit k {tuple(k.shape)}, v {tuple(v.shape)}")
-    if len(plan) != tokens:
-        raise ValueError(f"a plan of {len(plan)} tokens belongs to another tree than {tokens} of q")
+        raise ValueError(
+            f"q, k and v of {shapes} and a plan of {len(plan)} tokens do not belong together: "
+            "the axes are [T, heads, D]"
+        )
     for what, values in {
         "dtype": [x.dtype for x in (q, k, v)],
         "device": [x.device for x in (q, k, v, plan)],
@@ -111,12 +96,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor, plan: TreePlan) -> None:
         if len(set(values)) > 1:
             named = ", ".join(map(str, values))
             raise ValueError(f"q, k, v and the plan must have one {what}, not {named}")
-    for name, x in {"q": q, "k": k, "v": v}.items():
-        if x.stride(-1) != 1:
-            raise ValueError(
-                f"the last axis of {name} has stride {x.stride(-1)}, not 1: "
-                f"give {name}.contiguous()"
-            )
 
 
 __all__ = ["Implementation", "choose", "prepare", "reference", "segments", "tree_attention"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.records import load
+from agentrl.records import open_run
 from tests.support.device import two_gpus
 from tests.support.running import (
     STEPS,
@@ -65,12 +65,12 @@ def test_interrupted_once_it_saves_and_says_where(
     name = signal.Signals(number).name
     assert f"{name} after step {done}: go on with --resume {the_run(tmp_path)}" in run.said
     assert steps_saved(the_run(tmp_path)) == [done]
-    assert [step.step for step in load(the_run(tmp_path))] == list(range(done + 1))
+    assert open_run(the_run(tmp_path)).steps() == list(range(done + 1))
 
     resumed = start(tmp_path, tiny_folder, "--steps", str(done + 1), "--resume", the_run(tmp_path))
     assert resumed.end() == 0, resumed.said
     assert [row["step"] for row in metrics(the_run(tmp_path))] == list(range(done + 2))
-    assert [step.step for step in load(the_run(tmp_path))] == list(range(done + 2))
+    assert open_run(the_run(tmp_path)).steps() == list(range(done + 2))
 
 
 @pytest.mark.slow

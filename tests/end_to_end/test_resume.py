@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from agentrl.learning import checkpoint
-from agentrl.records import load
+from agentrl.records import open_run
 from agentrl.records.recorder import Recorder
 from agentrl.runs.run import Run
 from agentrl.types import Call, Episode, Group
@@ -81,7 +81,8 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
     assert run.go_on(2, config) == {"steps": (3, 5), "optim.warmup": (None, 2)}
     assert [row["step"] for row in run.rows] == [0, 1, 2]
     assert metrics(run.folder) == run.rows
-    said = [e.calls[0].completion_ids.tolist() for s in load(run.folder) for e in s.episodes]
+    kept = open_run(run.folder)
+    said = [e.calls[0].completion_ids.tolist() for s in kept.steps() for e in kept.read_step(s)]
     assert said == [[2, 0], [2, 1], [2, 2]]
     assert run.best_step == 2
     described = json.loads((run.folder / "config.json").read_text())
@@ -90,7 +91,7 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
     assert (resumed["after_step"], resumed["config"]["steps"]) == (2, 5)
     # Without a checkpoint, from the start.
     assert run.go_on(None, config)["steps"] == (3, 5)
-    assert run.rows == metrics(run.folder) == list(load(run.folder)) == []
+    assert run.rows == metrics(run.folder) == kept.steps() == []
 
 
 def test_what_was_logged_of_a_step_is_replaced(tmp_path):
@@ -127,14 +128,15 @@ def test_what_is_no_run_or_another_experiments_is_refused(tmp_path):
 
 def records(run: Path) -> dict[int, list[tuple]]:
     """Of each step's calls: ids, the sampler's log-probabilities, the trainer's."""
+    kept = open_run(run)
     return {
-        step.step: [
+        step: [
             (c.completion_ids.tolist(), c.sampler_logprobs.tolist(), c.trainer_logprobs.tolist())
-            for episode in step.episodes
+            for episode in kept.read_step(step)
             for c in episode.calls
             if c.in_loss
         ]
-        for step in load(run)
+        for step in kept.steps()
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from agentrl.agents.contract import check_signatures
 from agentrl.config import DataConfig
-from agentrl.records import load
+from agentrl.records import open_run
 from experiments import solver_checker
 from experiments.solver_checker import hasty, is_right, transcripts
 from tests.support.commands import SHORT, read_metrics, run
@@ -107,8 +107,9 @@ def test_only_the_trained_agents_calls_are_trained(tmp_path, tiny_folder):
     assert run.end() == 0, run.said
     folder = the_run(tmp_path)
     rows = metrics(folder)
-    for row, step in zip(rows[1:], (step for step in load(folder) if step.step), strict=True):
-        calls = [call for episode in step.episodes for call in episode.calls]
+    run = open_run(folder)
+    for row, step in zip(rows[1:], filter(None, run.steps()), strict=True):
+        calls = [call for episode in run.read_step(step) for call in episode.calls]
         assert Counter(call.agent for call in calls) == {"solver": 16, "checker": 32}
         assert {call.agent for call in calls if call.advantage is not None} == {"solver"}
         assert row["tokens/trained"] == sum(

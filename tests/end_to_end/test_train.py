@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from agentrl.records import load, open_run
+from agentrl.records import open_run
 from agentrl.runs.preflight import CannotStart, check_trained_agents
 from agentrl.runs.progress import Display
 from agentrl.types import Call, Episode, Group
@@ -53,11 +53,12 @@ def test_agents_that_make_no_call_are_said(capsys):
 
 def check_records(folder: Path, rows: list[dict]) -> None:
     """What is on the disk of every token comes to what was logged of all."""
-    start, *steps = load(folder)
-    assert (start.step, [step.step for step in steps]) == (0, [1, 2])
-    assert (len(list(start.episodes)), len(list(start.held_out))) == (0, 8)
-    for step, row in zip(steps, rows[1:], strict=True):
-        episodes = list(step.episodes)
+    run = open_run(folder)
+    assert run.batches()[0] == (0, True)
+    assert run.steps() == [0, 1, 2]
+    assert len(run.episodes(step=0)) == 8
+    for step, row in zip([1, 2], rows[1:], strict=True):
+        episodes = list(run.read_step(step))
         assert len(episodes) == 16
         scored = [episode for episode in episodes if episode.row.reward is not None]
         assert np.mean([e.row.reward for e in scored]) == pytest.approx(row["reward/mean"])
@@ -74,7 +75,6 @@ def check_records(folder: Path, rows: list[dict]) -> None:
         assert weights == pytest.approx(np.exp(trainer - sampler), rel=1e-6)
         advantages = np.repeat([c.advantage for c in calls], [len(c.entropies) for c in calls])
         assert -(weights * advantages).mean() == pytest.approx(row["loss"], abs=1e-6)
-    run = open_run(folder)
     assert run.metrics() == rows
     held_out = run.episodes(step=2, held_out=True)
     assert np.mean([row.success for row in held_out]) == rows[2]["eval/success"]

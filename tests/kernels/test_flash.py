@@ -36,7 +36,6 @@ def one_by_one(
 @pytest.mark.parametrize("seed", range(10))
 def test_runs_see_their_root_paths(seed, monkeypatch):
     monkeypatch.setattr(flash, "_varlen", one_by_one)
-    monkeypatch.setattr(flash, "DTYPES", (torch.float64,))
     tree = plan(random_tree(seed))
     q, k, v = inputs(len(tree), heads=4, kv_heads=2, dim=8)
     fast, slow = flash_attention(q, k, v, tree, 0.3), reference(q, k, v, tree, 0.3)
@@ -56,7 +55,6 @@ def test_causal_from_the_first_key_would_be_noticed(monkeypatch):
         return one_by_one(q, *(x[torch.cat(kept)] for x in (k, v)), cu_q, cu_q, max_q, max_q, scale)
 
     monkeypatch.setattr(flash, "_varlen", first_at_first)
-    monkeypatch.setattr(flash, "DTYPES", (torch.float64,))
     tree = plan(random_tree(3))
     q, k, v = inputs(len(tree), heads=1, kv_heads=1, dim=8)
     difference = flash_attention(q, k, v, tree, 0.3) - reference(q, k, v, tree, 0.3)
@@ -108,9 +106,3 @@ def test_a_gpu_errs_no_more_than_twice_plain_code(seed, heads, kv_heads, dim):
     mine, naive = (with_gradients(f, *rounded, right) for f in (flash_attention, spelled_out))
     for a, b, c in zip(mine, naive, with_gradients(reference, *wide, right), strict=True):
         assert largest_error([a], [c]) <= 2 * largest_error([b], [c]) + 1e-6
-
-
-def test_fp32_is_not_for_flash_attention():
-    tree = plan(random_tree(3))
-    with pytest.raises(ValueError, match=r"float32: .*torch\.float16 or torch\.bfloat16"):
-        flash_attention(*inputs(len(tree), 1, 1, 8, torch.float32), tree, 0.3)

@@ -1,11 +1,9 @@
-import logging
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-import kernels.tree_attention as attention
 from kernels.tree import build_tree
 from kernels.tree.plan import plan
 from kernels.tree_attention import choose, reference, segments, tree_attention
@@ -86,18 +84,19 @@ def test_the_scale_is_that_of_the_head_where_none_is_given():
 def test_what_does_not_belong_together():
     q, k, v = inputs(5, 4, 2, 8)
     tree = plan(build_tree([[1, 2, 3], [1, 4, 5]]))
-    with pytest.raises(ValueError, match=r"a plan of 4 tokens belongs to another tree than 5 of q"):
-        tree_attention(q, k, v, plan(build_tree([[1, 2, 3, 4]])))
-    with pytest.raises(ValueError, match=r"the axes \[T, heads, D\], not \(1, 5, 4, 8\), "):
-        tree_attention(q[None], k, v, tree)
-    with pytest.raises(ValueError, match=r"\(5, 4, 8\) does not fit k \(4, 2, 8\)"):
-        tree_attention(q, k[:4], v[:4], tree)
+    for wrong, shapes in [
+        ((q, k, v, plan(build_tree([[1, 2, 3, 4]]))), r"\(5, 2, 8\) and a plan of 4 tokens"),
+        ((q[None], k, v, tree), r"\(1, 5, 4, 8\), \(5, 2, 8\)"),
+        ((q, k[:4], v[:4], tree), r"\(5, 4, 8\), \(4, 2, 8\)"),
+        ((q, k, v[:, :1], tree), r"\(5, 2, 8\), \(5, 1, 8\)"),
+        ((q[:, :3], k, v, tree), r"\(5, 3, 8\), \(5, 2, 8\)"),
+    ]:
+        with pytest.raises(ValueError, match=f"{shapes}.* do not belong together"):
+            tree_attention(*wrong)
     with pytest.raises(ValueError, match=r"one dtype, not torch.float64, torch.float32"):
         tree_attention(q, k.float(), v, tree)
     with pytest.raises(ValueError, match=r"one device, not cpu, cpu, cpu, meta"):
         tree_attention(q, k, v, tree.to("meta"))
-    with pytest.raises(ValueError, match=r"the last axis of v has stride 2, not 1"):
-        tree_attention(q, k, torch.randn(5, 2, 16, dtype=torch.float64)[..., ::2], tree)
 
 
 def test_what_cannot_run_here(monkeypatch):
@@ -111,19 +110,10 @@ def test_what_cannot_run_here(monkeypatch):
     assert choose("triton", CPU, torch.float32) == "triton"
 
 
-def test_what_auto_means(monkeypatch, caplog):
+def test_what_auto_means():
     assert choose("auto", CPU, torch.float32) == "segments"
-    assert choose("reference", GPU, torch.float32) == "reference"
-    attention._choose_for.cache_clear()
     assert choose("auto", GPU, torch.float32) == "triton"
-    attention._choose_for.cache_clear()
-    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
-    with caplog.at_level(logging.WARNING):
-        assert [choose("auto", GPU, torch.bfloat16) for _ in range(3)] == ["flash"] * 3
-    assert len(caplog.records) == 1
-    with pytest.raises(ValueError, match=r"in torch.float32: use triton, or --model.dtype bfloat"):
-        choose("auto", GPU, torch.float32)
-    attention._choose_for.cache_clear()
+    assert choose("reference", GPU, torch.float32) == "reference"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -98,17 +98,11 @@ class Compared(GRPO):
 
 
 def test_a_control_group_limits_the_memory(tmp_path):
-    """Version 2's files, and version 1's; ``max`` and an absent file limit nothing."""
+    """``max`` and an absent file limit nothing."""
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("50\n")
     unlimited = memory.free_bytes(tmp_path)
-    (tmp_path / "memory").mkdir()
-    for folder, names in (
-        (tmp_path, ("memory.max", "memory.current")),
-        (tmp_path / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
-    ):
-        for name, number in zip(names, ("80", "50"), strict=True):
-            (folder / name).write_text(f"{number}\n")
+    (tmp_path / "memory.max").write_text("80\n")
     assert 2**20 < unlimited < 2**50
     assert memory.free_bytes(tmp_path) == 30
     assert 0 < memory.free_bytes() < 2**50

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.tracking import TensorBoardTracker
 from swanlab.proto.swanlab.run.v1.run_pb2 import RUN_STATE_CRASHED
 
-from agentrl.records import load
+from agentrl.records import open_run
 from agentrl.runs.run import Run
 from agentrl.runs.trackers import Trackers, check_trackers, numbers
 from tests.support import tracked
@@ -179,7 +179,8 @@ def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
     compare(folder)
     assert len(logged(folder)) > 30
 
-    own = {name for step in load(folder) for e in step.episodes for name in e.row.metrics}
+    trained = open_run(folder).episodes(held_out=False, limit=10_000)
+    own = {name for row in trained for name in row.metrics}
     rows = map(json.loads, (folder / "metrics.jsonl").open())
     names = {name for row in rows for name in row} - own - {f"eval/{name}" for name in own}
     agents = {name for name in described() if "AGENT" in name}

@@ -18,7 +18,7 @@ from agentrl.agents.judges import boxed_equals
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
 from agentrl.callables import load_callable
 from agentrl.cli import load_experiment
-from agentrl.records import load
+from agentrl.records import open_run
 from experiments import gsm8k_subprocess
 from experiments.gsm8k.agent import MAX_TURNS, SYSTEM
 from tests.support.commands import RANDOM_REWARDS
@@ -335,9 +335,8 @@ def test_two_steps(ways, tmp_path, tiny_folder):
         assert row["grad_norm"] > 0.01
         assert 0 < row["gap/max_abs_logprob"] < RUN_TOLERANCE
     well = Counter(
-        episode.row.task_id.partition(" ")[2]
-        for step in load(folder)
-        for episode in step.episodes
-        if episode.row.status in ("ok", "truncated")
+        row.task_id.partition(" ")[2]
+        for row in open_run(folder).episodes(held_out=False, limit=10_000)
+        if row.status in ("ok", "truncated")
     )
     assert well == dict.fromkeys(ways, 2 * 24 // len(ways))

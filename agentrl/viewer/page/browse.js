@@ -25,32 +25,23 @@ export function browse(store, say) {
   let isLoading = false;
   let inSight = "";
   const steps = h("select", { "aria-label": "Step", onchange: () => toStep(steps.value) });
-  const text = h("input", {
-    type: "search",
-    placeholder: "Search what was said",
-    "aria-label": "Search the text of all episodes",
-    "data-search": true,
-    oninput: settled(() => filter({ text: text.value })),
-  });
-  const choice = (name, label) =>
-    h("select", { "aria-label": label, onchange: (event) => filter({ [name]: event.target.value }) });
+  const choice = (name, label) => h("select", { name, "aria-label": label });
   const status = choice("status", "Status");
-  const held = choice("held", "Training or held out");
   const habit = choice("habit", "Habit");
-  const reward = (name, label) =>
-    h("input", {
-      inputmode: "decimal",
-      placeholder: label,
-      "aria-label": `${label} reward`,
-      title: `${label} reward`,
-      oninput: settled((event) => filter({ [name]: event.target.value })),
-    });
-  const min = reward("min", "min");
-  const max = reward("max", "max");
-  const everywhere = h("input", {
-    type: "checkbox",
-    onchange: () => filter({ scope: everywhere.checked ? "all" : null }),
-  });
+  const held = choice("held", "Training or held out");
+  const bound = (name) =>
+    h("input", { name, inputmode: "decimal", placeholder: name, "aria-label": `${name} reward` });
+  const everywhere = h("input", { type: "checkbox", name: "scope", value: "all" });
+  const label = "Search the text of all episodes";
+  const text = h("input", { type: "search", name: "text", "aria-label": label, placeholder: label });
+  // Its fields are parts of the address, by their names.
+  const filters = h(
+    "form",
+    { onchange: filter, oninput: settled(filter), onsubmit: (event) => event.preventDefault() },
+    h("label", {}, everywhere, " all steps"),
+    text,
+    h("div", { class: "filters" }, status, habit, held, bound("min"), bound("max")),
+  );
   const found = h("div");
   const goOn = () => isLoading || load();
   const more = h("button", { hidden: true, onclick: goOn }, "Show more");
@@ -65,7 +56,10 @@ export function browse(store, say) {
   const count = h("div", { class: "muted count", "aria-live": "polite" });
   const only = h("button", { class: "only", title: "Back to all tasks", onclick: () => go({ only: null }) });
 
-  const filter = (changes) => go(changes, { replace: true });
+  function filter() {
+    // Of a box that is not ticked a form says nothing.
+    go({ scope: null, ...Object.fromEntries(new FormData(filters)) }, { replace: true });
+  }
 
   function toStep(step) {
     go({ step, task: null, group: null, episode: null, at: null });
@@ -75,11 +69,11 @@ export function browse(store, say) {
     const habits = Object.keys(store.columns[run(now)] ?? {}).filter((name) => name.startsWith("habit/"));
     // An evaluation has habits of its own: those of the list are the episodes'.
     fill(steps, store.steps.map((step) => [step, `step ${step}`]), now.step);
-    fill(status, [["", "any status"], ...Object.keys(MARKS).map((name) => [name, name])], now.status);
-    fill(held, [["", "all tasks"], ["false", "training"], ["true", "held out"]], now.held);
-    fill(habit, [["", "any habit"], ...habits.map((name) => [name, name.slice(6)])], now.habit);
-    for (const [input, value] of [[text, now.text], [min, now.min], [max, now.max]]) {
-      if (document.activeElement !== input) input.value = value ?? "";
+    fill(status, [["", "any status"], ...Object.keys(MARKS).map((name) => [name, name])]);
+    fill(held, [["", "all tasks"], ["false", "training"], ["true", "held out"]]);
+    fill(habit, [["", "any habit"], ...habits.map((name) => [name, name.slice(6)])]);
+    for (const field of filters.elements) {
+      if (field !== everywhere && document.activeElement !== field) field.value = now[field.name] ?? "";
     }
     everywhere.checked = isEverywhere(now);
     everywhere.disabled = now.only !== undefined;
@@ -98,11 +92,6 @@ export function browse(store, say) {
       select(now);
       await grow();
     }
-  }
-
-  async function refresh() {
-    choices(place());
-    await grow();
   }
 
   /** What a live run has recorded since stands behind what is here; resumed, it may be cut back. */
@@ -203,7 +192,7 @@ export function browse(store, say) {
       { role: "option", class: "episode", "aria-selected": "false", onclick: () => open(row) },
       h("span", { class: `mark ${row.status}`, title: row.status, "aria-label": row.status },
         MARKS[row.status] ?? "?"),
-      h("span", { class: "index muted" }, `#${row.episode}`),
+      h("span", { class: "muted" }, `#${row.episode}`),
       h("span", {}, number(row.reward)),
       h("span", { class: "muted size" }, `${compact(row.num_tokens)} tok`),
       h("span", { class: "habits" }, habits.map(([name]) => name.slice(6)).join(", ")),
@@ -251,21 +240,13 @@ export function browse(store, say) {
   const element = h(
     "aside",
     { class: "browse", "aria-label": "Choose an episode" },
-    h(
-      "div",
-      { class: "stepper" },
-      h("button", { onclick: () => walkSteps(-1), "aria-label": "Step before" }, "‹"),
-      steps,
-      h("button", { onclick: () => walkSteps(1), "aria-label": "Next step" }, "›"),
-      h("label", {}, everywhere, "all steps"),
-    ),
-    text,
-    h("div", { class: "filters" }, status, habit, held, min, max),
+    steps,
+    filters,
     only,
     count,
     list,
   );
-  return { element, show, walk, walkSteps, refresh };
+  return { element, show, walk, walkSteps, focusSearch: () => text.focus() };
 }
 
 /** What the server is asked for. */
@@ -284,20 +265,15 @@ const episodes = (count) => (count === 1 ? "episode" : "episodes");
 
 const compact = (count) => (count < 10_000 ? count : `${(count / 1000).toFixed(0)}k`);
 
-/** By which all are in order. */
+/** By which all are in order; of a row, or of where one is. */
 const keyOf = ({ step, group, episode }) => [step, group, episode];
 
-const isThe = (row, now) =>
-  row.step === Number(now.step) &&
-  row.group === Number(now.group ?? -1) &&
-  row.episode === Number(now.episode ?? -1);
+const isThe = (row, now) => keyOf(row).join() === keyOf(now).join();
 
-/** Options anew, unless they are what they were. */
-function fill(select, pairs, chosen) {
+/** Options anew, unless they are what they were: a select that is open would close. */
+function fill(select, pairs, chosen = select.value) {
   const key = JSON.stringify(pairs);
-  if (select.dataset.key !== key) {
-    select.dataset.key = key;
-    select.replaceChildren(...options(pairs, chosen));
-  }
-  select.value = chosen ?? "";
+  if (select.dataset.key !== key) select.replaceChildren(...options(pairs));
+  select.dataset.key = key;
+  select.value = chosen;
 }

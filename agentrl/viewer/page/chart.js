@@ -80,7 +80,6 @@ export function chart(name, lines, onStep) {
   return {
     element,
     draw,
-    redraw: () => drawn && draw(),
     resize: () => drawn?.setSize({ width: plot.clientWidth, height: HEIGHT }),
     /** New rows of a live run, or other runs. */
     update(fresh) {

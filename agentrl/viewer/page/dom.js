@@ -12,12 +12,8 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Options of a select, the chosen one marked: pairs of a value and what is read. */
-export function options(pairs, chosen) {
-  return pairs.map(([value, text]) =>
-    h("option", { value, selected: String(value) === String(chosen ?? "") }, text),
-  );
-}
+/** Options of a select: pairs of a value and what is read. */
+export const options = (pairs) => pairs.map(([value, text]) => h("option", { value }, text));
 
 /** Call it a little after the last of a burst of calls. */
 export function settled(act, milliseconds = 250) {

@@ -14,6 +14,7 @@ export function episodeView() {
   // Of the episode that is open.
   let tokens = null;
   let shownKey = "";
+  let shadedBy = "";
   const element = h("section", { class: "reading", "aria-label": "Episode" });
 
   const shade = h(
@@ -51,13 +52,15 @@ export function episodeView() {
     const calls = callTree(episode, ({ positions }) => tokens.moveTo(positions[0], { quiet: true }));
     const split = h("div", { class: "split" }, calls, tokens.element);
     element.replaceChildren(toolbar, header(episode.row), split);
+    shadedBy = "";
     restyle(now);
     const at = now.at ?? (now.text && whereSaid(episode, now.text));
     tokens.moveTo(at, { quiet: true });
   }
 
   function restyle({ shade: by = "logprob" }) {
-    shade.value = by;
+    if (by === shadedBy) return;
+    shade.value = shadedBy = by;
     const { words, signed } = SHADES[by];
     const swatches = (kind) => [0, 2, 4, 6].map((i) => h("i", { class: `${kind} shade-${i}` }));
     legend.replaceChildren(
@@ -66,7 +69,7 @@ export function episodeView() {
       h("span", { class: "muted" }, "given"),
       h("span", { class: "muted" }, words[0], swatches("in"), signed ? swatches("below") : [], words[1]),
     );
-    tokens.reshade(by);
+    tokens?.reshade(by);
   }
 
   return {

@@ -32,7 +32,7 @@ async function start() {
   const glance = overview(store);
   const list = browse(store, say);
   const reading = episodeView();
-  const reader = h("main", { class: "reader" }, list.element, reading.element);
+  const reader = h("main", {}, list.element, reading.element);
   const tab = (view, text) => h("a", { href: `#view=${view}`, "data-view": view }, text);
   const runChoice = h(
     "select",
@@ -54,24 +54,21 @@ async function start() {
   page.append(bar, notice, glance.element, reader);
   mountCard(page);
 
-  const isReading = () => place().view === "episodes";
-  const inEpisodes = (bindings) => bindings.map((binding) => ({ ...binding, when: isReading }));
   const showHelp = listen([
     { keys: ["1"], says: "runs", act: () => go({ view: "runs" }) },
     { keys: ["2"], says: "episodes", act: () => go({ view: "episodes" }) },
-    { keys: ["/"], says: "search", act: () => focusSearch() },
-    ...inEpisodes([
+    ...[
+      { keys: ["/"], says: "search", act: list.focusSearch },
       { keys: ["j", "ArrowDown"], says: "next episode", act: () => list.walk(1) },
       { keys: ["k", "ArrowUp"], says: "episode before", act: () => list.walk(-1) },
       { keys: ["]", "ArrowRight"], says: "next step", act: () => list.walkSteps(1) },
       { keys: ["[", "ArrowLeft"], says: "step before", act: () => list.walkSteps(-1) },
-      { keys: ["Enter", "t"], says: "into the tokens", act: () => reading.focusTokens() },
-    ]),
-    { keys: ["Escape"], says: "leave", act: hideCard },
+      { keys: ["t"], says: "into the tokens", act: reading.focusTokens },
+    ].map((binding) => ({ ...binding, when: () => place().view === "episodes" })),
+    { keys: ["Escape"], says: "leave a field, a token", act: hideCard },
   ]);
 
   async function show(now) {
-    hideCard();
     const isEpisodes = now.view === "episodes";
     glance.element.hidden = isEpisodes;
     reader.hidden = !isEpisodes;
@@ -81,10 +78,7 @@ async function start() {
       const isHere = (link.dataset.view === "episodes") === isEpisodes;
       link.toggleAttribute("aria-current", isHere);
     }
-    if (!isEpisodes) {
-      glance.update();
-      return;
-    }
+    if (!isEpisodes) return glance.update();
     if (run(now) >= store.runs.length) return go({ run: null }, { replace: true });
     const batches = await source.batches(run(now));
     // A person may have gone on meanwhile.
@@ -97,27 +91,21 @@ async function start() {
   }
 
   let latest;
-  const safely = (now) => {
+  const move = (now) => {
     latest = now;
+    hideCard();
     say("here", "");
     show(now).catch((error) => say("here", error.message));
   };
-  onMove(safely);
-  safely(place());
-  watch({ glance, list });
-}
-
-const focusSearch = () => document.querySelector("main:not([hidden]) [data-search]")?.focus();
-
-/** A live run grows: what there is of it is asked for every few seconds, while it is looked at. */
-async function watch({ glance, list }) {
+  onMove(move);
+  move(place());
+  // A live run grows: what there is of it is asked for every few seconds, while it is looked at.
   for (;;) {
     await new Promise((resolve) => setTimeout(resolve, PATIENCE));
     if (document.hidden) continue;
     const isMore = await refreshColumns();
     try {
-      if (place().view === "episodes") await refreshBatches(list);
-      else if (isMore) glance.update();
+      if (isMore || place().view === "episodes") await show(latest);
       say("live", "");
     } catch (error) {
       say("live", error.message);
@@ -125,25 +113,14 @@ async function watch({ glance, list }) {
   }
 }
 
-async function refreshBatches(list) {
-  const number = run(place());
-  const batches = await source.batches(number);
-  // Another run may have been opened meanwhile.
-  if (number !== run(place())) return;
-  store.batches = batches;
-  await list.refresh();
-}
-
 /** Whether any run has logged more. */
 async function refreshColumns() {
   const answers = await Promise.allSettled(store.runs.map((_, index) => source.metrics(index)));
-  const fresh = answers.map(({ value }, index) => value ?? store.columns[index]);
+  const before = store.columns;
+  store.columns = answers.map(({ value }, index) => value ?? before[index]);
   const broken = answers.flatMap(({ reason }) => reason?.message ?? []);
   say("metrics", [...new Set(broken)].join(" "));
-  const size = (columns) => `${columns.step?.length}/${columns.step?.at(-1)}/${Object.keys(columns).length}`;
-  const isMore = fresh.some((columns, index) => size(columns) !== size(store.columns[index]));
-  store.columns = fresh;
-  return isMore;
+  return JSON.stringify(before) !== JSON.stringify(store.columns);
 }
 
 start().catch((error) => page.append(h("p", { class: "notice", role: "alert" }, error.message)));

@@ -4,8 +4,11 @@ import { chart, colourOf, last } from "./chart.js";
 import { h } from "./dom.js";
 import { go } from "./place.js";
 
-const FIRST = ["eval/success", "eval/reward/mean", "reward/mean", "success", "loss", "entropy"];
-const THEN = ["habit/", "eval/habit/", "gap/", "grad_norm", "episodes/", "tokens/", "eval/"];
+// What metrics begin with, in the order in which they are shown; the others come last.
+const ORDER = [
+  ...["eval/success", "eval/reward/mean", "reward/mean", "success", "loss", "entropy"],
+  ...["habit/", "eval/habit/", "gap/", "grad_norm", "episodes/", "tokens/", "eval/", ""],
+];
 
 /** store: {runs, columns: of each run}; see main.js. */
 export function overview(store) {
@@ -13,13 +16,6 @@ export function overview(store) {
   const families = [...new Set(store.runs.map(({ family }) => family))];
   const charts = new Map();
   const grid = h("div", { class: "charts" });
-  const search = h("input", {
-    type: "search",
-    placeholder: "Find a metric",
-    "aria-label": "Find a metric",
-    "data-search": true,
-    oninput: () => arrange(),
-  });
   const list = h("ul", { class: "runs", "aria-label": "Runs" });
   const seen = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -49,21 +45,15 @@ export function overview(store) {
     // Without steps there is nothing to draw it over.
     const all = new Set(store.columns.filter(({ step }) => step).flatMap((columns) => Object.keys(columns)));
     all.delete("step");
-    const rank = (name) => {
-      const exact = FIRST.indexOf(name);
-      if (exact >= 0) return exact;
-      const prefix = THEN.findIndex((start) => name.startsWith(start));
-      return FIRST.length + (prefix < 0 ? THEN.length : prefix);
-    };
+    const rank = (name) => ORDER.findIndex((start) => name.startsWith(start));
     return [...all].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
   }
 
   function arrange() {
-    const asked = search.value.trim().toLowerCase();
-    const shown = names().filter((name) => name.toLowerCase().includes(asked));
+    const shown = names();
+    if (shown.every((name) => charts.has(name))) return;
     for (const name of shown) if (!charts.has(name)) charts.set(name, makeChart(name));
     grid.replaceChildren(...shown.map((name) => charts.get(name).element));
-    empty.hidden = shown.length > 0;
   }
 
   function makeChart(name) {
@@ -75,8 +65,6 @@ export function overview(store) {
   }
 
   const firstShown = () => store.runs.findIndex((_, index) => !hidden.has(index));
-
-  const listRuns = () => list.replaceChildren(...store.runs.map(listed));
 
   function listed(run, index) {
     const choose = h("input", {
@@ -105,20 +93,16 @@ export function overview(store) {
   }
 
   function update() {
-    listRuns();
+    list.replaceChildren(...store.runs.map(listed));
     arrange();
     for (const [name, drawn] of charts) drawn.update(lines(name));
   }
 
-  const empty = h("p", { class: "empty", hidden: true }, "No metric has that in its name.");
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
-    charts.forEach((drawn) => drawn.redraw()),
-  );
   const element = h(
     "main",
     { class: "overview" },
     h("aside", {}, h("h2", {}, "Runs"), list),
-    h("section", {}, h("div", { class: "bar" }, search), empty, grid),
+    h("section", {}, grid),
   );
   update();
   return { element, update };

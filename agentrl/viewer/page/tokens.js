@@ -56,10 +56,11 @@ export function tokenPane(episode, onToken) {
   }
 
   function moveTo(position, { quiet = false } = {}) {
-    // An address may name any number.
-    if (!spans[position]) return;
+    // An address may name anything.
+    const wanted = Number(position ?? NaN);
+    if (!spans[wanted]) return;
     spans[cursor]?.classList.remove("cursor");
-    cursor = Number(position);
+    cursor = wanted;
     spans[cursor].classList.add("cursor");
     spans[cursor].scrollIntoView({ block: "nearest" });
     tell(quiet ? null : cursor);
@@ -113,7 +114,7 @@ function fromWhere({ parent, rank }, { fresh, why_forked: why }) {
   const from = parent[fresh[0]];
   if ((from < 0 ? -1 : rank[from]) === rank[fresh[0]] - 1) return null;
   const place = from < 0 ? "from the start" : `after token ${from}`;
-  return h("span", { class: why ? "fork" : "" }, ` ↳ ${why ?? "goes on"} ${place}`);
+  return h("span", { class: why ? "fork" : "" }, ` ↳ ${why ?? "goes on"}, ${place}`);
 }
 
 /** A token's text, with what cannot be seen. */
