@@ -82,7 +82,7 @@ class PythonTool:
         """Run the code in a tool call's JSON arguments and return the tool message."""
         try:
             code = json.loads(arguments)["code"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return 'The arguments must be JSON like {"code": "print(1 + 2)"}.'
         return await asyncio.wrap_future(self._threads.submit(self._run, str(code)))
 

@@ -6,9 +6,10 @@ ends with it. Each attempt in ``tests/sandbox/test_sandbox.py`` is one of these,
 network: a network namespace without interfaces, and no sockets but AF_UNIX (namespaces.py,
     seccomp.py).
 files: a root of its own. The interpreter, its packages, /usr/bin and the system's libraries, all
-    read-only; and a scratch folder in memory, new for each piece, of 64 MiB and 4096 files
-    (rootfs.py).
-secrets: an empty environment, nothing open but stdin, stdout and stderr, no /proc, /etc or home,
+    read-only, and the code; a scratch folder in memory, new for each piece and its home, of 64 MiB
+    and 4096 files (rootfs.py).
+secrets: an empty environment, nothing open but stdin, stdout and stderr, no /proc and no home,
+    of /etc no more than fonts,
     no kernel keys (process.py, worker.py, rootfs.py).
 other processes: a process namespace, of which the worker is the first process: it cannot be
     signalled, and it kills all the rest after each piece (namespaces.py, isolation.py).

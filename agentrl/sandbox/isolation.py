@@ -40,14 +40,16 @@ class Namespaces:
     def prepare(self) -> None:
         """The room's scratch folder is made by the process that needs it."""
 
-    def enter(self, bounds: Limits) -> None:
-        """Shut this process in, for good."""
+    def enter(self, bounds: Limits, code: str) -> str:
+        """Shut this process in, for good; return the file in which the code lies there."""
         # A signal to one's own group would reach the worker's starter, which is outside.
         os.setpgid(0, 0)
         rootfs.empty_scratch()
+        rootfs.write_script(code)
         limits.limit_process(bounds, count_processes=True)
         namespaces.become_nobody()
         seccomp.forbid()
+        return rootfs.SCRIPT
 
     def clear(self, child: int) -> int:
         """End every process but this one; return how the child ended, as ``waitpid`` does."""
@@ -76,12 +78,15 @@ class NoIsolation:
     def prepare(self) -> None:
         self._scratch = tempfile.mkdtemp()
 
-    def enter(self, bounds: Limits) -> None:
+    def enter(self, bounds: Limits, code: str) -> str:
         # Away from the trainer's terminal.
         os.setsid()
         os.chdir(self._scratch)
+        with open(f"{self._scratch}.py", "w", errors="surrogatepass") as file:
+            file.write(code)
         limits.limit_process(bounds, count_processes=False)
         seccomp.forbid()
+        return file.name
 
     def clear(self, child: int) -> int:
         # What it cannot see to kill, it does not wait for either.
@@ -92,6 +97,8 @@ class NoIsolation:
                 process, status = os.waitpid(waited_for, 0)
                 ended[process] = status
         shutil.rmtree(self._scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._scratch}.py")
         return ended[child]
 
     def _kill_below(self, child: int) -> None:

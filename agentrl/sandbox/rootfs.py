@@ -1,8 +1,9 @@
 """Root file system of the sandbox: the files that code can see, in a mount namespace.
 
 Read-only: the interpreter's folders (with the packages installed for it) and the system's programs
-and libraries. Writable: ``/scratch``, in memory, new and empty for each piece of code. And
-``/dev/null`` and its like. There is no ``/proc``, ``/etc``, ``/sys``, ``/var``, ``/run`` or home.
+and libraries; where fonts are looked for; and the code, in ``/script``. Writable: ``/scratch``, in
+memory, new and empty for each piece of code. And ``/dev/null`` and its like. There is no ``/proc``,
+``/sys``, ``/var``, ``/run`` or home, and nothing else of ``/etc``.
 """
 
 import os
@@ -12,10 +13,10 @@ from os.path import exists
 from agentrl.sandbox import linux
 from agentrl.sandbox.namespaces import NOBODY
 
-SCRATCH = "/scratch"
+SCRATCH, SCRIPT = "/scratch", "/script/code.py"
 SCRATCH_BYTES, SCRATCH_FILES = 64 << 20, 4096
 
-_SYSTEM = ["/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64"]
+_SYSTEM = ["/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/etc/fonts"]
 _SHORT_NAMES = ["/bin", "/lib", "/lib32", "/lib64"]
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 _READ_ONLY = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID
@@ -50,6 +51,15 @@ def empty_scratch() -> None:
     os.chdir(SCRATCH)
 
 
+def write_script(code: str) -> None:
+    """Let this process and its children read the code, as a file."""
+    folder = os.path.dirname(SCRIPT)
+    linux.mount("tmpfs", folder, "tmpfs", _PLAIN | linux.MS_NOEXEC, "nr_inodes=3,mode=0755")
+    with open(SCRIPT, "w", errors="surrogatepass") as file:
+        file.write(code)
+    linux.restrict_mount(folder, _READ_ONLY, recursive=False)
+
+
 def readable() -> list[str]:
     """The folders and files of this machine that the code may read."""
     python = [f"{sys.base_prefix}/{name}" for name in ("bin", "lib")]
@@ -70,6 +80,7 @@ def _show(path: str, attributes: int) -> None:
 
 def _make_scratch() -> None:
     os.mkdir(_SITE + SCRATCH)
+    os.mkdir(_SITE + os.path.dirname(SCRIPT))
     os.symlink(SCRATCH, f"{_SITE}/dev/shm")
     # It is there already when Python itself is installed below /tmp.
     if not os.path.exists(f"{_SITE}/tmp"):

@@ -5,13 +5,16 @@ tens. One JSON line comes in on stdin, one goes out on stdout. It ends when its 
 process that started it, whichever is first; and with it all that runs in it.
 """
 
+import atexit
 import contextlib
 import json
 import os
 import select
 import signal
 import sys
+import threading
 import time
+import types
 
 from agentrl.sandbox.isolation import Namespaces, NoIsolation, require_filter
 from agentrl.sandbox.limits import PROCESSES, Limits
@@ -105,8 +108,7 @@ def _be_the_code(code: str, isolation: Namespaces | NoIsolation, bounds: Limits,
     try:
         os.nice(NICENESS)
         _take_output(pipe)
-        isolation.enter(bounds)
-        _run_to_its_end(code)
+        _run_to_its_end(code, isolation.enter(bounds, code))
     except OSError as error:
         print(f"The code was not run: {error}", flush=True)
     finally:
@@ -123,39 +125,50 @@ def _take_output(pipe: int) -> None:
     sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
 
 
-def _run_to_its_end(code: str) -> None:
-    """Run code; say in a line what it raised. Never returns."""
+def _run_to_its_end(code: str, file: str) -> None:
+    """Run code as ``python file`` does; but what it raised is said in a line. Never returns."""
     try:
-        _run(code)
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        main.__file__, sys.argv, sys.path[:0] = file, [file], [os.getcwd()]
+        os.environ["HOME"] = os.getcwd()
+        _run(code.removeprefix("\ufeff"), main)
+        # What Python does at its end.
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        vars(main).clear()
         sys.stdout.flush()
     finally:
         # Whatever else it broke, it does not come back into the worker's code.
         os._exit(0)
 
 
-def _run(code: str) -> None:
+def _run(code: str, main: types.ModuleType) -> None:
     try:
-        exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
-    except SystemExit:
-        pass
+        exec(compile(code, main.__file__, "exec", dont_inherit=True), vars(main))
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
     except BaseException as error:
-        print(_explain(error))
+        if sys.excepthook is not sys.__excepthook__:
+            return sys.excepthook(type(error), error, error.__traceback__)
+        print(_explain(error, sys.argv[0]))
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException, file: str) -> str:
     """One line: where in the code it happened, and what.
 
-    >>> _explain(SyntaxError("invalid syntax", ("<code>", 2, 1, "x =")))
+    >>> _explain(SyntaxError("invalid syntax", ("code.py", 2, 1, "x =")), "code.py")
     'Error on line 2: SyntaxError: invalid syntax'
     """
     line, trace = None, error.__traceback__
     while trace:
-        if trace.tb_frame.f_code.co_filename == "<code>":
+        if trace.tb_frame.f_code.co_filename == file:
             line = trace.tb_lineno
         trace = trace.tb_next
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     line = error.lineno if isinstance(error, SyntaxError) and line is None else line
-    return f"Error on line {line}: {type(error).__name__}: {text}".rstrip(": ")
+    where = "" if line is None else f" on line {line}"
+    return f"Error{where}: {type(error).__name__}: {text}".rstrip(": ")
 
 
 def _be_the_first_to_go() -> None:

@@ -1,5 +1,8 @@
 import asyncio
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -46,7 +49,114 @@ def test_what_the_model_reads(python, code, message):
     assert python.run(code) == message
 
 
-@pytest.mark.parametrize("arguments", ["", "{", "[]", "3", '{"source": "print(1)"}'])
+LIKE_A_FILE = {
+    "pickle": "import pickle\nclass A: x = 1\nprint(pickle.loads(pickle.dumps(A())).x)",
+    "a pool": """
+from multiprocessing import Pool
+def double(x): return 2 * x
+if __name__ == "__main__":
+    with Pool(2) as pool: print(pool.map(double, [1, 2]))
+""",
+    "a pool that is spawned": """
+import multiprocessing, sys
+def double(x): return 2 * x
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool: print(pool.map(double, [1, 2]))
+""",
+    "an executor": """
+from concurrent.futures import ProcessPoolExecutor
+def double(x): return 2 * x
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as pool: print([*pool.map(double, [1, 2])])
+""",
+    "a thread": """
+import threading, time
+threading.Thread(target=lambda: (time.sleep(0.1), print("late"))).start()
+threading.Thread(target=lambda: (time.sleep(9), print("never")), daemon=True).start()
+print("first")
+""",
+    "an executor that is left": """
+import time
+from concurrent.futures import ThreadPoolExecutor
+ThreadPoolExecutor(1).submit(lambda: (time.sleep(0.1), print("late")))
+""",
+    "the end": "import atexit\nfor word in 'ab': atexit.register(print, word)\nprint(1)",
+    "the end after an error": "import atexit\natexit.register(print, 'bye')\nraise SystemExit",
+    "the end of an object": "class A:\n  def __del__(self): print('gone')\na = A()",
+    "words": "import sys\nsys.exit('words')",
+    "a list": "raise SystemExit(['words'])",
+    "a number": "print(1)\nexit(3)",
+    "no end of a line": "import sys\nsys.stdout.write('words')",
+    "its name": "import __main__\nx = 3\nprint(__main__.x, __name__, __main__.__spec__)",
+    "its source": "import inspect\ndef f(): return 1\nprint(inspect.getsource(f))",
+    "its types": "import typing\nclass A: b: 'B'\nclass B: ...\nprint(typing.get_type_hints(A))",
+    "a module beside it": "open('mine.py', 'w').write('y = 5')\nimport mine\nprint(mine.y)",
+    "a doctest": 'def f():\n  """\n  >>> f()\n  3"""\n  return 3\nimport doctest\n'
+    "print(doctest.testmod())",
+    "a hook": "import sys\nsys.excepthook = lambda kind, *_: print(kind.__name__)\n1 / 0",
+    "a mark of bytes": "\ufeffprint(1)",
+}
+
+
+@pytest.mark.parametrize("name", LIKE_A_FILE)
+def test_code_runs_as_a_file_does(name, tmp_path):
+    """The same is printed by ``python file.py``."""
+    (tmp_path / "program.py").write_text(LIKE_A_FILE[name])
+    command = [sys.executable, "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert PATIENT.run(LIKE_A_FILE[name]) == (
+        (done.stdout + done.stderr).rstrip() or NOTHING_PRINTED
+    )
+    assert done.stdout + done.stderr != ""
+
+
+PATIENT = PythonTool(seconds=20.0, memory_mib=512, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print(1)\0", "Error: SyntaxError: source code string cannot contain null bytes"),
+        ("print('\ud83d')", "Error: UnicodeEncodeError: 'utf-8' codec can't encode character"),
+        ("\0" * 3, "Error: SyntaxError: source code string cannot contain null bytes"),
+        (
+            "import threading\nthreading.Thread(target=lambda: 1 / 0).start()",
+            "Exception in thread Thread-1 (<lambda>):\nTraceback (most recent call last):",
+        ),
+    ],
+)
+def test_what_is_no_text_of_a_file(code, message):
+    assert PATIENT.run(code).startswith(message)
+    assert asyncio.run(PATIENT(json.dumps({"code": code}))).startswith(message)
+
+
+def test_a_thread_that_never_ends_is_waited_for(python):
+    code = (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(9,)).start()\nprint(1)"
+    )
+    assert python.run(code) == "1\nThe code ran longer than 1 s."
+
+
+@pytest.mark.slow
+def test_a_plot_needs_no_home_of_its_own():
+    code = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.savefig('a.png')\nprint(1)"
+    assert PATIENT.run(code) == "1"
+
+
+DEEP = "[" * 100_000
+BAD_ARGUMENTS = [
+    "",
+    "{",
+    "[]",
+    "3",
+    '{"source": "print(1)"}',
+    DEEP,
+    f'{{"code": {DEEP}',
+    "9" * 5000,
+]
+
+
+@pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=lambda text: text[:12])
 def test_arguments_that_are_not_code(python, arguments):
     assert asyncio.run(python(arguments)).startswith("The arguments must be JSON")
 

@@ -23,7 +23,7 @@ from agentrl.agents.tools import NOTHING_PRINTED, PythonTool
 from agentrl.sandbox import process, seccomp
 from agentrl.sandbox.isolation import require_filter
 from agentrl.sandbox.limits import PROCESSES
-from agentrl.sandbox.rootfs import readable
+from agentrl.sandbox.rootfs import SCRIPT, readable
 
 HELPERS = """
 import ctypes, errno, mmap, os, resource, shutil, signal, socket, struct, subprocess, sys
@@ -292,7 +292,7 @@ def test_environment(isolations, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "the secret")
     code = "import os; print(sorted(os.environ))"
     for tool in isolations.values():
-        assert tool.run(code) == "['LC_CTYPE', 'OMP_NUM_THREADS']"
+        assert tool.run(code) == "['HOME', 'LC_CTYPE', 'OMP_NUM_THREADS']"
     assert "SECRET_TOKEN" in outside(code, tmp_path)
 
 
@@ -306,7 +306,7 @@ def test_all_that_can_be_listed(walled, world):
             for file in files:
                 if os.path.join(folder, file) not in readable: print(folder, file)
         """)
-    code = f"readable = {set(readable())!r}\n{code}"
+    code = f"readable = { ({*readable(), SCRIPT})!r}\n{code}"
     assert walled.run(code) == NOTHING_PRINTED
 
 

@@ -1,0 +1,152 @@
+"""Datasets as they are on the hub, which a server on the loopback plays."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from agentrl.tasks.jsonl import with_id
+from tests.support.checkout import ROOT
+from tests.support.hub import serving_datasets
+
+pytestmark = pytest.mark.slow
+ROW, OTHER = {"question": "1+1?", "answer": "#### 2"}, {"question": "2+2?", "answer": "#### 4"}
+TOOLS = [
+    {"question": "a", "tools": [{"name": "f", "parameters": {"x": {"type": "string"}}}]},
+    {"question": "b", "tools": [{"name": "g", "parameters": {"y": {"enum": ["u", "v"]}}}]},
+]
+CARD = """---
+configs:
+- config_name: main
+  data_files:
+  - split: train
+    path: rows.jsonl
+  - split: test
+    path: others.jsonl
+---
+"""
+IMAGES = """---
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: pixels
+    sequence: float64
+---
+"""
+
+
+def jsonl(*rows: dict) -> bytes:
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def pictures(*shades: int) -> bytes:
+    rows = []
+    for shade in shades:
+        Image.fromarray(np.full((4, 4, 3), shade, dtype=np.uint8)).save(png := io.BytesIO(), "png")
+        rows.append({"image": {"bytes": png.getvalue(), "path": None}, "pixels": [1.0, shade]})
+    parquet.write_table(pa.Table.from_pylist(rows), table := io.BytesIO())
+    return table.getvalue()
+
+
+REPOS = {
+    "a/plain": {"train.jsonl": jsonl(ROW), "test.jsonl": jsonl(OTHER)},
+    "a/no_test": {"train.jsonl": jsonl(ROW, OTHER)},
+    "a/no_train": {"test.jsonl": jsonl(ROW)},
+    "a/script": {"script.py": b"import datasets"},
+    "a/broken": {"train.jsonl": b'{"a": 1}\n{"a": ["x"]}\n{'},
+    "a/empty": {"README.md": b"# Nothing yet"},
+    "a/parts": {"rows.jsonl": jsonl(ROW), "others.jsonl": jsonl(OTHER), "README.md": CARD.encode()},
+    "a/tools": {"train.jsonl": jsonl(*TOOLS), "test.jsonl": jsonl(TOOLS[1])},
+    "a/images": {
+        "train.parquet": pictures(1, 2),
+        "test.parquet": pictures(3, 1),
+        "README.md": IMAGES.encode(),
+    },
+}
+READ = """
+import json, sys
+from agentrl.tasks.jsonl import read_hub
+for asked in sys.argv[1:]:
+    try:
+        read = read_hub(*asked.split(":"))
+        ids = [[row["id"] for row in rows] for rows in read]
+        print(json.dumps({"rows": read, "ids": ids}, default=str))
+    except ValueError as error:
+        print(json.dumps({"error": str(error)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """What is read of each set, in a process that finds the hub at that address."""
+    asked = [f"{name}:default" for name in REPOS if name != "a/parts"]
+    asked += ["a/parts:main", "a/parts:other", "a/absent:default"]
+    with serving_datasets(REPOS) as address:
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+        environment["HF_HOME"] = str(tmp_path_factory.mktemp("home"))
+        done = subprocess.run(
+            [sys.executable, "-c", READ, *asked],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(zip(asked, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("asked", "train", "test"),
+    [
+        ("a/plain:default", [ROW], [OTHER]),
+        ("a/no_test:default", [ROW, OTHER], []),
+        ("a/parts:main", [ROW], [OTHER]),
+        ("a/tools:default", TOOLS, TOOLS[1:]),
+    ],
+)
+def test_rows_and_their_ids(read, asked, train, test):
+    """Without what Arrow pads them with, so that an id is the row's own."""
+    assert read[asked]["rows"] == [[with_id(row) for row in rows] for rows in (train, test)]
+
+
+def test_rows_with_images_have_ids_of_what_they_show(read):
+    (one, two), (three, again) = read["a/images:default"]["ids"]
+    assert (len({one, two, three}), again) == (3, one)
+    shown = [[1, 2], [3, 1]]
+    made = [[with_id(json_image(shade))["id"] for shade in shades] for shades in shown]
+    assert read["a/images:default"]["ids"] == made
+
+
+def json_image(shade: int) -> dict:
+    image = Image.fromarray(np.full((4, 4, 3), shade, dtype=np.uint8))
+    return {"image": image, "pixels": [1.0, shade * 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "cause"),
+    [
+        ("a/no_train:default", "a/no_train has no train split, only test: give another set"),
+        ("a/script:default", "RuntimeError: Dataset scripts are no longer supported, but found"),
+        ("a/parts:other", "ValueError: BuilderConfig 'other' not found. Available: ['main']"),
+        (
+            "a/broken:default",
+            "cannot load a/broken from the hub, nor from its cache here (ValueErr",
+        ),
+        ("a/empty:default", "doesn't contain any data files): give a local folder of jsonl"),
+        (
+            "a/absent:default",
+            "cannot load a/absent from the hub, nor from its cache here (Reposito",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_said(read, asked, cause):
+    assert cause in read[asked]["error"]
+    assert "\n" not in read[asked]["error"]
