@@ -86,7 +86,7 @@ def probe_of(ids: list[int]) -> Any:
 
     call = Call(prompt_ids=ids[:1], completion_ids=ids[1:], logprobs=[0.0] * (len(ids) - 1))
     (micro,) = pack([Sample(call, 0.0)], len(ids))
-    return micro.to(DEVICE)
+    return micro.to(torch.device(DEVICE))
 
 
 def perturb(policy: Any) -> None:
