@@ -107,6 +107,8 @@ def check_serving(config: Config, folder: str | Path, display: Display) -> memor
             f"model.max_model_len is {length}, but the model has {positions} positions: "
             f"give --model.max-model-len {positions} or less"
         )
+    if config.engine.async_scheduling and not torch.cuda.is_available():
+        raise ValueError("engine.async_scheduling is True: vLLM has it on GPUs alone, leave it out")
     # vLLM knows which parsers there are, and is slow to import.
     with display.phase("checking"), quiet():
         from agentrl.serving.chat_template import ChatTemplate

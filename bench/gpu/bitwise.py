@@ -10,7 +10,7 @@ far the layers' outputs are apart. Qwen3's operations, as transformers has them.
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from agentrl.learning.policy import Policy
+from agentrl.runs.session import compute_repeatably
+from agentrl.serving.sampling import Sampling
 from bench.gpu import DEVICE, ON_GPU
+from bench.gpu.engine import gap, load, probe_of, start
 from kernels.logprob import tiled
 from kernels.tree import build_tree
 from kernels.tree.plan import plan
@@ -35,7 +38,7 @@ Recorded = dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 
 @contextmanager
 def recorded(model: nn.Module, seen: Recorded) -> Iterator[None]:
-    """What the modules take and give at their last call with as many rows as the largest."""
+    """What the modules take and give at the last of their calls that have the most rows."""
     given: dict[str, tuple[Tensor, ...]] = {}
 
     def tensors(values: Any) -> tuple[Tensor, ...]:
@@ -46,9 +49,11 @@ def recorded(model: nn.Module, seen: Recorded) -> Iterator[None]:
         # Kept apart: some of vLLM's operations write their inputs over.
         given[name] = tensors(inputs)
 
-    def after(name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
-        if name not in seen or len(given[name][-1]) >= len(seen[name][0][-1]):
-            seen[name] = given[name], tensors(output)
+    def after(name: str, module: nn.Module, _: tuple, output: Any) -> None:
+        # Logits are made of a few rows, too, when the token after the probe is drawn.
+        inputs = given[name]
+        if inputs and (name not in seen or len(inputs[-1]) >= len(seen[name][0][-1])):
+            seen[name] = inputs, tensors(output)
 
     hooks = []
     for name, module in model.named_modules():
@@ -61,56 +66,72 @@ def recorded(model: nn.Module, seen: Recorded) -> Iterator[None]:
             hook.remove()
 
 
-def operations(policy: Policy, attention: str, ids: list[int]) -> dict[str, Callable]:
-    """The trainer's, by the end of the name of vLLM's module that does the same, as functions of
-    a layer of transformers and what vLLM's was given."""
-    model, tree = policy.lm.base_model, plan(build_tree([ids]), DEVICE)
+class Operations:
+    """The trainer's, each as a method of the name that vLLM's module has, on a layer of
+    transformers and what vLLM's was given."""
 
-    def norm(module: nn.Module, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
-        if residual is None:
-            return (module(x),)
-        total = x + residual
-        return module(total), total
+    def __init__(self, policy: Policy, attention: str, ids: list[int]):
+        self._model, self._head = policy.lm.base_model, policy.lm.get_output_embeddings().weight
+        self._tree, self._attention = plan(build_tree([ids]), DEVICE), attention
 
-    def rotary(layer: nn.Module, positions: Tensor, *qk: Tensor) -> tuple[Tensor, ...]:
+    def input_layernorm(self, layer: nn.Module, *x: Tensor) -> tuple[Tensor, ...]:
+        return normed(layer.input_layernorm, *x)
+
+    def qkv_proj(self, layer: nn.Module, x: Tensor) -> tuple[Tensor]:
+        own = layer.self_attn
+        return joined(x, own.q_proj, own.k_proj, own.v_proj)
+
+    def q_norm(self, layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+        return normed(layer.self_attn.q_norm, x)
+
+    def k_norm(self, layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+        return normed(layer.self_attn.k_norm, x)
+
+    def rotary_emb(self, layer: nn.Module, positions: Tensor, *qk: Tensor) -> tuple[Tensor, ...]:
         heads = [x.view(len(x), -1, layer.self_attn.head_dim).transpose(0, 1)[None] for x in qk]
-        cos_sin = model.rotary_emb(heads[0], positions[None])
-        turned = apply_rotary_pos_emb(*heads, *cos_sin)
+        turned = apply_rotary_pos_emb(*heads, *self._model.rotary_emb(heads[0], positions[None]))
         return tuple(x[0].transpose(0, 1).reshape(y.shape) for x, y in zip(turned, qk))
 
-    def attend(layer: nn.Module, *qkv: Tensor) -> tuple[Tensor]:
+    def attn(self, layer: nn.Module, *qkv: Tensor) -> tuple[Tensor]:
         own = layer.self_attn
         heads = (x.view(len(x), -1, own.head_dim) for x in qkv)
-        out = tree_attention(*heads, tree, own.scaling, attention)
+        out = tree_attention(*heads, self._tree, own.scaling, self._attention)
         return (out.reshape(qkv[0].shape),)
 
-    def joined(*linears: nn.Module) -> Callable[[Tensor], tuple[Tensor]]:
-        return lambda x: (torch.cat([linear(x) for linear in linears], -1),)
+    def o_proj(self, layer: nn.Module, x: Tensor) -> tuple[Tensor]:
+        return joined(x, layer.self_attn.o_proj)
 
-    def gated(layer: nn.Module, x: Tensor) -> tuple[Tensor]:
+    def post_attention_layernorm(self, layer: nn.Module, *x: Tensor) -> tuple[Tensor, ...]:
+        return normed(layer.post_attention_layernorm, *x)
+
+    def gate_up_proj(self, layer: nn.Module, x: Tensor) -> tuple[Tensor]:
+        return joined(x, layer.mlp.gate_proj, layer.mlp.up_proj)
+
+    def act_fn(self, layer: nn.Module, x: Tensor) -> tuple[Tensor]:
         gate, up = x.chunk(2, -1)
         return (layer.mlp.act_fn(gate) * up,)
 
-    def logits(layer: nn.Module, hidden: Tensor) -> tuple[Tensor]:
-        return (tiled._logits(hidden, policy.lm.get_output_embeddings().weight, torch.float32),)
+    def down_proj(self, layer: nn.Module, x: Tensor) -> tuple[Tensor]:
+        return joined(x, layer.mlp.down_proj)
 
-    return {
-        "input_layernorm": lambda layer, *x: norm(layer.input_layernorm, *x),
-        "qkv_proj": lambda layer, x: joined(
-            *(getattr(layer.self_attn, f"{name}_proj") for name in "qkv")
-        )(x),
-        "q_norm": lambda layer, x: norm(layer.self_attn.q_norm, x),
-        "k_norm": lambda layer, x: norm(layer.self_attn.k_norm, x),
-        "rotary_emb": rotary,
-        "attn": attend,
-        "o_proj": lambda layer, x: (layer.self_attn.o_proj(x),),
-        "post_attention_layernorm": lambda layer, *x: norm(layer.post_attention_layernorm, *x),
-        "gate_up_proj": lambda layer, x: joined(layer.mlp.gate_proj, layer.mlp.up_proj)(x),
-        "act_fn": gated,
-        "down_proj": lambda layer, x: (layer.mlp.down_proj(x),),
-        "model.norm": lambda layer, *x: norm(model.norm, *x),
-        "logits_processor": logits,
-    }
+    def norm(self, layer: nn.Module, *x: Tensor) -> tuple[Tensor, ...]:
+        return normed(self._model.norm, *x)
+
+    def logits_processor(self, layer: nn.Module, *x: Tensor) -> tuple[Tensor]:
+        # The first of them, if there are two, is vLLM's head.
+        return (tiled._logits(x[-1], self._head, torch.float32),)
+
+
+def normed(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
+    """And the sum of both, where there is a residual."""
+    if residual is None:
+        return (norm(x),)
+    total = x + residual
+    return norm(total), total
+
+
+def joined(x: Tensor, *linears: nn.Module) -> tuple[Tensor]:
+    return (torch.cat([linear(x) for linear in linears], -1),)
 
 
 @torch.no_grad()
@@ -118,17 +139,16 @@ def differences(policy: Policy, attention: str, ids: list[int], seen: Recorded) 
     """Of each operation, over all layers: the share of its numbers whose bits differ, and the
     largest difference over the largest number."""
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    mine, layers = operations(policy, attention, ids), policy.lm.base_model.layers
+    mine, layers = Operations(policy, attention, ids), policy.lm.base_model.layers
     for name, (given, theirs) in seen.items():
-        kind = next((k for k in mine if f".{name}".endswith(f".{k}")), None)
-        if kind is None:
+        operation = name.rpartition(".")[2]
+        if not hasattr(mine, operation):
             continue
+        # The last norm and the head look at no layer.
         number = next((int(part) for part in name.split(".") if part.isdigit()), 0)
-        # Of the head's inputs the weight is the first, and padded.
-        given = given[-1:] if kind == "logits_processor" else given
-        for a, b in zip(mine[kind](layers[number], *given), theirs):
-            found[kind].append(compared(a[..., : b.shape[-1]], b))
-    return {kind: tuple(map(max, zip(*pairs))) for kind, pairs in found.items()}
+        for a, b in zip(getattr(mine, operation)(layers[number], *given), theirs):
+            found[operation].append(compared(a[..., : b.shape[-1]], b))
+    return {operation: tuple(map(max, zip(*pairs))) for operation, pairs in found.items()}
 
 
 def compared(mine: Tensor, theirs: Tensor) -> tuple[float, float]:
@@ -153,8 +173,6 @@ def softmax(ids: list[int], scores: list[float], seen: Recorded) -> tuple[float,
 def layers(policy: Policy, ids: list[int], seen: Recorded) -> list[float]:
     """How far the residual stream is apart after each layer: the largest difference over the
     largest number."""
-    from bench.gpu.engine import probe_of
-
     modules, outputs = policy.lm.base_model.layers, []
     hooks = [m.register_forward_hook(lambda _, __, out: outputs.append(out[0])) for m in modules]
     policy.terms(probe_of(ids))
@@ -166,8 +184,6 @@ def layers(policy: Policy, ids: list[int], seen: Recorded) -> list[float]:
 
 def drawn(engine: Any) -> list:
     """Ids and log-probabilities of calls that are drawn in lockstep."""
-    from agentrl.serving.sampling import Sampling
-
     keys = [(0, 1, "task", i) for i in range(EPISODES)]
     for key in keys:
         engine.enter(key)
@@ -183,9 +199,6 @@ def drawn(engine: Any) -> list:
 
 
 def main(folder: Path) -> None:
-    from agentrl.runs.session import compute_repeatably
-    from bench.gpu.engine import gap, load, start
-
     compute_repeatably()
     attention = "flash" if ON_GPU else "auto"
     policy, seen = load(folder, attention), {}

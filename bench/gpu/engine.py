@@ -86,7 +86,7 @@ def probe_of(ids: list[int]) -> Any:
 
     call = Call(prompt_ids=ids[:1], completion_ids=ids[1:], logprobs=[0.0] * (len(ids) - 1))
     (micro,) = pack([Sample(call, 0.0)], len(ids))
-    return micro.to(DEVICE)
+    return micro.to(torch.device(DEVICE))
 
 
 def perturb(policy: Any) -> None:
@@ -265,7 +265,8 @@ def _ahead(folder: Path) -> Row:
     if ON_GPU:
         seconds = []
         for ahead in (False, True):
-            with closing(start(folder, "alone", async_scheduling=ahead)) as engine:
+            options = {"async_scheduling": ahead, "gpu_memory_utilization": 0.3}
+            with closing(start(folder, "alone", **options)) as engine:
                 seconds.append(min(drawn(engine)[1] for _ in range(3)))
         ratio = seconds[0] / seconds[1]
     return speed("calls with async scheduling over those without", ratio, least=1)

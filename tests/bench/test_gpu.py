@@ -16,7 +16,7 @@ from bench.gpu.timing import group_of
 
 OPERATIONS = (
     *("input_layernorm", "qkv_proj", "q_norm", "k_norm", "rotary_emb", "attn", "o_proj"),
-    *("post_attention_layernorm", "gate_up_proj", "act_fn", "down_proj", "model.norm"),
+    *("post_attention_layernorm", "gate_up_proj", "act_fn", "down_proj", "norm"),
     *("logits_processor", "softmax"),
 )
 """In the order of a forward pass."""
@@ -175,7 +175,7 @@ def test_the_check_of_the_engine(tmp_path):
     # Norms, rotary embeddings and the head are vLLM's to the bit; the sums of attention and of the
     # softmax have another order.
     by_name = {row["name"].removeprefix("engine: "): row for row in rows}
-    same = by_name["model.norm: difference on the same inputs"]
+    same = by_name["norm: difference on the same inputs"]
     other = by_name["attn: difference on the same inputs"]
     assert (same["value"], same["note"]) == (0.0, "0.00% of its numbers differ")
     assert 0 < other["value"] < 1e-5

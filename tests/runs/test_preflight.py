@@ -97,6 +97,12 @@ class Compared(GRPO):
     reference = "a/teacher"
 
 
+def test_what_vllm_has_on_gpus_alone_is_refused(tiny_folder, tmp_path):
+    config = make_config(tiny_folder, tmp_path, engine=EngineConfig(async_scheduling=True))
+    with pytest.raises(ValueError, match="async_scheduling is True: vLLM has it on GPUs alone"):
+        check(config)
+
+
 def test_a_control_group_limits_the_memory(tmp_path):
     """``max`` and an absent file limit nothing."""
     (tmp_path / "memory.max").write_text("max\n")

@@ -14,6 +14,7 @@ from agentrl.agents.tools import PythonTool
 from agentrl.serving.process import SWITCH_SECONDS
 from agentrl.serving.sampling import Sampling
 from tests.support.collecting import by_episode, collect
+from tests.support.device import BLOCK
 from tests.support.faults import ask
 
 GROUP = 8
@@ -44,12 +45,12 @@ def draw(engine, prompts, max_tokens=4) -> float:
 
 @pytest.mark.parametrize("length", [64, 100, 300])
 def test_a_groups_prompt_is_computed_once(engine, computed, length):
-    """But for the end of it that fills no block of 32 tokens, also where all come in one step."""
+    """But for the end of it that fills no block, also where all come in one step."""
     rng = random.Random(length)
     prompts = [[rng.randrange(20, 300) for _ in range(length)] for _ in range(GROUP + 1)]
     draw(engine, [prompts[0]] * GROUP)
     # Whole blocks are shared, and the last token of a prompt is computed by everybody.
-    rest = (length - 1) % 32 + 1
+    rest = (length - 1) % BLOCK + 1
     assert sorted(computed) == [rest] * (GROUP - 1) + [length]
     computed.clear()
     draw(engine, prompts[1:])

@@ -10,6 +10,8 @@ TOLERANCE = 1e-4
 """Nats between an engine and a policy that both compute in fp32; it is rounding on either."""
 RUN_TOLERANCE = 0.1 if ON_GPU else TOLERANCE
 """And in a run, which on a GPU computes in bf16."""
+BLOCK = 16 if ON_GPU else 32
+"""Tokens of a block of vLLM's KV cache."""
 DEVICES = [
     *["cpu"] * (not ON_GPU),
     pytest.param(
