@@ -78,6 +78,9 @@ class SamplingConfig:
     """Of every training and evaluation call; what an agent asks for is overridden."""
     max_tokens: int = 1024
     """Longest completion of one call; an agent may ask for less."""
+    strict_tools: bool = False
+    """Whether a tool's ``strict`` binds a call's arguments, where the model may choose whether to
+    call at all. What is drawn so is not trained."""
 
     def __post_init__(self):
         greedy = "it must be above 0, because greedy episodes of a group are all the same"

@@ -230,5 +230,9 @@ class TooManyFailed(RuntimeError):
     """So many episodes of a batch failed that training on the others would be of no use."""
 
 
+class NothingToTrain(RuntimeError):
+    """No token that a batch sampled can be trained."""
+
+
 class EngineStopped(RuntimeError):
     """The engine's thread has ended: nothing can be drawn any more."""
