@@ -83,6 +83,9 @@ class SamplingConfig:
     """Of every training and evaluation call; what an agent asks for is overridden."""
     max_tokens: int = 1024
     """Longest completion of one call; an agent may ask for less."""
+    strict_tools: bool = False
+    """Whether a tool's ``strict`` binds a call's arguments, where the model may choose whether to
+    call at all. What is drawn so is not trained."""
 
     def __post_init__(self):
         bounds = "give 0.01, the lowest at which vLLM draws, to 2, the highest of OpenAI's API"

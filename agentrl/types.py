@@ -226,12 +226,20 @@ class CannotStart(Exception):
     """Something that was typed, or that it names, cannot be used; in a sentence."""
 
 
-class TooManyFailed(RuntimeError):
+class StepRefused(RuntimeError):
+    """A step that would be of no use is not made, and ends the run; in a sentence."""
+
+
+class TooManyFailed(StepRefused):
     """So many episodes of a batch failed that training on the others would be of no use."""
 
 
-class NotFinite(RuntimeError):
+class NotFinite(StepRefused):
     """A gradient, a loss or a log-probability is NaN or infinite; in a sentence."""
+
+
+class NothingToTrain(StepRefused):
+    """No token that a batch sampled can be trained."""
 
 
 class EngineStopped(RuntimeError):

@@ -13,7 +13,7 @@ from agentrl.records.recorder import RecordsFailed
 from agentrl.runs.session import Session
 from agentrl.runs.trackers import Trackers
 from agentrl.signals import Interrupted, Signals
-from agentrl.types import CannotStart, EngineStopped, NotFinite, TooManyFailed
+from agentrl.types import CannotStart, EngineStopped, StepRefused
 
 GO_ON = "the last checkpoint is whole: go on from it with --resume and the run's folder"
 
@@ -50,7 +50,7 @@ def _end(run: Session, error: BaseException) -> None:
     if isinstance(error, ValueError) and not run.is_checked:
         raise CannotStart(str(error)) from error
     try:
-        if isinstance(error, Interrupted | NotFinite | TooManyFailed) and run.is_checked:
+        if isinstance(error, Interrupted | StepRefused) and run.is_checked:
             run.leave(error)
     finally:
         run.close(error)
@@ -67,7 +67,7 @@ def exit_messages(ranks: Ranks) -> Iterator[None]:
     except CannotStart as error:
         ranks.fail(str(error))
         sys.exit(f"error: {error}")
-    except (NotFinite, TooManyFailed) as error:
+    except StepRefused as error:
         sys.exit(f"error: {error}")
     except (CheckpointError, EngineStopped, RankLost, RecordsFailed) as error:
         ranks.fail(str(error))

@@ -5,6 +5,7 @@ there. Each raises ValueError with a sentence that says what to change. Nothing 
 configs and tokenizers. What only a batch can show is checked in the first: ``check_first_batch``.
 """
 
+import resource
 import shutil
 import socket
 import tempfile
@@ -25,7 +26,7 @@ from agentrl.runs.quiet import quiet
 from agentrl.runs.trackers import check_trackers
 from agentrl.serving.remote import key_of
 from agentrl.tasks.jsonl import content_id
-from agentrl.types import CannotStart, Group, Task, TooManyFailed
+from agentrl.types import CannotStart, Group, NothingToTrain, Task, TooManyFailed
 
 MAX_LEN = 4096
 """Of a context, where ``model.max_model_len`` is absent and the model allows it."""
@@ -44,6 +45,7 @@ def check_surroundings(
     if isinstance(config.algorithm.reference, str):
         hub.check_model(config.algorithm.reference)
     check_serving_addresses(config, ranks)
+    _check_open_files(config)
     check_trackers(config.trackers)
     _check_writable(config.runs)
 
@@ -86,6 +88,17 @@ def _check_port(server: ServerConfig, ranks: int) -> None:
             f"cannot serve at server.host {server.host}, server.port {server.port} ({error}): "
             "give an address of this machine, and a port that is free, or 0 for any"
         ) from error
+
+
+def _check_open_files(config: Config) -> None:
+    at_once = min(config.concurrent_episodes, config.tasks_per_step * config.group_size)
+    needed, allowed = 256 + 8 * at_once, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if allowed != resource.RLIM_INFINITY and needed > allowed:
+        raise ValueError(
+            f"concurrent_episodes is {config.concurrent_episodes}: {at_once} at once may have "
+            f"{needed} files open, and {allowed} are allowed (ulimit -Hn): raise that, or give "
+            f"--concurrent-episodes {max(1, (allowed - 256) // 8)} or less"
+        )
 
 
 def _check_writable(runs: Path) -> None:
@@ -183,6 +196,28 @@ def check_failures(groups: Sequence[Group], max_failed: float) -> None:
             f"{causes.total()} of {len(episodes)} episodes failed, which is more than "
             f"--max-failed {max_failed:g}. The commonest cause, {count} times: {cause}"
         )
+
+
+def check_trainable(groups: Sequence[Group], trained_agents: Sequence[str] | None) -> None:
+    """Raise NothingToTrain where a batch was scored, and none of its tokens can be trained."""
+    calls = [(e, call) for group in groups for e in group.scored for call in e.calls]
+    own = [
+        call
+        for episode, call in calls
+        if (trained_agents is None or call.agent in trained_agents)
+        and episode.reward_of(call.agent) is not None
+    ]
+    is_scored = any(group.scored for group in groups)
+    if not is_scored or any(call.completion_ids and not call.under_grammar for call in own):
+        return
+    cause = (
+        f"all {len(own)} calls that could be were drawn under a grammar: let the agent ask without "
+        "a schema and with tool_choice auto, and leave sampling.strict_tools off"
+        if own
+        else f"of {len(calls)} calls none is an agent's that is trained and has a reward: let the "
+        "agent call the model that it gets, and see --trained-agents and the rewards by name"
+    )
+    raise NothingToTrain(f"nothing that the batch sampled can be trained: {cause}")
 
 
 def check_first_batch(groups: Sequence[Group], config: Config, display: Display) -> None:

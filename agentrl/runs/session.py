@@ -193,6 +193,7 @@ class Session:
         preflight.check_failures(groups, self.config.max_failed)
         if step == 1:
             preflight.check_first_batch(groups, self.config, self.display)
+        preflight.check_trainable(groups, self.config.trained_agents)
 
     def record(self, step: int, tally: Tally) -> None:
         """Record a step's episodes, and what was trained of them."""

@@ -18,11 +18,13 @@ tree forks. Text decides only where to continue; a sampled token is never tokeni
 """
 
 import inspect
+import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import date
 from functools import lru_cache
 from itertools import chain
-from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -32,8 +34,28 @@ from agentrl.serving.history import History, Prefix, Prompt, extended_by, keys_o
 from agentrl.serving.protocol import Request, RequestRefused
 from agentrl.types import Call, Message, parsed_arguments
 
+DAY = date(2026, 1, 1)
+"""What a template that writes the date is told: no prompt depends on when it was made."""
 _RESERVED = set(inspect.signature(render_jinja_template).parameters) - {"documents", "kwargs"}
 _RESERVED |= {"messages"}
+
+
+_USER = {"role": "user", "content": "user-probe"}
+_REPLY = {"role": "assistant", "content": "assistant-probe"}
+_TOOL = {"name": "tools-probe", "description": "a", "parameters": {"type": "object"}}
+_CALL = {"name": "tools-probe", "arguments": '{"a": "b"}'}
+_CALLS = [{"id": "a" * 9, "type": "function", "function": _CALL}]
+_CALLED = {"role": "assistant", "content": "", "tool_calls": _CALLS}
+_RESULT = {"role": "tool", "tool_call_id": "a" * 9, "content": "tool-probe"}
+_PROBES = {
+    "user": Request(messages=(_USER,)),
+    "system": Request(messages=({"role": "system", "content": "system-probe"}, _USER)),
+    "assistant": Request(messages=(_USER, _REPLY, _USER)),
+    "tool": Request(messages=(_USER, _CALLED, _RESULT)),
+    "tools": Request(messages=(_USER,), tools=({"type": "function", "function": _TOOL},)),
+}
+"""What a template is tried with, to see what it does with each role's messages."""
+log = logging.getLogger(__name__)
 
 
 class ChatTemplate:
@@ -51,6 +73,10 @@ class ChatTemplate:
         self.decode_token = lru_cache(maxsize=4096)(lambda token: self.decode([token]))
         self._openings: dict[int, str] = {}
         self._special_tokens = dict(tokenizer.special_tokens_map)
+        if "strftime_now" in str(tokenizer.chat_template):
+            log.warning("the chat template writes the date, which is always %s here", DAY)
+        self._in_parts, self._arguments_are_text = frozenset[str](), False
+        self._left_out = self._probe_contents()
         self._arguments_are_text = self._wants_text_arguments()
         self._reply_end = self._find_reply_end()
 
@@ -76,6 +102,7 @@ class ChatTemplate:
             i, prefix = nearest
             messages[i] = {"role": "assistant", "content": self.said_and_end(prefix.call)[0]}
             text = self._render(messages, request)
+        self._check_nothing_is_left_out(request, text)
         for _, prefix in chain([nearest] if nearest else [], candidates):
             if (ids := self._continue(prefix, text)) is not None:
                 return Prompt(ids, text, messages, keys[-1])
@@ -136,7 +163,8 @@ class ChatTemplate:
         if own_end is None and rest.startswith(said):
             # Cut by its length; whatever closes the reply is the template's, and not trained.
             return before + self.encode(rest[len(said) :])
-        end = own_end or self._reply_end
+        # Of several end tokens the model may write another than the template: it stands for that.
+        end = own_end if own_end and own_end in rest else self._reply_end
         rendered, found, added = rest.partition(end or "")
         if not end or not found or not self._says(rendered, prefix.call.reply):
             return None
@@ -144,7 +172,7 @@ class ChatTemplate:
         ids = self.encode(end + added)
         if own_end is None:
             return before + ids
-        return before + ids[1:] if ids[0] == before[-1] else None
+        return before + ids[1:] if self.decode_token(ids[0]) == end else None
 
     def _says(self, rendered: str, reply: Message) -> bool:
         """Whether a rendered reply holds the reasoning, the text and the calls, in this order."""
@@ -158,48 +186,96 @@ class ChatTemplate:
                 return False
         return True
 
+    def _probe_contents(self) -> set[str]:
+        """The roles whose messages the template leaves out without a word, and ``tools``, if it
+        does that with them. Notes whose contents it takes in parts alone."""
+        left_out = set()
+        for role, probe in _PROBES.items():
+            for in_parts in ((), {role}):
+                before, self._in_parts = self._in_parts, self._in_parts.union(in_parts)
+                # What it refuses, it will refuse then.
+                with suppress(RequestRefused):
+                    if f"{role}-probe" in self._render(list(probe.messages), probe):
+                        left_out.discard(role)
+                        break
+                    left_out.add(role)
+                self._in_parts = before
+        return left_out
+
+    def _check_nothing_is_left_out(self, request: Request, text: str) -> None:
+        lost = self._left_out & {m["role"] for m in request.messages if m["content"]}
+        # Who tells the model of its tools in a message of his own needs no template for that.
+        told = (tool["function"]["name"] in text for tool in request.tools)
+        lost |= {"tools"} if "tools" in self._left_out and not all(told) else set()
+        if lost:
+            raise RequestRefused(
+                400,
+                "invalid_messages",
+                "the model's chat template leaves this out of the prompt: "
+                f"{', '.join(sorted(lost))}. Say it in a message of the user's",
+            )
+
     def _wants_text_arguments(self) -> bool:
         """Whether the template takes a call's arguments as JSON text only; most want an object."""
-        call = {"id": "a" * 9, "type": "function", "function": {"name": "f", "arguments": "{}"}}
-        reply = {"role": "assistant", "content": None, "tool_calls": [call]}
         for as_text in (False, True):
             self._arguments_are_text = as_text
             with suppress(RequestRefused):
-                self._render([{"role": "user", "content": "a"}, reply], Request())
-                return as_text
+                # An object may be written as Python does it.
+                if "{'a'" not in self._render([_USER, _CALLED], Request()):
+                    return as_text
         return False
 
     def _find_reply_end(self) -> str | None:
         """The special token with which the template ends a reply of the model's."""
-        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "probe-b"}]
         try:
-            text = self.tokenizer.apply_chat_template(probe, tokenize=False)
-        except TemplateError:
+            text = self._render([_USER, _REPLY], Request(), add_generation_prompt=False)
+        except RequestRefused:
             return None
-        after = text.rpartition("probe-b")[2]
+        after = text.rpartition("assistant-probe")[2]
         found = [t for t in self.tokenizer.all_special_tokens if t in after]
         return min(found, key=after.index) if found else None
 
-    def _render(self, messages: list[Message], request: Request) -> str:
+    def _render(
+        self, messages: list[Message], request: Request, *, add_generation_prompt: bool = True
+    ) -> str:
         """What apply_chat_template does, less what it looks up again each time."""
         arguments, tools = request.template_arguments, list(request.tools) or None
         if not _RESERVED.isdisjoint(arguments):
             names = ", ".join(sorted(_RESERVED & set(arguments)))
             raise RequestRefused(400, "invalid_request", f"chat template arguments: not {names}")
-        forms = [_for_template(message, self._arguments_are_text) for message in messages]
+        forms = [self._form(message) for message in messages]
         try:
             rendered, _ = render_jinja_template(
                 conversations=[forms],
                 tools=tools,
                 chat_template=self.tokenizer.get_chat_template(tools=tools),
-                add_generation_prompt=True,
-                **{**self._special_tokens, **arguments},
+                add_generation_prompt=add_generation_prompt,
+                **{"strftime_now": DAY.strftime, **self._special_tokens, **arguments},
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise RequestRefused(
                 400, "invalid_messages", f"the model's chat template refuses this: {error}"
             ) from error
         return rendered[0]
+
+    def _form(self, message: Message) -> Message:
+        """A message as the template expects it: no text is None beside calls."""
+        form, calls = message, message.get("tool_calls")
+        if calls:
+            given = [{**call, "function": self._function_form(call["function"])} for call in calls]
+            form = {**form, "content": form["content"] or None, "tool_calls": given}
+        if form["role"] in self._in_parts:
+            text = form["content"]
+            form = {**form, "content": [{"type": "text", "text": text}] if text else []}
+        return form
+
+    def _function_form(self, function: dict) -> dict:
+        arguments = function["arguments"]
+        if not self._arguments_are_text and isinstance(arguments, str):
+            arguments = parsed_arguments(arguments)
+        elif self._arguments_are_text and not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        return {**function, "arguments": arguments}
 
 
 def _plain_text(prefix: Prefix) -> str:
@@ -217,22 +293,3 @@ def _restore(messages: list[Message], i: int, prefix: Prefix) -> list[Message]:
             for m in added
         ]
     return [*prefix.prompt.messages, prefix.call.reply, *added]
-
-
-def _for_template(message: Message, arguments_are_text: bool) -> Message:
-    """A message as templates expect it: no text is None beside calls, arguments are an object."""
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    form = {**message, "content": message["content"] or None}
-    if not arguments_are_text:
-        form["tool_calls"] = [
-            {**call, "function": {**call["function"], "arguments": _arguments(call)}}
-            for call in calls
-        ]
-    return form
-
-
-def _arguments(call: dict) -> Any:
-    arguments = call["function"]["arguments"]
-    return parsed_arguments(arguments) if isinstance(arguments, str) else arguments

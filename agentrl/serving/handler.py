@@ -18,7 +18,7 @@ from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.history import Prompt
 from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.protocol import Choice, Request, RequestRefused, Response, Token
-from agentrl.serving.recording import Attempt
+from agentrl.serving.recording import Attempt, Recording
 from agentrl.serving.sampling import Completion, EngineClient, Sampling
 from agentrl.types import Call
 
@@ -41,13 +41,15 @@ class Handler:
         temperature: float,
         max_tokens: int,
         max_model_len: int,
+        strict_tools: bool = False,
     ):
+        """strict_tools: see ``SamplingConfig``."""
         self.name, self.engine = name, engine
         self.chat_template, self.output_parser = chat_template, output_parser
         self.num_tokens = 0
         """Completion tokens sampled so far, for the progress display."""
         self._temperature, self._max_tokens = temperature, max_tokens
-        self._max_model_len = max_model_len
+        self._max_model_len, self._strict_tools = max_model_len, strict_tools
         self._warnings: set[str] = set()
 
     async def respond(self, request: Request, attempt: Attempt) -> Response:
@@ -58,8 +60,9 @@ class Handler:
         if request.tool_choice not in ("auto", "none") and not request.tools:
             message = "tool_choice asks for a tool without tools"
             raise RequestRefused(400, "invalid_request", message)
+        request = self._as_drawn(request)
         grammar = self.output_parser.grammar(request)
-        prompt = self._prompt(request, attempt)
+        prompt = self._fitting_prompt(request, attempt)
         completions = await self._sample(request, attempt, prompt, grammar)
         _check_finished(completions, grammar)
         key = (*attempt.recording.rng_key, attempt.number)
@@ -73,10 +76,22 @@ class Handler:
         self.num_tokens += response.completion_tokens
         return response
 
-    def _prompt(self, request: Request, attempt: Attempt) -> Prompt:
+    def count(self, request: Request, recording: Recording, agent: str) -> int:
+        """How many tokens a request's prompt would have."""
+        return len(self._prompt(self._as_drawn(request), recording, agent).ids)
+
+    def _as_drawn(self, request: Request) -> Request:
+        if self._strict_tools:
+            return request
+        return replace(request, tools=tuple(map(_not_strict, request.tools)))
+
+    def _prompt(self, request: Request, recording: Recording, agent: str) -> Prompt:
         # As it is now: other threads of the episode may deliver meanwhile.
-        history = dict(attempt.recording.histories.get(attempt.agent, {}))
-        prompt = self.chat_template.prompt(request, history)
+        history = dict(recording.histories.get(agent, {}))
+        return self.chat_template.prompt(request, history)
+
+    def _fitting_prompt(self, request: Request, attempt: Attempt) -> Prompt:
+        prompt = self._prompt(request, attempt.recording, attempt.agent)
         if len(prompt.ids) >= self._max_model_len:
             attempt.recording.context_full = True
             raise RequestRefused(
@@ -217,6 +232,14 @@ def _check_finished(completions: Sequence[Completion], grammar: Any) -> None:
         if completion.finish_reason not in ("stop", "length"):
             reason = f"vLLM ended with {completion.finish_reason!r}, as for a bad schema"
             raise RequestRefused(400 if grammar else 500, "invalid_request", reason)
+
+
+def _not_strict(tool: dict) -> dict:
+    """A tool whose arguments the model writes freely, as it does where nobody says ``strict``."""
+    function = tool.get("function")
+    if not isinstance(function, dict) or "strict" not in function:
+        return tool
+    return {**tool, "function": {k: v for k, v in function.items() if k != "strict"}}
 
 
 def _ended(attempt: Attempt) -> RequestRefused:

@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 from transformers import PreTrainedTokenizerBase
 
-from agentrl.serving.protocol import Request, RequestRefused, invalid
-from agentrl.types import Message, parsed_arguments
+from agentrl.serving.protocol import Request, RequestRefused, invalid, valid_json, without_halves
+from agentrl.types import Message
 
 
 class OutputParser:
@@ -46,8 +47,12 @@ class OutputParser:
             ) from None
         parser = self._parser_class(tokenizer).reasoning_parser if self._parser_class else None
         self._reasons = parser is not None
+        self._reasoning_start: str = (parser.reasoning_start_str or "") if parser else ""
         self.reasoning_end: str = (parser.reasoning_end_str or "") if parser else ""
         """What the model writes at the end of its reasoning."""
+        self._without_reasoning = ParserManager.get_parser(
+            tool_parser_name=tool_parser, enable_auto_tools=self._has_tools, tokenizer=tokenizer
+        )
 
     def grammar(self, request: Request) -> Any | None:
         """vLLM's StructuredOutputsParams, where the request asks for any.
@@ -60,36 +65,57 @@ class OutputParser:
 
     def parse(self, request: Request, prompt_ids: list[int], ids: list[int], text: str) -> Message:
         """text: what ``ids`` say, without the token that ended it. Tool calls get no ids here."""
-        if not self._parser_class or (not request.tools and not self._reasons):
+        reasons = self._reasons and self._is_reasoning(prompt_ids, text)
+        parser_class = self._parser_class if reasons else self._without_reasoning
+        if not parser_class or not (request.tools or reasons):
             return {"role": "assistant", "content": text}
-        reasoning, content, calls = self._parse_by_vllm(request, prompt_ids, ids, text)
-        if request.response_format and not content and self.reasoning_end not in text:
-            # A schema leaves no space for marks.
-            reasoning, content = None, text
+        reasoning, content, calls = self._parse_by_vllm(
+            parser_class, request, prompt_ids, ids, text
+        )
         message: Message = {"role": "assistant", "content": content or ""}
         if reasoning:
             message["reasoning_content"] = reasoning
-        if calls and not all(isinstance(parsed_arguments(c.arguments), dict) for c in calls):
+        functions = [_function(call) for call in calls or ()]
+        if not all(functions):
             # Clients break on such calls: they are text, like those that cannot be parsed.
             message["content"] = text.rpartition(self.reasoning_end)[2] if reasoning else text
-        elif calls:
-            message["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in calls
-            ]
+        elif functions:
+            message["tool_calls"] = [{"type": "function", "function": f} for f in functions]
         return message
 
+    def _is_reasoning(self, prompt_ids: list[int], text: str) -> bool:
+        """Whether a completion has reasoning in it, be it cut off: it has the marks, or the prompt
+        has begun it. vLLM takes what has no marks for reasoning, also where thinking is off."""
+        marks = self._reasoning_start, self.reasoning_end
+        opening = self._tokenizer.decode(prompt_ids[-len(marks[0]) - 8 :]).rstrip()
+        return any(mark in text for mark in marks) or opening.endswith(marks[0])
+
     def _parse_by_vllm(
-        self, request: Request, prompt_ids: list[int], ids: list[int], text: str
+        self, parser_class: Any, request: Request, prompt_ids: list[int], ids: list[int], text: str
     ) -> tuple[str | None, str | None, Any]:
-        asked, _ = _vllm_request(self._parser_class, self._tokenizer, request.format_key)
-        parser = self._parser_class(
+        asked, _ = _vllm_request(parser_class, self._tokenizer, request.format_key)
+        parser = parser_class(
             self._tokenizer, asked.tools, chat_template_kwargs=dict(request.template_arguments)
         )
         parser.set_prompt_token_ids(prompt_ids)
-        return parser.parse(
-            text, asked, enable_auto_tools=self._has_tools, model_output_token_ids=ids
-        )
+        try:
+            return parser.parse(
+                text, asked, enable_auto_tools=self._has_tools, model_output_token_ids=ids
+            )
+        except Exception:
+            # Whatever it is that the model wrote there, it is text.
+            return None, text, None
+
+
+def _function(call: Any) -> dict[str, str] | None:
+    """A call's name and arguments; None where these are no JSON object that every client reads, and
+    could send back."""
+    try:
+        arguments = valid_json(call.arguments)
+        is_object = isinstance(from_json(arguments), dict)
+    except (ValueError, RecursionError):
+        return None
+    return {"name": without_halves(call.name), "arguments": arguments} if is_object else None
 
 
 def _check_known(tool_parser: str | None, reasoning_parser: str | None) -> None:
@@ -113,6 +139,7 @@ def _vllm_request(
 ) -> tuple[Any, Any]:
     """The request by which vLLM's parsers read a completion, and its grammar."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
 
     tools, tool_choice, response_format, arguments = map(json.loads, format_key)
     try:
@@ -122,11 +149,21 @@ def _vllm_request(
             tool_choice=tool_choice,
             response_format=response_format,
         )
+        may_choose = bool(tools) and tool_choice == "auto"
+        has_both = may_choose and request.extract_structured_outputs() is not None
         if parser_class is not None:
             parser = parser_class(tokenizer, request.tools, chat_template_kwargs=arguments)
+            if has_both:
+                # Else vLLM would bind the first token to the schema, and no tool could be called.
+                parser.tool_strict_level = ToolStrictLevel.FUNCTION
             request = parser.adjust_request(request)
-        return request, request.extract_structured_outputs()
+        grammar = request.extract_structured_outputs()
+        if has_both and grammar.structural_tag is None:
+            reason = "tools and a schema in one request: this model's tool parser has no grammar "
+            raise ValueError(f"{reason}for either of them. Leave one out, or give a tool_choice")
+        return request, grammar
     except ValidationError as error:
-        raise invalid(error) from error
+        asked = {"tools": tools, "tool_choice": tool_choice, "response_format": response_format}
+        raise invalid(error, asked) from error
     except Exception as error:
-        raise RequestRefused(400, "invalid_request", f"{type(error).__name__}: {error}") from error
+        raise RequestRefused(400, "invalid_request", str(error) or repr(error)) from error

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,14 +20,45 @@ class RequestRefused(Exception):
         self.status, self.code, self.message, self.parameter = status, code, message, parameter
 
 
-def invalid(error: ValidationError) -> RequestRefused:
-    """The first thing that pydantic found wrong, in a sentence."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+def invalid(error: ValidationError, body: Any) -> RequestRefused:
+    """What pydantic found wrong in a body, in a sentence.
+
+    Of a union's alternatives the one that got farthest was meant: an image among the parts of a
+    content is told as that, and not as a content that is no text.
+    """
+    found = [(_path(e, body), e) for e in error.errors(include_url=False, include_context=False)]
+    path = max((path for path, _ in found), key=len)
+    here = [e for other, e in found if other == path]
+    where, given = ".".join(path), here[0]["input"]
+    if here[0]["type"] == "extra_forbidden":
         return RequestRefused(400, "unsupported_parameter", f"{where} is not supported here", where)
-    message = f"{where}: {first['msg']}" if where else first["msg"]
-    return RequestRefused(400, "invalid_request", message, where or None)
+    message = ", or: ".join(dict.fromkeys(e["msg"] for e in here))
+    if isinstance(given, str | float) and len(str(given)) < 100 and where:
+        message = f"{message}, not {given!r}"
+    return RequestRefused(400, "invalid_request", f"{where}: {message}".lstrip(": "), where or None)
+
+
+def _path(error: Any, body: Any) -> list[str]:
+    """Where in the body, without the names that pydantic has for the alternatives of a union."""
+    path = []
+    for part in error["loc"]:
+        with suppress(LookupError, TypeError):
+            path, body = [*path, str(part)], body[part]
+    return [*path, str(error["loc"][-1])] if error["type"] == "missing" else path
+
+
+def valid_json(text: str) -> str:
+    """JSON as every reader takes it: U+FFFD for each half of a UTF-16 pair, which is no text.
+
+    Raises ValueError where it is none, as with NaN and with what overflows to infinity.
+    """
+    written = json.dumps(json.loads(text), ensure_ascii=False, allow_nan=False)
+    whole = without_halves(written)
+    return text if whole == written else whole
+
+
+def without_halves(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +137,12 @@ class Response:
     choices: tuple[Choice, ...]
 
     @property
+    def prompt_ids(self) -> list[int]:
+        return self.choices[0].call.prompt_ids
+
+    @property
     def prompt_tokens(self) -> int:
-        return len(self.choices[0].call.prompt_ids)
+        return len(self.prompt_ids)
 
     @property
     def completion_tokens(self) -> int:

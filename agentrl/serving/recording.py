@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agentrl.serving.history import History, Prefix, Prompt, add_prefix, remove_prefix
-from agentrl.serving.protocol import RequestRefused
-from agentrl.types import Call, Message
+from agentrl.serving.protocol import Request, RequestRefused
+from agentrl.types import Call
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class Recording:
         """Whether the agent's own temperature and the like are used: not in training."""
         self.calls: list[Call] = []
         self.histories: dict[str, History] = {}
-        self.conversations: dict[str, list[Message]] = {}
+        self.conversations: dict[str, Request] = {}
         """Up to each response that can be gone on from, by its id."""
         self.context_full = False
         """Whether the last request did not fit any more."""

@@ -7,6 +7,7 @@ from typing import Any
 import openai
 
 from agentrl.config import AuxiliaryModel
+from agentrl.serving.process import bypass_proxies
 
 
 class RemoteModel:
@@ -45,15 +46,14 @@ class RemoteModel:
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to find the model: OpenAI's and Anthropic's variables."""
-        own = [os.environ.get(name) for name in ("NO_PROXY", "no_proxy")]
-        local = ",".join(filter(None, (*dict.fromkeys(own), "127.0.0.1,localhost")))
+        bypass_proxies("127.0.0.1", "localhost")
         return {
             "OPENAI_BASE_URL": self.base_url,
             "OPENAI_API_KEY": self.api_key,
             "ANTHROPIC_BASE_URL": self.base_url.removesuffix("/v1"),
             "ANTHROPIC_API_KEY": self.api_key,
-            "NO_PROXY": local,
-            "no_proxy": local,
+            "NO_PROXY": os.environ["NO_PROXY"],
+            "no_proxy": os.environ["NO_PROXY"],
         }
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json
+from pydantic_core import to_json as any_to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -37,14 +38,15 @@ from agentrl.serving.dialects import (
 )
 from agentrl.serving.dialects.base import Body
 from agentrl.serving.handler import Handler
-from agentrl.serving.protocol import Request, RequestRefused, Response, invalid
+from agentrl.serving.process import bypass_proxies
+from agentrl.serving.protocol import Request, RequestRefused, Response, invalid, valid_json
 from agentrl.serving.recording import Attempt, Recording
 
 log = logging.getLogger(__name__)
 
-DIALECTS = {
-    api.DIALECT.path: api.DIALECT for api in (chat_completions, completions, responses, messages)
-}
+to_json = partial(any_to_json, inf_nan_mode="null")
+APIS = (chat_completions, completions, responses, messages)
+DIALECTS = {dialect.path: dialect for dialect in (*(api.DIALECT for api in APIS), messages.COUNT)}
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ class Server:
             if dialect is None:
                 return HttpReply(200, to_json(_models_at(path, agent_key.handler.name)))
             body = _parse(dialect.body, raw)
+            if dialect.count:
+                return _count(dialect, body, agent_key)
             fingerprint = hashlib.blake2b(path.encode() + raw, digest_size=16).digest()
             is_retry = headers.get("x-stainless-retry-count", "0") != "0"
             attempt = agent_key.recording.begin(agent_key.agent, fingerprint, is_retry=is_retry)
@@ -159,6 +163,7 @@ class Server:
         return agent_key
 
     def _start(self) -> None:
+        bypass_proxies(self._host)
         listener = socket.create_server((self._host, self._port), backlog=4096)
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
@@ -225,6 +230,13 @@ async def _unless_gone(
             await task
 
 
+def _count(dialect: Dialect, body: Body, key: AgentKey) -> HttpReply:
+    request = dialect.request(body, key.recording.conversations)
+    return HttpReply(
+        200, to_json(dialect.count(key.handler.count(request, key.recording, key.agent)))
+    )
+
+
 async def _carry_out(dialect: Dialect, body: Body, handler: Handler, attempt: Attempt) -> HttpReply:
     try:
         conversations = attempt.recording.conversations
@@ -252,10 +264,20 @@ def _encode_event(name: str | None, data: Any) -> bytes:
 
 
 def _parse(kind: type[Body], raw: bytes) -> Body:
+    body = _read(raw)
     try:
-        return kind.model_validate_json(raw)
+        return kind.model_validate(body)
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, body) from error
+
+
+def _read(raw: bytes) -> Any:
+    with suppress(ValueError):
+        return from_json(raw, allow_inf_nan=False)
+    try:
+        return from_json(valid_json(raw.decode("utf-8", "surrogatepass")))
+    except (ValueError, RecursionError) as error:
+        raise RequestRefused(400, "invalid_request", f"the body is no JSON: {error}") from error
 
 
 def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> HttpReply:

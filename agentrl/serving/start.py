@@ -79,4 +79,5 @@ def _start_handler(
         temperature=config.sampling.temperature,
         max_tokens=config.sampling.max_tokens,
         max_model_len=model.max_model_len,
+        strict_tools=config.sampling.strict_tools or use == "auxiliary",
     )

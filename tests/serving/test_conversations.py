@@ -108,17 +108,12 @@ class Agent:
         self.client, _ = serving.open(step=0, task_id="t", episode=number)
         self.current = self.client
         self.server = serving.server
-        self.tools = [tool("add"), tool("look_up")]
-        self.messages, self.superseded, self.requests = [], [], []
-        self.num_foreign = 0
-        """Messages at the start that are sent as they are."""
+        # Gemma's template has no tools; DeepSeek's leaves them to a message.
+        self.tools = [] if family is GEMMA else [tool("add"), tool("look_up")]
+        self.superseded, self.requests = [], []
         self.text, self.texts = "", {}
         """What the template says of the messages, and what it said at each call."""
-        self.grows_from = None
-        """The call that gave the last turn, while the agent only appends to it."""
-        if rng.random() < 0.5:
-            self.messages.append({"role": "system", "content": self.writer.text()})
-        self.messages.append({"role": "user", "content": self.writer.text()})
+        self.start_over(with_system=rng.random() < 0.5)
 
     async def live(self) -> None:
         for _ in range(self.rng.randint(2, 7)):
@@ -129,7 +124,7 @@ class Agent:
                 await self.ask(*again[:2])
             elif fate < 0.24:
                 self.edit()
-            elif fate < 0.30 and self.family is not GEMMA:
+            elif fate < 0.30 and self.family not in (GEMMA, DEEPSEEK_R1):
                 self.tools = [tool("add"), tool(f"look_up_{len(self.requests)}")]
                 self.becomes_another_conversation()
             elif fate < 0.36:
@@ -173,9 +168,16 @@ class Agent:
         else:
             self.messages.append({"role": "user", "content": self.writer.text()})
 
-    def start_over(self) -> None:
-        self.messages, self.num_foreign = [{"role": "user", "content": self.writer.text()}], 0
+    def start_over(self, with_system: bool = False) -> None:
+        self.messages: list[dict] = []
+        self.num_foreign = 0
+        """Messages at the start that are sent as they are."""
+        if with_system or self.family is DEEPSEEK_R1:
+            content = f"You have add and look_up. {self.writer.text()}"
+            self.messages.append({"role": "system", "content": content})
+        self.messages.append({"role": "user", "content": self.writer.text()})
         self.grows_from = None
+        """The call that gave the last turn, while the agent only appends to it."""
 
     def edit(self) -> None:
         """Change an earlier message of the user's, and forget what came after."""

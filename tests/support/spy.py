@@ -5,6 +5,8 @@ import json
 from concurrent.futures import Future
 from typing import Any
 
+from pydantic_core import from_json
+
 from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.client import Serving
 from agentrl.serving.handler import Handler
@@ -90,16 +92,17 @@ class Scripted:
     def ask(self, messages, *, is_retry: bool = False, client=None, **options) -> dict:
         """The answer's message."""
         body = {"messages": messages, **options}
-        reply = asyncio.run(
-            self.serving.server.respond(
-                "/v1/chat/completions",
-                json.dumps(body).encode(),
-                headers(client or self.client, is_retry=is_retry),
-            )
-        )
-        answer = json.loads(reply.body)
-        assert reply.status == 200, answer
+        status, answer = self.post("chat/completions", body, client=client, is_retry=is_retry)
+        assert status == 200, answer
         return answer["choices"][0]["message"]
+
+    def post(self, route: str, body: Any, *, client=None, is_retry=False) -> tuple[int, Any]:
+        """Status and JSON of what is answered to a body, or to bytes; the JSON as strict readers
+        have it."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        sent = headers(client or self.client, is_retry=is_retry)
+        reply = asyncio.run(self.serving.server.respond(f"/v1/{route}", raw, sent))
+        return reply.status, from_json(reply.body, allow_inf_nan=False)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

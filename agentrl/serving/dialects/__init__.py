@@ -6,7 +6,6 @@ from typing import Any
 
 from agentrl.serving.dialects.base import Body
 from agentrl.serving.protocol import Request, RequestRefused, Response
-from agentrl.types import Message
 
 
 @dataclass(frozen=True)
@@ -15,14 +14,16 @@ class Dialect:
 
     path: str
     body: type[Body]
-    request: Callable[[Any, dict[str, list[Message]]], Request]
+    request: Callable[[Any, dict[str, Request]], Request]
     """The second: the episode's earlier conversations, by response id."""
     whole: Callable[[Response, Any, Request], dict]
     events: Callable[[Response, Any, Request], Iterator[tuple[str | None, Any]]]
     """The same as server-sent events: name and data."""
     error: Callable[[RequestRefused], dict]
-    conversation: Callable[[Response, Any, Request], dict[str, list[Message]]] = lambda *_: {}
-    """What a later request may go on from."""
+    conversation: Callable[[Response, Any, Request], dict[str, Request]] = lambda *_: {}
+    """What a later request may go on from: this one, the reply among its messages."""
+    count: Callable[[int], dict] | None = None
+    """Where nothing is to be drawn: how the number of the prompt's tokens is told."""
 
 
 def text_of(content: Any) -> str:

@@ -1,5 +1,6 @@
 """What the bodies of several APIs have in common."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -17,6 +18,10 @@ SAMPLING = frozenset(
 )
 
 
+NoArguments = BeforeValidator(lambda given: given or "{}")
+"""Of a tool call; clients write null or nothing for it."""
+
+
 class Known(TypedDict, total=False):
     """A part of a body of which we use these keys; what else clients send in it is dropped."""
 
@@ -29,6 +34,8 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     ignored: ClassVar[frozenset[str]] = frozenset()
     """Of no consequence here; clients send them all the same."""
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    """What would be refused, but for these values, which ask for what is done anyway."""
 
     model: str = "policy"
     stream: bool = False
@@ -39,7 +46,8 @@ class Body(BaseModel):
         """Clients write null for what they do not ask for."""
         if not isinstance(body, dict):
             return body
-        return {k: v for k, v in body.items() if v is not None and k not in cls.ignored}
+        asked = {k: v for k, v in body.items() if v is not None and k not in cls.ignored}
+        return {k: v for k, v in asked.items() if cls.neutral.get(k, ...) != v}
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -52,8 +60,14 @@ class OpenAIBody(Body):
 
     ignored = frozenset(
         {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-        | {"verbosity"}
+        | {"verbosity", "prompt_cache_retention", "prompt_cache_options", "prediction"}
+        | {"cache_salt", "priority", "request_id"}
     )
+    neutral: ClassVar[Mapping[str, Any]] = {
+        **{"ignore_eos": False, "min_tokens": 0, "echo": False, "best_of": 1, "background": False},
+        **{"add_generation_prompt": True, "continue_final_message": False, "modalities": ["text"]},
+        "truncation": "disabled",
+    }
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -77,7 +91,13 @@ class CompletionOptions(OpenAIBody):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: Stop = ()
     stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    """vLLM's: ``prompt_token_ids`` beside the choices, and ``token_ids`` in each."""
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.get("include_usage"))
+
+    def token_ids(self, **ids: list[int]) -> dict[str, list[int]]:
+        """The ids, by name, where they are asked for."""
+        return ids if self.return_token_ids else {}

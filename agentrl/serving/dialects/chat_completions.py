@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import Field
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
-from agentrl.serving.dialects.base import CompletionOptions, Known
+from agentrl.serving.dialects.base import CompletionOptions, Known, NoArguments
 from agentrl.serving.protocol import Choice, Request, Response
 from agentrl.types import Message
 
@@ -18,7 +18,7 @@ class Part(Known, total=False):
 
 class Function(Known, total=False):
     name: Required[str]
-    arguments: Required[str | dict[str, Any] | None]
+    arguments: Required[Annotated[str | dict[str, Any], NoArguments]]
 
 
 class ToolCall(Known, total=False):
@@ -59,7 +59,7 @@ def request(body: ChatBody, _: Any) -> Request:
     return Request(
         model=body.model,
         messages=tuple(_plain_message(message) for message in body.messages),
-        tools=body.tools,
+        tools=tuple(map(_plain_tool, body.tools)),
         tool_choice=body.tool_choice,
         parallel_tool_calls=body.parallel_tool_calls,
         response_format=body.response_format,
@@ -80,16 +80,15 @@ def _plain_message(message: dict[str, Any]) -> Message:
         if message.get(name):
             plain[name] = message[name]
     if calls := message.get("tool_calls"):
-        plain["tool_calls"] = [_plain_call(call) for call in calls]
+        plain["tool_calls"] = calls
     if reasoning := message.get("reasoning_content") or message.get("reasoning"):
         plain["reasoning_content"] = reasoning
     return plain
 
 
-def _plain_call(call: dict[str, Any]) -> dict[str, Any]:
-    if call["function"]["arguments"] is None:
-        call = {**call, "function": {**call["function"], "arguments": "{}"}}
-    return call
+def _plain_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """Without what is for a provider's cache; keys in their order, as the template shows them."""
+    return {name: tool[name] for name in tool if name in ("type", "function")}
 
 
 def whole(response: Response, body: ChatBody, request: Request) -> dict:
@@ -99,20 +98,21 @@ def whole(response: Response, body: ChatBody, request: Request) -> dict:
             "message": _message(choice.message),
             "logprobs": _logprobs(choice, request),
             "finish_reason": choice.finish_reason,
+            **body.token_ids(token_ids=choice.call.completion_ids),
         }
         for i, choice in enumerate(response.choices)
     ]
-    return {**_envelope(response, request, "", choices), "usage": usage(response)}
+    return {**_envelope(response, body, request, "", choices), "usage": usage(response)}
 
 
 def events(response: Response, body: ChatBody, request: Request) -> Iterator[tuple[None, Any]]:
     extra = {"usage": None} if body.include_usage else {}
     for i, choice in enumerate(response.choices):
         ending = {"index": i, "delta": {}, "logprobs": None, "finish_reason": choice.finish_reason}
-        for said in (*_deltas(choice, i, request), ending):
-            yield None, _envelope(response, request, ".chunk", [said]) | extra
+        for said in (*_deltas(choice, i, body, request), ending):
+            yield None, _envelope(response, body, request, ".chunk", [said]) | extra
     if body.include_usage:
-        last = _envelope(response, request, ".chunk", [])
+        last = _envelope(response, body, request, ".chunk", [])
         yield None, {**last, "usage": usage(response)}
     yield None, "[DONE]"
 
@@ -130,12 +130,15 @@ def _message(reply: Message) -> dict:
     return {**reply, "content": content or None if reply.get("tool_calls") else content}
 
 
-def _deltas(choice: Choice, index: int, request: Request) -> Iterator[dict]:
-    """A choice in parts; its log-probabilities come with the first that says something."""
+def _deltas(choice: Choice, index: int, body: ChatBody, request: Request) -> Iterator[dict]:
+    """A choice in parts; what each token has to it comes with the first that says something."""
     said = list(_parts(choice.message))
     for j, delta in enumerate(({"role": "assistant", "content": ""}, *said)):
-        logprobs = _logprobs(choice, request) if j == min(1, len(said)) else None
-        yield {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+        written = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        if j == min(1, len(said)):
+            written["logprobs"] = _logprobs(choice, request)
+            written |= body.token_ids(token_ids=choice.call.completion_ids)
+        yield written
 
 
 def _parts(reply: Message) -> Iterator[dict]:
@@ -149,13 +152,16 @@ def _parts(reply: Message) -> Iterator[dict]:
         yield {"tool_calls": [{"index": i, "function": {"arguments": arguments}}]}
 
 
-def _envelope(response: Response, request: Request, kind: str, choices: list[dict]) -> dict:
+def _envelope(
+    response: Response, body: ChatBody, request: Request, kind: str, choices: list[dict]
+) -> dict:
     return {
         "id": f"chatcmpl-{response.id}",
         "object": f"chat.completion{kind}",
         "created": response.created,
         "model": request.model,
         "choices": choices,
+        **body.token_ids(prompt_token_ids=response.prompt_ids),
     }
 
 

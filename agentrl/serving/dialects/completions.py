@@ -38,36 +38,40 @@ def request(body: CompletionBody, _: Any) -> Request:
 
 
 def whole(response: Response, body: CompletionBody, request: Request) -> dict:
-    choices = [_choice(i, choice, request) for i, choice in enumerate(response.choices)]
-    return {**_envelope(response, request, choices), "usage": usage(response)}
+    choices = [_choice(i, choice, body, request) for i, choice in enumerate(response.choices)]
+    return {**_envelope(response, body, request, choices), "usage": usage(response)}
 
 
 def events(
     response: Response, body: CompletionBody, request: Request
 ) -> Iterator[tuple[None, Any]]:
     for i, choice in enumerate(response.choices):
-        yield None, _envelope(response, request, [_choice(i, choice, request)])
+        yield None, _envelope(response, body, request, [_choice(i, choice, body, request)])
     if body.include_usage:
-        yield None, {**_envelope(response, request, []), "usage": usage(response)}
+        yield None, {**_envelope(response, body, request, []), "usage": usage(response)}
     yield None, "[DONE]"
 
 
-def _envelope(response: Response, request: Request, choices: list[dict]) -> dict:
+def _envelope(
+    response: Response, body: CompletionBody, request: Request, choices: list[dict]
+) -> dict:
     return {
         "id": f"cmpl-{response.id}",
         "object": "text_completion",
         "created": response.created,
         "model": request.model,
         "choices": choices,
+        **body.token_ids(prompt_token_ids=response.prompt_ids),
     }
 
 
-def _choice(index: int, choice: Choice, request: Request) -> dict:
+def _choice(index: int, choice: Choice, body: CompletionBody, request: Request) -> dict:
     return {
         "index": index,
         "text": choice.message["content"],
         "logprobs": _logprobs(choice) if request.top_logprobs is not None else None,
         "finish_reason": choice.finish_reason,
+        **body.token_ids(token_ids=choice.call.completion_ids),
     }
 
 

@@ -1,8 +1,12 @@
 """Anthropic's messages: ``POST /v1/messages``. Its base URL is the server's, without ``/v1``."""
 
 import json
+import logging
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Required
+from dataclasses import replace
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Required
 
 from pydantic import Field
 
@@ -11,6 +15,9 @@ from agentrl.serving.dialects.base import Body, Known, Stop
 from agentrl.serving.protocol import Choice, Request, RequestRefused, Response
 from agentrl.types import Message
 
+log = logging.getLogger(__name__)
+
+BILLING = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n*")
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "api_error"}
 
 
@@ -43,11 +50,12 @@ Block = Annotated[
 
 
 class AnthropicMessage(Known, total=False):
-    role: Required[Literal["user", "assistant"]]
+    role: Required[Literal["user", "assistant", "system"]]
     content: Required[str | list[Block]]
 
 
 class Tool(Known, total=False):
+    type: Literal["custom"] | None
     name: Required[str]
     description: str
     input_schema: Required[dict[str, Any]]
@@ -69,8 +77,18 @@ class OutputConfig(Known, total=False):
     format: OutputFormat | None
 
 
+class Thread(Known, total=False):
+    type: Required[Literal["create", "continue"]]
+    previous_message_id: str
+
+
 class MessagesBody(Body):
-    ignored = frozenset({"thinking", "metadata", "service_tier", "cache_control"})
+    # Among them what would shorten the context, which is kept whole here.
+    ignored = frozenset(
+        {"thinking", "metadata", "service_tier", "cache_control", "context_management", "speed"}
+        | {"inference_geo", "diagnostics", "billing_policy", "fallbacks", "fallback_credit_token"}
+    )
+    neutral: ClassVar = {"mcp_servers": []}
 
     max_tokens: Annotated[int, Field(ge=1)]
     messages: Annotated[list[AnthropicMessage], Field(min_length=1)]
@@ -82,18 +100,27 @@ class MessagesBody(Body):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     output_config: OutputConfig = Field(default_factory=dict)
+    thread: Thread | None = None
 
 
-def request(body: MessagesBody, _: Any) -> Request:
+class CountBody(MessagesBody):
+    max_tokens: int = 1
+
+
+def request(body: MessagesBody, conversations: dict[str, Request]) -> Request:
     if body.messages[-1]["role"] == "assistant":
         refused = "an answer that is begun for the model (a prefill) is not supported here"
         raise RequestRefused(400, "unsupported_parameter", refused, "messages")
-    system = [{"role": "system", "content": text_of(body.system)}] if body.system else []
-    form = body.output_config.get("format")
+    begun, form = _begun(body, conversations), body.output_config.get("format")
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    said = [plain for m in (*system, *body.messages) for plain in _plain_messages(m)]
+    if [m["role"] for m in said[:2]] == ["system", "system"]:
+        # Templates take one, and some no second.
+        said[:2] = [{**said[0], "content": f"{said[0]['content']}\n\n{said[1]['content']}"}]
     return Request(
         model=body.model,
-        messages=(*system, *(plain for m in body.messages for plain in _plain_messages(m))),
-        tools=tuple(map(_plain_tool, body.tools)),
+        messages=(*begun.messages, *said),
+        tools=begun.tools or tuple(map(_plain_tool, body.tools)),
         tool_choice=_plain_choice(body.tool_choice),
         parallel_tool_calls=not body.tool_choice.get("disable_parallel_tool_use"),
         response_format=form
@@ -104,10 +131,29 @@ def request(body: MessagesBody, _: Any) -> Request:
     )
 
 
+def _begun(body: MessagesBody, conversations: dict[str, Request]) -> Request:
+    """What a thread holds already: its messages, the system's among them, and its tools."""
+    if not body.thread or body.thread["type"] == "create":
+        return Request()
+    before = body.thread.get("previous_message_id")
+    if before not in conversations:
+        reason = f"this episode has no message {before}: send the whole conversation"
+        raise RequestRefused(404, "thread_not_found", reason, "thread")
+    return conversations[before]
+
+
+def conversation(response: Response, body: MessagesBody, request: Request) -> dict[str, Request]:
+    """What the id of a message brings back, in a thread."""
+    if not body.thread:
+        return {}
+    said = (*request.messages, response.choices[0].message)
+    return {_id(response): replace(request, messages=said)}
+
+
 def whole(response: Response, body: MessagesBody, request: Request) -> dict:
     (choice,) = response.choices
     return {
-        "id": f"msg_{response.id}",
+        "id": _id(response),
         "type": "message",
         "role": "assistant",
         "model": request.model,
@@ -134,15 +180,19 @@ def events(response: Response, body: MessagesBody, request: Request) -> Iterator
 def error(refusal: RequestRefused) -> dict:
     default = "api_error" if refusal.status >= 500 else "invalid_request_error"
     kind = ERROR_TYPES.get(refusal.status, default)
-    return {"type": "error", "error": {"type": kind, "message": refusal.message}}
+    # By the code a client knows that it has to send a thread from its beginning.
+    details = {"error_code": refusal.code}
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": refusal.message, "details": details},
+    }
 
 
 def _plain_messages(message: dict[str, Any]) -> Iterator[Message]:
     """One message of Anthropic's: tool results come first, each a message of its own."""
     content = message["content"]
     if isinstance(content, str):
-        yield {"role": message["role"], "content": content}
-        return
+        content = [{"type": "text", "text": content}]
     for block in content:
         if block["type"] == "tool_result":
             text = text_of(block.get("content"))
@@ -150,6 +200,8 @@ def _plain_messages(message: dict[str, Any]) -> Iterator[Message]:
     texts = [block["text"] for block in content if block["type"] == "text"]
     thoughts = [block["thinking"] for block in content if block["type"] == "thinking"]
     calls = [_plain_call(block) for block in content if block["type"] == "tool_use"]
+    if message["role"] == "system":
+        texts = _without_billing(texts)
     plain: Message = {"role": message["role"], "content": "".join(texts)}
     if thoughts:
         plain["reasoning_content"] = "".join(thoughts)
@@ -157,6 +209,20 @@ def _plain_messages(message: dict[str, Any]) -> Iterator[Message]:
         plain["tool_calls"] = calls
     if texts or thoughts or calls or message["role"] == "assistant":
         yield plain
+
+
+def _without_billing(texts: list[str]) -> list[str]:
+    """Claude Code's first line holds a number for the bill, another one in each request: with it in
+    the prompt, no conversation would continue."""
+    kept = [BILLING.sub("", text) for text in texts]
+    if kept != texts:
+        _tell_of_billing()
+    return [text for text in kept if text]
+
+
+@cache
+def _tell_of_billing() -> None:
+    log.warning("the agent's x-anthropic-billing-header is no part of the prompt (said once)")
 
 
 def _plain_call(block: dict[str, Any]) -> dict:
@@ -173,6 +239,10 @@ def _plain_choice(chosen: dict[str, Any]) -> str | dict:
     if chosen["type"] == "tool":
         return {"type": "function", "function": {"name": chosen.get("name", "")}}
     return {"any": "required"}.get(chosen["type"], chosen["type"])
+
+
+def _id(response: Response) -> str:
+    return f"msg_{response.id}"
 
 
 def _usage(response: Response) -> dict:
@@ -211,4 +281,10 @@ def _event(name: str, /, **data: Any) -> tuple[str, dict]:
     return name, {"type": name, **data}
 
 
-DIALECT = Dialect("/v1/messages", MessagesBody, request, whole, events, error)
+DIALECT = Dialect("/v1/messages", MessagesBody, request, whole, events, error, conversation)
+COUNT = replace(
+    DIALECT,
+    path="/v1/messages/count_tokens",
+    body=CountBody,
+    count=lambda num_tokens: {"input_tokens": num_tokens},
+)

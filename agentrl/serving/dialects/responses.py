@@ -1,13 +1,14 @@
 """OpenAI's responses: ``POST /v1/responses``."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from agentrl.serving.dialects import Dialect, openai_error, text_of
-from agentrl.serving.dialects.base import Known, OpenAIBody
+from agentrl.serving.dialects.base import Known, NoArguments, OpenAIBody
 from agentrl.serving.dialects.chat_completions import token_logprobs
 from agentrl.serving.protocol import Request, RequestRefused, Response
 from agentrl.types import Message
@@ -28,7 +29,7 @@ class CallItem(Known, total=False):
     type: Required[Literal["function_call"]]
     call_id: Required[str]
     name: Required[str]
-    arguments: Required[str]
+    arguments: Required[Annotated[str, NoArguments]]
 
 
 class OutputItem(Known, total=False):
@@ -42,6 +43,19 @@ class ReasoningItem(Known, total=False):
     content: list[TextPart] | None
 
 
+def _type_of(item: Any) -> str:
+    return item.get("type", "message") if isinstance(item, dict) else ""
+
+
+Item = Annotated[
+    Annotated[CallItem, Tag("function_call")]
+    | Annotated[OutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[MessageItem, Tag("message")],
+    Discriminator(_type_of),
+]
+
+
 class TextFormat(Known, total=False):
     type: Required[Literal["text", "json_object", "json_schema"]]
     name: str
@@ -53,12 +67,9 @@ class TextOptions(Known, total=False):
 
 
 class ResponsesBody(OpenAIBody):
-    ignored = OpenAIBody.ignored | {"stream_options"}
+    ignored = OpenAIBody.ignored | {"stream_options", "max_tool_calls", "context_management"}
 
-    input: (
-        str
-        | Annotated[list[CallItem | OutputItem | ReasoningItem | MessageItem], Field(min_length=1)]
-    )
+    input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
     # vLLM says what is wrong in these two, when it makes a grammar of them.
@@ -72,18 +83,19 @@ class ResponsesBody(OpenAIBody):
     reasoning: dict[str, Any] = Field(default_factory=dict)
 
 
-def request(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Request:
+def request(body: ResponsesBody, conversations: dict[str, Request]) -> Request:
     before = body.previous_response_id
     if before is not None and before not in conversations:
         reason = f"this episode has no response {before}"
         raise RequestRefused(404, "previous_response_not_found", reason, "previous_response_id")
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    said_before = conversations[before].messages if before else ()
     effort = body.reasoning.get("effort")
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in body.include
     return Request(
         model=body.model,
-        messages=(*instructions, *conversations.get(before, ()), *_plain_messages(given)),
+        messages=(*instructions, *said_before, *_plain_messages(given)),
         tools=tuple(map(_plain_tool, body.tools)),
         tool_choice=_plain_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls,
@@ -95,12 +107,10 @@ def request(body: ResponsesBody, conversations: dict[str, list[Message]]) -> Req
     )
 
 
-def conversation(
-    response: Response, body: ResponsesBody, request: Request
-) -> dict[str, list[Message]]:
+def conversation(response: Response, body: ResponsesBody, request: Request) -> dict[str, Request]:
     """What ``previous_response_id`` brings back: all but the instructions, which hold once."""
     said = request.messages[1:] if body.instructions else request.messages
-    return {_id(response): [*said, response.choices[0].message]}
+    return {_id(response): replace(request, messages=(*said, response.choices[0].message))}
 
 
 def whole(response: Response, body: ResponsesBody, request: Request) -> dict:
