@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agentrl.algorithms import Terms
 from agentrl.learning.packing import MicroBatch, pack
@@ -32,14 +33,27 @@ ATTENTION = {
 """What selective checkpointing keeps: the output of whichever operator attends."""
 
 
-def _attend(module, query, key, value, attention_mask, *, scaling, plan, attention, **_):
-    """What transformers calls in every layer; heads come first there, tokens first here."""
+def _attend(module, query, key, value, attention_mask, *, scaling, plan, attention, **others):
+    """What transformers calls in every layer; heads come first there, tokens first here.
+
+    Raises ValueError for a keyword that would change what is computed.
+    """
+    window = others.pop("sliding_window", None)
+    if window is not None and plan.longest > window:
+        raise ValueError("a sliding_window is shorter than a call")
+    for name, given in others.items():
+        if name not in WITHOUT_EFFECT and given is not None:
+            raise ValueError(
+                f"{type(module).__name__} attends with {name}, which trees do not have"
+            )
     # Under autocast rotary embeddings leave fp32 behind.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (T, H or K, D)
     return tree_attention(q, k, v, plan, scaling, attention)[None], None
 
 
 AttentionInterface.register("agentrl_tree", _attend)
+WITHOUT_EFFECT = {"dropout", "is_causal", "position_ids", "use_cache"}
+"""Of the keywords of attention: dropout is off, and the plan knows the rest."""
 
 
 class Policy(nn.Module):
@@ -50,11 +64,15 @@ class Policy(nn.Module):
         computes all but attention again."""
         super().__init__()
         lm.set_attn_implementation("agentrl_tree")
-        self.lm, self.attention = lm.train(), attention
+        # What is sampled has no dropout, no noise of routers: nor has what is trained.
+        self.lm, self.attention = lm.eval(), attention
         if recompute != "off":
             keep = partial(create_selective_checkpoint_contexts, _keep_attention)
             how = {"context_fn": keep} if recompute == "selective" else {}
             lm.gradient_checkpointing_enable({"use_reentrant": False, **how})
+            for module in lm.modules():
+                # They recompute where they are told that they train; what is in them is not told.
+                module.training = isinstance(module, GradientCheckpointingLayer)
 
     @classmethod
     def load(cls, folder: str | Path, **options: str) -> "Policy":

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from agentrl import hub
 from agentrl.config import Config, ServerConfig
+from agentrl.learning.architecture import check_architecture
 from agentrl.runs import memory
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
@@ -161,6 +162,8 @@ def check_model(
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
     parameters, device, push = check_serving(config, folder, display), "cpu", ""
+    with display.phase("checking"), quiet():
+        _check_architectures(config, folder)
     remedy = "launch fewer processes, or lower --engine.cpu-cache-gib"
     if torch.cuda.is_available():
         device, remedy = "cuda", "or launch more ranks"
@@ -184,6 +187,14 @@ def check_model(
         f"{device}: {size(needed)} of {size(free)} memory, without activations{push}; "
         f"{size(checkpoint)} of {size(disk)} disk a checkpoint"
     )
+
+
+def _check_architectures(config: Config, folder: str | Path) -> None:
+    """Of what is trained, and of a reference that is another model."""
+    teacher = config.algorithm.reference
+    for name in (folder, teacher) if isinstance(teacher, str) else (folder,):
+        model = AutoConfig.from_pretrained(name)
+        check_architecture(model, config.model.max_model_len, config.model.recompute)
 
 
 def check_failures(groups: Sequence[Group], max_failed: float) -> None:

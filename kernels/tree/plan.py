@@ -92,6 +92,11 @@ class TreePlan:
     def runs(self) -> list[Chain]:
         return _runs(self._tree_parent)
 
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest root path."""
+        return max(sum(b - a for a, b in (*r.above, (r.start, r.stop))) for r in self.runs)
+
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made once for this plan; for what one kernel derives from it."""
         if key not in self._made:
