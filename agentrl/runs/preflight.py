@@ -145,6 +145,7 @@ def check_model(
 
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
+    _check_teacher(config.algorithm.reference, folder)
     parameters, device, push = check_serving(config, folder, display), "cpu", ""
     remedy = "launch fewer processes, or lower --engine.cpu-cache-gib"
     if torch.cuda.is_available():
@@ -169,6 +170,17 @@ def check_model(
         f"{device}: {size(needed)} of {size(free)} memory, without activations{push}; "
         f"{size(checkpoint)} of {size(disk)} disk a checkpoint"
     )
+
+
+def _check_teacher(reference: bool | str, folder: str | Path) -> None:
+    """Whether what another model says of token ids means the same."""
+    if isinstance(reference, str):
+        own, its = (AutoTokenizer.from_pretrained(f).get_vocab() for f in (folder, reference))
+        if own != its:
+            raise ValueError(
+                f"the algorithm's reference is {reference}, whose tokens are not those of "
+                f"{folder}: name a model that has the same tokenizer"
+            )
 
 
 def check_failures(groups: Sequence[Group], max_failed: float) -> None:
