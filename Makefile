@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/pytest -n 2 --dist
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: demo test slow soak check bench gpu gpu-carry tools
+.PHONY: demo test slow soak check bench oracles gpu gpu-carry tools
 
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
@@ -35,6 +35,9 @@ bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, wh
 	$(BIN)/python -m bench.debug
 	$(BIN)/python -m bench.viewer
 
+oracles: .venv/installed .oracles/unpacked  ## our losses and credit beside other trainers'
+	$(BIN)/python -m bench.oracles
+
 gpu: .venv/installed  ## what only a GPU can tell, in two halves of minutes: FLAGS="--only A"
 	$(BIN)/python -m bench.gpu $(FLAGS)
 
@@ -63,6 +66,13 @@ tools:  ## what the tests drive beside Python, from the system's packages, where
 # The frameworks of the example agents. The core's versions hold, whatever a framework would like.
 .venv/installed-agents: .venv/installed requirements-agents.txt
 	$(BIN)/pip install -q -r requirements-agents.txt -c $(REQUIREMENTS)
+	touch $@
+
+# Their wheels, unpacked beside each other; they need what is never installed here.
+.oracles/unpacked: requirements-oracles.txt
+	rm -rf .oracles
+	$(PYTHON) -m pip download -q --no-deps --only-binary :all: --python-version 3.12 -d .oracles -r requirements-oracles.txt
+	for wheel in .oracles/*.whl; do $(PYTHON) -m zipfile -e $$wheel .oracles/$$(basename $$wheel | cut -d- -f1,2); rm $$wheel; done
 	touch $@
 
 # openai's client for Node, which the tests speak through where there is Node.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from random import Random
 from typing import Any
 
 from agentrl.config import Config
@@ -58,6 +59,8 @@ GRACE_SECONDS = 5.0
 """How much longer than its time an episode may take to notice that it is over."""
 INTERRUPT_SECONDS = 1.0
 """How long an interrupted thread gets to end, before the next interrupt."""
+REFILL_ROUNDS = 3
+"""How often ``refill`` collects for one step at most."""
 EpisodeKey = tuple[int, int]
 """The row of a task in its batch, and the number of the episode in its group."""
 
@@ -113,6 +116,35 @@ def collect(
         own_sampling=own_sampling,
     )
     return ranks.gather(own_groups, "episodes")
+
+
+def refill(
+    tasks: Sequence[Task],
+    config: Config,
+    serving: InferencePool,
+    ranks: Ranks,
+    run: Session,
+    step: int,
+) -> list[Group]:
+    """Dynamic sampling (DAPO: arXiv 2503.14476, section 3.2): groups whose rewards are all equal
+    give way to other tasks' groups; those that are left after ``REFILL_ROUNDS`` stay."""
+    rng, wanted, asked = Random(f"{config.seed}-{step}"), list(tasks), set()
+    kept, equal = [], []
+    for _ in range(REFILL_ROUNDS):
+        asked |= {task["id"] for task in wanted}
+        for group in collect(wanted, config, serving, ranks, run, step):
+            (equal if _is_equal(group) else kept).append(group)
+        if len(kept) == len(tasks):
+            break
+        fresh = [task for task in find_tasks(config)[0] if task["id"] not in asked]
+        wanted = rng.sample(fresh, min(len(fresh), len(tasks) - len(kept)))
+    return (kept + equal)[: len(tasks)]
+
+
+def _is_equal(group: Group) -> bool:
+    """Whether no agent's reward differs between its episodes."""
+    rewards = [episode.reward for episode in group.scored]
+    return all(reward == rewards[0] for reward in rewards)
 
 
 def evaluate(

@@ -6,10 +6,11 @@ else's.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from agentrl.types import Group, Sample
+from agentrl.types import Episode, Group, Sample
 
 Compare = Callable[[Sequence[float]], list[float]]
 """The rewards of one agent in the G episodes of a group -> the advantage of each."""
@@ -30,12 +31,50 @@ def group_normalised(rewards_G: Sequence[float]) -> list[float]:
     return ((rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)).tolist()
 
 
+def centred(rewards_G: Sequence[float]) -> list[float]:
+    """r - mean."""
+    mean = sum(rewards_G) / len(rewards_G)
+    return [reward - mean for reward in rewards_G]
+
+
+def leave_one_out(rewards_G: Sequence[float]) -> list[float]:
+    """r - mean of the others; 0 where there are none.
+
+    >>> leave_one_out([1.0, 0.0, 0.0])
+    [1.0, -0.5, -0.5]
+    """
+    others = max(1, len(rewards_G) - 1)
+    return [len(rewards_G) * a / others for a in centred(rewards_G)]
+
+
 def credit(groups: Sequence[Group], compare: Compare = group_normalised) -> list[Sample]:
     """Every rewarded call, with its agent's advantage in its episode.
 
     An episode in which an agent made no call, or has no reward, is not compared for that agent.
     """
     return [sample for g, group in enumerate(groups) for sample in _of_group(g, group, compare)]
+
+
+def shaped(groups: Sequence[Group], reward: Callable[[Episode, str], float]) -> list[Group]:
+    """The groups with what ``reward(episode, agent)`` makes of each agent's reward."""
+
+    def rewarded(episode: Episode) -> Episode:
+        agents = [a for a in episode.agents if episode.scored and episode.reward_of(a) is not None]
+        return (
+            replace(episode, reward={a: reward(episode, a) for a in agents}) if agents else episode
+        )
+
+    return [replace(g, episodes=tuple(map(rewarded, g.episodes))) for g in groups]
+
+
+def whitened(samples: Sequence[Sample]) -> list[Sample]:
+    """The advantages less their mean over all tokens, divided by their std (ddof 1) over these."""
+    counts = [len(sample.call.completion_ids) for sample in samples]
+    each = np.repeat(np.array([sample.advantage for sample in samples], np.float64), counts)
+    if len(each) < 2 or (each == each[0]).all():
+        return [replace(sample, advantage=0.0) for sample in samples]
+    scale = 1 / np.sqrt(each.var(ddof=1) + 1e-8)
+    return [replace(s, advantage=float((s.advantage - each.mean()) * scale)) for s in samples]
 
 
 def trainable(samples: Sequence[Sample], agents: Sequence[str] | None) -> list[Sample]:

@@ -1,8 +1,9 @@
 """GRPO (DeepSeekMath, arXiv 2402.03300), and what every other algorithm here derives from.
 
-Differences from it as published: no reference model and no KL term; the loss is the mean over all
-trained tokens of the batch, not of each episode; one optimizer step a batch, so that it is strictly
-on-policy; a truncated importance weight corrects for the sampler's numerics.
+Differences from it as published: no reference model and no KL term (``grpo+kl`` has them); the loss
+is the mean over all trained tokens of the batch, not of each episode (``aggregation``); one
+optimizer step a batch, so that it is strictly on-policy; a truncated importance weight corrects for
+the sampler's numerics.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from agentrl.algorithms.advantages import credit
-from agentrl.algorithms.losses import clipped
-from agentrl.algorithms.terms import Losses, Terms
+from agentrl.algorithms.losses import clipped, importance
+from agentrl.algorithms.terms import Losses, Tensor, Terms
+from agentrl.algorithms.weights import Aggregation, aggregate
 from agentrl.types import Group, Sample
 
 
@@ -25,6 +27,9 @@ class GRPO:
     """A token's ratio stops counting above 1 + clip_high."""
     importance_sampling_cap: float = 2.0
     """Largest importance weight of the trainer's distribution over the sampler's."""
+    aggregation: Aggregation = "token"
+    """What the loss is a mean over; a number: the sum over each episode, divided by it. See
+    ``weights``."""
     updates: int = 1
     """Optimizer steps a batch, each on its share of the groups. More than one step: ratios are to
     the policy before the first."""
@@ -49,6 +54,7 @@ class GRPO:
             ("clip_low", 0 < self.clip_low <= 1, "give above 0, at most 1"),
             ("clip_high", self.clip_high > 0, "give above 0"),
             ("importance_sampling_cap", self.importance_sampling_cap > 0, "give above 0"),
+            ("aggregation", self.aggregation != 0, "give a length, or what to take the mean over"),
             ("updates", self.updates > 0, "give at least 1"),
             ("passes", self.passes > 0, "give at least 1"),
             # Whatever numbers a subclass has: NaN alone is unlike itself.
@@ -71,22 +77,19 @@ class GRPO:
         return credit(groups)
 
     def weigh(self, samples: Sequence[Sample]) -> tuple[list[float], float]:
-        """The mean over tokens: each counts 1, and all of them together divide.
+        """A number a call, which counts for each of its tokens, and the optimizer step's divisor,
+        which adds up over groups; see ``weights``."""
+        return aggregate(samples, self.aggregation)
 
-        Returns a number a call, which counts for each of its tokens, and the optimizer step's
-        divisor, which adds up over groups.
-        """
-        return [1.0] * len(samples), float(sum(len(s.call.completion_ids) for s in samples))
+    def importance(self, terms: Terms) -> Tensor:
+        """[N] weights, without a gradient, that correct for the sampler; every loss multiplies by
+        them."""
+        return importance(terms, self.importance_sampling_cap)
 
     def loss(self, terms: Terms) -> Losses:
         """The clipped surrogate of each term; see ``losses``."""
-        return clipped(
-            terms,
-            (terms.logprobs - terms.proximal_logprobs).exp(),
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            cap=self.importance_sampling_cap,
-        )
+        ratio, weight = (terms.logprobs - terms.proximal_logprobs).exp(), self.importance(terms)
+        return clipped(terms, ratio, weight, clip_low=self.clip_low, clip_high=self.clip_high)
 
 
 algorithm = GRPO()

@@ -14,20 +14,46 @@ from jaxtyping import Float
 from agentrl.algorithms.terms import Losses, Tensor, Terms
 
 
-def importance(terms: Terms, cap: float) -> Float[Tensor, " N"]:
-    """The truncated importance weight of the trainer's distribution over the sampler's."""
-    return (terms.proximal_logprobs - terms.sampler_logprobs).exp().clamp(max=cap)
+def importance(
+    terms: Terms, cap: float, *, floor: float = 0.0, of_call: bool = False
+) -> Float[Tensor, " N"]:
+    """The truncated importance weight of the trainer's distribution over the sampler's.
+
+    floor: a weight below it, and then one above the cap, is 0. of_call: the product over the call.
+    """
+    gap = terms.proximal_logprobs - terms.sampler_logprobs
+    weight = (terms.sum_of_call(gap) if of_call else gap).exp()
+    if floor:
+        return weight.where((weight >= floor) & (weight <= cap), 0.0)
+    return weight.clamp(max=cap)
 
 
 def clipped(
-    terms: Terms, ratio: Float[Tensor, " N"], *, clip_low: float, clip_high: float, cap: float
+    terms: Terms,
+    ratio: Float[Tensor, " N"],
+    weight: Float[Tensor, " N"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual: float | None = None,
 ) -> Losses:
     """The clipped surrogate for a ratio of the algorithm's own, corrected for the sampler.
 
+    dual: where the advantage is negative, what the ratio counts at most (arXiv 1912.09729, eq. 5).
     Measures ``clipped``: 1 where clipping cut the gradient off, and ``importance``.
     """
-    weight = importance(terms, cap)
     free = ratio * terms.advantages
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * terms.advantages
-    values = -weight * free.minimum(bounded)
-    return Losses(values, {"clipped": (bounded < free).to(values.dtype), "importance": weight})
+    is_cut, surrogate = bounded < free, free.minimum(bounded)
+    if dual is not None:
+        least = dual * terms.advantages
+        is_beyond = (terms.advantages < 0) & (surrogate < least)
+        is_cut, surrogate = is_cut | is_beyond, least.where(is_beyond, surrogate)
+    return Losses(
+        -weight * surrogate, {"clipped": is_cut.to(surrogate.dtype), "importance": weight}
+    )
+
+
+def likelihood(terms: Terms) -> Losses:
+    """Of each token, times its advantage, whatever it was sampled from."""
+    return Losses(-terms.advantages * terms.logprobs)

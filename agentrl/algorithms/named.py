@@ -1,7 +1,8 @@
 """Algorithms by name: a module of this room, a file, or several of them combined with ``+``."""
 
 from dataclasses import dataclass, fields
-from functools import reduce
+from functools import partial, reduce
+from inspect import isfunction, unwrap
 from pathlib import Path
 
 from agentrl.algorithms.grpo import GRPO
@@ -39,9 +40,21 @@ def _load(name: str) -> GRPO:
     return found
 
 
+def describe(algorithm: GRPO) -> str:
+    """In a line, what it switches on: the numbers in which it differs from GRPO, and its seam."""
+    on = {**_differing(algorithm), "collect": algorithm.collect}
+    said = [f"{name} {value}" for name, value in on.items() if value is not None]
+    return ", ".join([algorithm.name, *said])
+
+
 def _combined(a: GRPO, b: GRPO) -> GRPO:
-    """A dataclass of both: each brings the methods and numbers in which it differs from GRPO."""
-    if methods := sorted(_overridden(a) & _overridden(b)):
+    """A dataclass of both: each brings the methods and numbers in which it differs from GRPO.
+
+    A method that calls ``super()`` goes around the other's, and does not compete with it.
+    """
+    competing = _replaced(a) & _replaced(b)
+    a_first, b_first = _wrapped(a) & _replaced(b), _wrapped(b) & _replaced(a)
+    if methods := sorted(competing or (a_first and b_first)):
         raise ValueError(f"{a.name} and {b.name} both have their own {methods[0]}: choose one")
     values = {}
     for one in (a, b):
@@ -52,25 +65,27 @@ def _combined(a: GRPO, b: GRPO) -> GRPO:
                 )
     if a.reference and b.reference and a.reference != b.reference:
         raise ValueError(f"{a.name} and {b.name} have references of their own: choose one")
-    traits = {
-        "reference": a.reference or b.reference,
-        "scores": a.scores or b.scores,
-        "every_call": a.every_call or b.every_call,
-        "separable": a.separable and b.separable,
-        "collect": a.collect or b.collect,
-    }
     if a.collect and b.collect and a.collect != b.collect:
         raise ValueError(f"{a.name} and {b.name} collect episodes in ways of their own: choose one")
-    bases = tuple(kind for kind in (type(a), type(b)) if kind is not GRPO) or (GRPO,)
-    both = type(f"{a.name}+{b.name}", tuple(dict.fromkeys(bases)), traits)
+    kinds = (type(b), type(a)) if b_first else (type(a), type(b))
+    bases = tuple(dict.fromkeys(kind for kind in kinds if kind is not GRPO)) or (GRPO,)
+    both = type(f"{a.name}+{b.name}", bases, {})
     return dataclass(frozen=True, kw_only=True)(both)(**values)
 
 
-def _overridden(algorithm: GRPO) -> set[str]:
-    """The methods in which an algorithm differs from GRPO."""
+def _methods(algorithm: GRPO, calls_super: bool) -> set[str]:
+    """The methods in which it differs from GRPO, and which call ``super()``, or do not."""
     own = [vars(kind) for kind in type(algorithm).__mro__[: -len(GRPO.__mro__)]]
-    names = {name for body in own for name, value in body.items() if callable(value)}
-    return {name for name in names if not name.startswith("__")}
+    methods = {(name, unwrap(m)) for body in own for name, m in body.items() if isfunction(m)}
+    return {
+        name
+        for name, method in methods
+        if not name.startswith("__") and ("__class__" in method.__code__.co_freevars) == calls_super
+    }
+
+
+_replaced = partial(_methods, calls_super=False)
+_wrapped = partial(_methods, calls_super=True)
 
 
 def _differing(algorithm: GRPO) -> dict[str, object]:

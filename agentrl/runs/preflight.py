@@ -161,6 +161,7 @@ def check_model(
 
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
+    _check_teacher(config.algorithm.reference, folder)
     parameters, device, push = check_serving(config, folder, display), "cpu", ""
     with display.phase("checking"), quiet():
         _check_architectures(config, folder)
@@ -195,6 +196,17 @@ def _check_architectures(config: Config, folder: str | Path) -> None:
     for name in (folder, teacher) if isinstance(teacher, str) else (folder,):
         model = AutoConfig.from_pretrained(name)
         check_architecture(model, config.model.max_model_len, config.model.recompute)
+
+
+def _check_teacher(reference: bool | str, folder: str | Path) -> None:
+    """Whether what another model says of token ids means the same."""
+    if isinstance(reference, str):
+        own, its = (AutoTokenizer.from_pretrained(f).get_vocab() for f in (folder, reference))
+        if own != its:
+            raise ValueError(
+                f"the algorithm's reference is {reference}, whose tokens are not those of "
+                f"{folder}: name a model that has the same tokenizer"
+            )
 
 
 def check_failures(groups: Sequence[Group], max_failed: float) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoTokenizer
 
+from agentrl.algorithms.named import describe
 from agentrl.cli import to_json
 from agentrl.config import Config
 from agentrl.learning import checkpoint
@@ -77,7 +78,7 @@ class Session:
         preflight.check_model(config, self.model, ranks.size, ranks.size_here, self.display)
         self._begin()
         self._recorder = Recorder(self.run.records, writes=ranks.is_first)
-        self.display.line(f"attention: {attention}")
+        self.display.line(f"algorithm: {describe(config.algorithm)}; attention: {attention}")
         self.is_checked = True
         return config
 

@@ -53,6 +53,22 @@ FILES = {
             reference = True
         algorithm = Anchored()
     """,
+    "gentler": """
+        class Gentler(GRPO):
+            def advantages(self, groups):
+                return [1.0]
+            def loss(self, terms):
+                return "gentler than " + super().loss(terms)
+        algorithm = Gentler()
+    """,
+    "doubled": """
+        class Doubled(GRPO):
+            def advantages(self, groups):
+                return super().advantages(groups) * 2
+            def loss(self, terms):
+                return "own"
+        algorithm = Doubled()
+    """,
     "wrong": "algorithm = 3",
 }
 
@@ -84,6 +100,16 @@ def test_two_bring_what_is_theirs(path):
     assert (other.shift, other.clip_high, other.loss(None)) == (0.5, 0.3, "gentle")
 
 
+def test_what_calls_super_goes_around_the_other(path):
+    """Whichever is named first, and however many there are."""
+    for names in (["gentler", "gentle"], ["gentle", "gentler"]):
+        both = load_algorithm("+".join(map(path, names)))
+        assert both.loss(None) == "gentler than gentle"
+        assert both.advantages([]) == [1.0]
+    twice = load_algorithm("+".join(map(path, ["doubled", "centred"])))
+    assert (twice.advantages([]), twice.loss(None)) == ([0.5, 0.5], "own")
+
+
 def test_the_reference_of_one_is_that_of_both(path):
     assert load_algorithm(f"{path('centred')}+{path('taught')}").reference == "teacher"
     assert load_algorithm(f"{path('anchored')}+{path('centred')}").reference is True
@@ -96,6 +122,8 @@ def test_the_reference_of_one_is_that_of_both(path):
         (["centred", "shifted"], "Centred and Shifted both have their own advantages: choose one"),
         (["gentle", "rough"], "Gentle sets clip_high to 0.3 and Rough to 0.9: choose one"),
         (["taught", "anchored"], "Taught and Anchored have references of their own: choose one"),
+        # Each would have to go around the other.
+        (["gentler", "doubled"], "Gentler and Doubled both have their own advantages: choose one"),
         (["wrong"], "wrong.py defines no `algorithm` that is an agentrl.algorithms.GRPO"),
     ],
 )

@@ -4,58 +4,22 @@ import asyncio
 import json
 import math
 from argparse import Namespace
-from collections import Counter
-from dataclasses import replace
-from itertools import chain, combinations
+from itertools import combinations
 from statistics import fmean, pstdev
 
 import pytest
 import torch
 
 from agentrl.algorithms import GRPO
-from agentrl.algorithms.named import load_algorithm
-from agentrl.cli import parse
-from agentrl.types import Call, CallScores, Episode, Group
-from tests.support.ideas import FOLDER, LINES, config_of, flags, load
+from tests.support.by_hand import advantages, call, group
+from tests.support.ideas import LINES, PRESETS, config_of, load
 from tests.support.terms import make_terms
-
-
-def call(num_tokens: int, **fields) -> Call:
-    ids = list(range(num_tokens))
-    return Call(prompt_ids=[1], completion_ids=ids, logprobs=[-1.0] * num_tokens, **fields)
-
-
-def group(*episodes: tuple[float, list[int | Call]], task=None) -> Group:
-    """Of each episode its reward, and its calls or how many tokens each has."""
-    task = task or {"id": "t"}
-    made = [
-        Episode(
-            task=task,
-            index=i,
-            calls=tuple(one if isinstance(one, Call) else call(one) for one in calls),
-            reward=reward,
-            success=reward >= 1,
-        )
-        for i, (reward, calls) in enumerate(episodes)
-    ]
-    return Group(task, tuple(made))
-
-
-def advantages(algorithm: GRPO, *groups: Group) -> list:
-    return [sample.advantage for sample in algorithm.advantages(groups)]
-
-
-def gradient(algorithm: GRPO, logprobs: list[float], **terms) -> list[float]:
-    """Of the sum of the losses, with respect to each log-prob."""
-    given = torch.tensor(logprobs, requires_grad=True)
-    losses = algorithm.loss(make_terms(given, **terms))
-    return torch.autograd.grad(losses.values.sum(), given)[0].tolist()
 
 
 @pytest.mark.parametrize("idea", LINES)
 def test_an_idea_is_a_file_of_at_most_40_lines(idea):
     assert LINES[idea] <= 40
-    assert len(LINES) == 18
+    assert len(LINES) - len(PRESETS) == 8
 
 
 @pytest.mark.parametrize("idea", LINES)
@@ -69,139 +33,6 @@ def test_train_py_is_told_by_flags(idea):
     else:
         assert seams == [None] * 4
         assert config.algorithm.name == module.algorithm.name
-
-
-def test_a_teacher_has_to_be_named(capsys):
-    with pytest.raises(SystemExit):
-        parse(flags("distillation", "t")[:4], "")
-    assert "--algorithm.reference" in capsys.readouterr().err
-
-
-def test_dr_grpo():
-    algorithm = load("dr_grpo").algorithm
-    two = group((1.0, [3]), (0.0, [5]))
-    assert advantages(algorithm, two) == [0.5, -0.5]
-    assert algorithm.weigh(algorithm.advantages([two])) == ([1.0, 1.0], 2 * 64.0)
-    # GRPO's are divided by the standard deviation, and by the tokens.
-    assert advantages(GRPO(), two) == pytest.approx([0.7071, -0.7071], abs=1e-4)
-    assert GRPO().weigh(algorithm.advantages([two])) == ([1.0, 1.0], 8.0)
-
-
-def test_rloo():
-    algorithm = load("rloo").algorithm
-    four = group((1.0, [1]), (0.0, [1]), (0.0, [1]), (1.0, [1]))
-    assert advantages(algorithm, four) == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])
-    # The own reward in its baseline would make halves of them.
-    assert advantages(load("dr_grpo").algorithm, four) == [0.5, -0.5, -0.5, 0.5]
-    assert advantages(algorithm, group((1.0, [1]))) == [0.0]
-
-
-def test_dapo_penalises_what_is_overlong():
-    dapo = load("dapo")
-    assert [dapo.overlong(n) for n in (0, 48, 52, 56, 64)] == [0, 0, -0.25, -0.5, -1]
-    task = {"id": "t", "answer": "#### 3"}
-    long = Episode(task=task, index=0, calls=(call(10), call(56)))
-    verdict = asyncio.run(dapo.judge(task, "\\boxed{3}", long))
-    assert (verdict.reward, verdict.success) == (0.5, True)
-    wrong = asyncio.run(dapo.judge(task, "\\boxed{4}", long))
-    assert (wrong.reward, wrong.success) == (-0.5, False)
-
-
-def test_dapo_clips_higher():
-    algorithm = load("dapo").config.algorithm
-    beyond = {"sampler": [-1.0], "advantages": [1.0], "proximal": [-1.0]}
-    # Ratios of 1.25 and 1.3: the one still counts, where GRPO's 1.2 has cut it.
-    assert gradient(algorithm, [-1 + math.log(1.25)], **beyond) == pytest.approx([-1.25])
-    assert gradient(algorithm, [-1 + math.log(1.3)], **beyond) == [0.0]
-    assert gradient(GRPO(), [-1 + math.log(1.25)], **beyond) == [0.0]
-
-
-def test_dapo_refills_the_batch(monkeypatch):
-    """Tasks of an odd number have equal rewards; there are enough others."""
-    dapo, asked = load("dapo"), []
-    pool = [{"id": str(i)} for i in range(40)]
-
-    def collect(tasks, *_):
-        asked.append([task["id"] for task in tasks])
-        return [group((1.0, [1]), (float(int(t["id"]) % 2), [1]), task=t) for t in tasks]
-
-    monkeypatch.setattr(dapo, "collect", collect)
-    monkeypatch.setattr(dapo, "find_tasks", lambda config: (pool, []))
-    kept = dapo.refill(pool[:4], dapo.config, None, None, None, 1)
-    ids = [g.task["id"] for g in kept]
-    assert len(ids) == len(set(ids)) == 4
-    assert [int(i) % 2 for i in ids][:3] == [0, 0, 0]
-    assert asked[0] == ["0", "1", "2", "3"]
-    # Nobody is asked twice, and as many as are missing.
-    assert max(Counter(chain(*asked)).values()) == 1
-    assert len(asked[1]) == 2
-    # The same on every rank.
-    assert [g.task["id"] for g in dapo.refill(pool[:4], dapo.config, None, None, None, 1)] == ids
-    # Where no group differs, the batch is what there is.
-    equal = [{"id": str(i)} for i in range(1, 40, 2)]
-    monkeypatch.setattr(dapo, "find_tasks", lambda config: (equal, []))
-    kept = dapo.refill(equal[:4], dapo.config, None, None, None, 1)
-    assert [g.task["id"] for g in kept] == ["1", "3", "5", "7"]
-
-
-def test_gspo_has_one_ratio_a_call():
-    algorithm = load("gspo").GSPO(clip_low=0.1, clip_high=0.22)
-    logprobs = torch.tensor([-1.0, -1.2, -0.5], requires_grad=True)
-    proximal = [-1.1, -1.5, -0.4]
-    terms = make_terms(logprobs, proximal, [1.0] * 3, proximal=proximal, call=[0, 0, 1])
-    losses = algorithm.loss(terms)
-    # Log ratios 0.1 and 0.3 have the mean 0.2: exp is 1.2214, just beyond; -0.1: 0.9048.
-    assert losses.values.tolist() == pytest.approx([-1.22, -1.22, -math.exp(-0.1)], abs=1e-6)
-    assert losses.measures["clipped"].tolist() == [1, 1, 0]
-    # Clipped by tokens, the first would be within: exp(0.1) = 1.105.
-    token_wise = GRPO(clip_low=0.1, clip_high=0.22).loss(terms)
-    assert token_wise.measures["clipped"].tolist() == [0, 1, 0]
-    wider = load("gspo").GSPO(clip_low=0.5, clip_high=0.5).loss(terms)
-    weights = torch.tensor([0.5, 0.5, 1.0])
-    (found,) = torch.autograd.grad((wider.values * weights).sum(), logprobs)
-    # d s / d logp of a token is s / tokens.
-    assert found.tolist() == pytest.approx([-math.exp(0.2) / 2] * 2 + [-math.exp(-0.1)])
-
-
-def test_gspo_is_a_mean_over_calls():
-    algorithm = load("gspo").algorithm
-    samples = algorithm.advantages([group((1.0, [2]), (0.0, [8]))])
-    assert algorithm.weigh(samples) == ([1 / 2, 1 / 8], 2.0)
-
-
-def test_cispo_keeps_the_gradient_of_what_it_clips():
-    algorithm = load("cispo").algorithm
-    ratio = {"proximal": [-1.5, -0.5], "sampler": [-1.5, -0.5], "advantages": [2.0, -1.0]}
-    found = gradient(algorithm, [-1.0, -1.0], **ratio)
-    # exp(0.5) = 1.65 is clipped to 1.28; exp(-0.5) = 0.61 is not: there is no lower bound.
-    assert found == pytest.approx([-1.28 * 2.0, math.exp(-0.5)])
-    assert gradient(GRPO(clip_high=0.28), [-1.0, -1.0], **ratio) == [0.0, 0.0]
-    # The sampler's correction multiplies: exp(-1.5 - -1.6).
-    ratio["sampler"] = [-1.6, -0.5]
-    found = gradient(algorithm, [-1.0, -1.0], **ratio)
-    assert found[0] == pytest.approx(-1.28 * 2.0 * math.exp(0.1))
-
-
-def test_kl_to_the_reference_is_k3():
-    algorithm = load("kl_to_reference").algorithm
-    same = {"sampler": [-1.0], "advantages": [0.0], "ref_logprobs": torch.tensor([-1.5])}
-    losses = algorithm.loss(make_terms(torch.tensor([-1.0]), **same))
-    # d = -0.5: exp(d) - d - 1 = 0.106531; its derivative 1 - exp(d) = 0.393469.
-    assert losses.values.item() == pytest.approx(0.04 * 0.106531, abs=1e-6)
-    assert losses.measures["kl/reference"].item() == pytest.approx(0.106531, abs=1e-6)
-    # k1's would be 1, k2's 0.5; of the other direction 0.6487.
-    assert gradient(algorithm, [-1.0], **same) == pytest.approx([0.04 * 0.393469], abs=1e-6)
-    assert (algorithm.reference, algorithm.every_call) == (True, True)
-
-
-def test_entropy_bonus():
-    algorithm = load("entropy_bonus").algorithm
-    entropies = torch.tensor([0.7], requires_grad=True)
-    plain = make_terms(torch.tensor([-1.0]), [-1.0], [1.0])
-    losses = algorithm.loss(replace(plain, entropies=entropies))
-    assert losses.values.item() == pytest.approx(-1.0 - 0.01 * 0.7)
-    assert torch.autograd.grad(losses.values.sum(), entropies)[0].tolist() == pytest.approx([-0.01])
-    assert algorithm.every_call
 
 
 def test_several_passes():
@@ -307,26 +138,6 @@ def test_critic():
     assert algorithm.every_call
 
 
-def test_rejection_sampling():
-    algorithm = load("rejection_sampling").algorithm
-    samples = algorithm.advantages([group((1.0, [3, 1]), (0.0, [5]), (0.5, [7]))])
-    assert [(s.episode, s.advantage) for s in samples] == [(0, 1.0), (0, 1.0)]
-    # The mean is over what is kept.
-    assert algorithm.weigh(samples) == ([1.0, 1.0], 4.0)
-    # The likelihood, whatever the ratios are; the surrogate would be cut off here.
-    given = {"sampler": [-1.5], "advantages": [1.0], "proximal": [-2.0]}
-    assert gradient(algorithm, [-1.0], **given) == [-1.0]
-    assert gradient(GRPO(), [-1.0], **given) == [0.0]
-
-
-def test_distillation():
-    algorithm = load_algorithm(str(FOLDER / "distillation.py"))
-    scores = CallScores(logprobs=(-1.0, -2.0), entropies=(0.0, 0.0), ref_logprobs=(-0.5, -3.0))
-    (found,) = advantages(algorithm, group((1.0, [call(2, scores=scores)])))
-    assert found == [0.5, -1.0]
-    assert (algorithm.scores, algorithm.every_call) == (True, False)
-
-
 def test_pass_at_k():
     algorithm = load("pass_at_k").PassAtK(k=2)
     # One of four: p = 1 - 3/6; the solved (1 - p) / 0.5, the others (0.5 - 2/3) / 0.5.
@@ -381,18 +192,3 @@ def test_the_opponent_takes_the_policys_weights_now_and_then():
         policy = Namespace(weights=lambda step=step: step)
         load("self_play").renew_opponent(Namespace(step=step, policy=policy, serving=serving))
     assert taken == [2, 4]
-
-
-def test_episode_mean():
-    algorithm = load("episode_mean").algorithm
-    # Episodes of 2 + 2 and of 4 + 12 tokens, in a group each: the number of one is not another's.
-    samples = algorithm.advantages(
-        [group((1.0, [2, 2]), (0.0, [4, 12])), group((1.0, [1]), (0.0, [3]))]
-    )
-    weights, divisor = algorithm.weigh(samples)
-    assert weights == [1 / 4, 1 / 4, 1 / 16, 1 / 16, 1, 1 / 3]
-    assert divisor == 4.0
-    # Each episode counts the same: +A and -A cancel, whatever their lengths.
-    terms = [w * s.advantage * len(s.call.completion_ids) for w, s in zip(weights, samples)]
-    assert sum(terms) == pytest.approx(0.0, abs=1e-9)
-    assert sum(s.advantage * len(s.call.completion_ids) for s in samples) < -8

@@ -27,7 +27,6 @@ from agentrl.runs.session import Session
 from agentrl.runs.trackers import Trackers
 from agentrl.types import Call, Chunk, NotFinite, Sample
 from tests.support import updating
-from tests.support.checkout import ROOT
 from tests.support.small_samples import groups
 from tests.support.updating import (
     gradient_by_hand,
@@ -456,9 +455,7 @@ def test_a_loss_that_waits_would_be_noticed(stops):
 
 
 def test_two_algorithms_train_as_one():
-    ideas = ROOT / "tests" / "ideas"
-    both = load_algorithm(f"{ideas / 'rloo.py'}+{ideas / 'entropy_bonus.py'}")
-    both = replace(both, beta=BETA)
+    both = replace(load_algorithm("rloo+entropy_bonus"), entropy_weight=BETA)
     advantages = {id(s.call): s.advantage for s in both.advantages(GROUPS)}
 
     def loss(call, logprobs, entropies):
@@ -470,7 +467,7 @@ def test_two_algorithms_train_as_one():
     mine = gradient_of_update(both, GROUPS)
     assert largest_difference(mine, gradient_by_hand(CALLS, loss)) < EXACT
     for one in ("rloo", "entropy_bonus"):
-        alone = gradient_of_update(load_algorithm(str(ideas / f"{one}.py")), GROUPS)
+        alone = gradient_of_update(load_algorithm(one), GROUPS)
         assert largest_difference(alone, mine) > WRONG
 
 

@@ -1,12 +1,14 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import pytest
 import torch
 from transformers import AutoConfig
 
 from agentrl.algorithms import GRPO
+from agentrl.algorithms.named import load_algorithm
 from agentrl.cli import load_experiment
 from agentrl.config import Config, EngineConfig, ModelConfig, ServerConfig
 from agentrl.runs import memory, preflight
@@ -132,6 +134,24 @@ def test_what_a_model_takes_is_said(tiny_folder, tmp_path, monkeypatch, capsys):
     )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**3, 10**9))
     with pytest.raises(ValueError, match="1.0 kB are free: train a smaller model, or launch more"):
+        check(config)
+
+
+def test_a_teacher_has_the_same_tokens(tiny_folder, tmp_path):
+    config, teacher = make_config(tiny_folder, tmp_path), tmp_path / "teacher"
+    teacher.mkdir()
+    for file in tiny_folder.glob("*token*"):
+        shutil.copy(file, teacher)
+    taught = dataclasses.replace(load_algorithm("opd"), teacher=str(teacher))
+    config = dataclasses.replace(config, algorithm=taught)
+    check(config)
+    file = teacher / "tokenizer.json"
+    vocabulary = json.loads(file.read_text())
+    vocabulary["added_tokens"].append(
+        {**vocabulary["added_tokens"][-1], "id": 9999, "content": "<new>"}
+    )
+    file.write_text(json.dumps(vocabulary))
+    with pytest.raises(ValueError, match=f"reference is {teacher}, whose tokens are not those of"):
         check(config)
 
 

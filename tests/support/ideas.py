@@ -1,33 +1,35 @@
-"""The ideas of tests/ideas: which there are, and how each is run."""
+"""Published ideas, the files of tests/ideas and the presets: which there are, how each is run."""
 
 from pathlib import Path
 from types import ModuleType
 
+from agentrl.algorithms.named import algorithm_names
 from agentrl.callables import load_module
 from agentrl.cli import parse
 from agentrl.config import Config
 from tests.support.checkout import ROOT
 
 FOLDER = ROOT / "tests" / "ideas"
-LINES = {
-    path.stem: len(path.read_text().splitlines())
-    for path in sorted(FOLDER.glob("*.py"))
-    if not path.stem.startswith("test_")
+PRESETS = [name for name in algorithm_names() if name != "grpo"]
+"""What ``--algorithm`` knows by name, besides the base."""
+FILES = {path.stem: path for path in FOLDER.glob("*.py") if not path.stem.startswith("test_")} | {
+    name: ROOT / "agentrl" / "algorithms" / f"{name}.py" for name in PRESETS
 }
-"""Of each idea, its file's."""
+LINES = {name: len(FILES[name].read_text().splitlines()) for name in sorted(FILES)}
+"""Of each, its file's."""
 
 
 def load(idea: str) -> ModuleType:
-    return load_module(str(FOLDER / f"{idea}.py"))
+    return load_module(str(FILES[idea]))
 
 
 def flags(idea: str, teacher: str | Path, experiment: str = "gsm8k_offline") -> list[str]:
     """What train.py is given to run it: an experiment of its own, or an algorithm for another's."""
-    path = str(FOLDER / f"{idea}.py")
-    if hasattr(load(idea), "config"):
-        return ["--exp", path]
-    own = ["--algorithm.reference", str(teacher)] if idea == "distillation" else []
-    return ["--exp", experiment, "--algorithm", path, *own]
+    if idea not in PRESETS and hasattr(load(idea), "config"):
+        return ["--exp", str(FILES[idea])]
+    algorithm = idea if idea in PRESETS else str(FILES[idea])
+    own = ["--algorithm.teacher", str(teacher)] if idea == "opd" else []
+    return ["--exp", experiment, "--algorithm", algorithm, *own]
 
 
 def config_of(idea: str, model: str | Path) -> Config:

@@ -1,0 +1,25 @@
+"""Dr. GRPO (arXiv 2503.20783, section 3.2): no division by a standard deviation, none by a length.
+
+A = r - mean(r)        loss = sum over all terms / (episodes * aggregation)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentrl.algorithms.advantages import centred, credit
+from agentrl.algorithms.grpo import GRPO
+from agentrl.algorithms.weights import Aggregation
+from agentrl.types import Group, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrGRPO(GRPO):
+    """Its constant is the longest completion, 3000 in the paper; it scales the gradient alone."""
+
+    aggregation: Aggregation = 3000
+
+    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+        return credit(groups, centred)
+
+
+algorithm = DrGRPO()

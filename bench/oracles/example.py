@@ -1,0 +1,91 @@
+"""Batch: padded answers as other trainers have them, and what our algorithms make of the same."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agentrl.algorithms import GRPO, Terms
+from agentrl.types import Call, Episode, Group, Sample
+
+
+@dataclass
+class Batch:
+    """[B, T] log-probabilities and their mask, in fp64; advantages [B]."""
+
+    logp: Tensor
+    old: Tensor
+    advantages: Tensor
+    mask: Tensor
+    ref: Tensor
+    rollout: Tensor
+
+    @property
+    def by_token(self) -> Tensor:
+        return self.advantages[:, None].expand_as(self.mask) * self.mask
+
+
+def example(*, is_sampled_elsewhere: bool = False) -> Batch:
+    """Six answers of different lengths, ratios on both sides of every bound. Unless it is sampled
+    elsewhere, the sampler is the policy before the first step."""
+    g = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([5, 3, 4, 2, 5, 1])
+    mask = (torch.arange(5)[None] < lengths[:, None]).double()
+    old = -torch.rand(6, 5, generator=g, dtype=torch.float64) * 3 - 0.05
+    logp, rollout, ref = (
+        old + torch.randn(6, 5, generator=g, dtype=torch.float64) * scale
+        for scale in (0.35, 0.6, 0.2)
+    )
+    logp = logp.clamp(max=-0.01)
+    # Where a dual clip bites.
+    old[1, 0], logp[1, 0] = -1.0, -0.4
+    advantages = torch.tensor([1.0, -1.0, 0.5, -0.5, 0.0, 2.0], dtype=torch.float64)
+    rollout = rollout if is_sampled_elsewhere else old
+    return Batch(logp.requires_grad_(), old, advantages, mask, ref, rollout)
+
+
+def loss_of(algorithm: GRPO, b: Batch) -> Tensor:
+    """Each answer is a call of an episode of its own; three of them are a group."""
+    mask, counts = b.mask.bool(), b.mask.sum(-1).long().tolist()
+    call = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    terms = Terms(
+        logprobs=b.logp[mask],
+        entropies=torch.zeros_like(b.logp[mask]),
+        sampler_logprobs=b.rollout[mask],
+        proximal_logprobs=b.old[mask],
+        ref_logprobs=b.ref[mask],
+        advantages=b.by_token[mask],
+        call=call,
+    )
+    weights, divisor = algorithm.weigh(
+        [
+            Sample(_call(count), advantage, group=i // 3, episode=i)
+            for i, (count, advantage) in enumerate(zip(counts, b.advantages.tolist()))
+        ]
+    )
+    weighted = algorithm.loss(terms).values * torch.tensor(weights, dtype=torch.float64)[call]
+    return weighted.sum() / divisor
+
+
+REWARDS = torch.tensor([1.0, 0.0, 0.5, 0.25, 1.0, 0.0, 0.0], dtype=torch.float64)
+GROUP_OF = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+
+
+def credit_of(algorithm: GRPO) -> Tensor:
+    """The advantages of those rewards; a call of one token an episode."""
+    groups = []
+    for number in (0, 1):
+        rewards = REWARDS[number == GROUP_OF].tolist()
+        task = {"id": str(number)}
+        episodes = [
+            Episode(task=task, index=i, calls=(_call(1),), reward=reward)
+            for i, reward in enumerate(rewards)
+        ]
+        groups.append(Group(task, tuple(episodes)))
+    found = [sample.advantage for sample in algorithm.advantages(groups)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _call(num_tokens: int) -> Call:
+    ids = [0] * num_tokens
+    return Call(prompt_ids=[0], completion_ids=ids, logprobs=[0.0] * num_tokens)
