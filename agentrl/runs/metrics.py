@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from agentrl.types import STATUSES, Group, Sample
-from kernels.tree import count_distinct_prefixes
+from kernels.tree import build_tree
 
 
 def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
@@ -43,9 +43,7 @@ def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: 
     return {
         "tokens/logical": sum(len(sample.call.ids) for sample in samples),
         "tokens/unique": sum(
-            count_distinct_prefixes(
-                [c.ids for e in group.scored for c in e.calls if id(c) in sampled]
-            )
+            len(build_tree([c.ids for e in group.scored for c in e.calls if id(c) in sampled]))
             for group in groups
         ),
         "tokens/computed": computed,

@@ -11,18 +11,6 @@ Token i may attend to token j exactly when ``j <= i < end[j]``: ``end`` alone is
 ``plan`` works out what attention needs besides; it knows torch, and this page needs numpy alone.
 """
 
-from kernels.tree.trie import (
-    TokenTree,
-    build_tree,
-    common_prefix_length,
-    count_distinct_prefixes,
-    cut,
-)
+from kernels.tree.trie import TokenTree, build_tree, cut
 
-__all__ = [
-    "TokenTree",
-    "build_tree",
-    "common_prefix_length",
-    "count_distinct_prefixes",
-    "cut",
-]
+__all__ = ["TokenTree", "build_tree", "cut"]

@@ -84,16 +84,6 @@ def cut(sequences: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
     return pieces
 
 
-def count_distinct_prefixes(sequences: Sequence[Sequence[int]]) -> int:
-    """The size of the sequences' tree, without building it.
-
-    >>> count_distinct_prefixes([[5, 6, 7], [5, 6, 8, 9], [5, 6]])
-    5
-    """
-    arrays = _as_arrays(sequences)
-    return sum(len(arrays[s]) - shared for s, shared in _depth_first(arrays))
-
-
 def _as_arrays(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
     return [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
 

@@ -31,6 +31,7 @@ export function browse(store, say) {
   const held = choice("held", "Training or held out");
   const bound = (name) =>
     h("input", { name, inputmode: "decimal", placeholder: name, "aria-label": `${name} reward` });
+  const [min, max] = [bound("min"), bound("max")];
   const everywhere = h("input", { type: "checkbox", name: "scope", value: "all" });
   const label = "Search the text of all episodes";
   const text = h("input", { type: "search", name: "text", "aria-label": label, placeholder: label });
@@ -40,7 +41,7 @@ export function browse(store, say) {
     { onchange: filter, oninput: settled(filter), onsubmit: (event) => event.preventDefault() },
     h("label", {}, everywhere, " all steps"),
     text,
-    h("div", { class: "filters" }, status, habit, held, bound("min"), bound("max")),
+    h("div", { class: "filters" }, status, habit, held, min, max),
   );
   const found = h("div");
   const goOn = () => isLoading || load();
@@ -69,11 +70,14 @@ export function browse(store, say) {
     const habits = Object.keys(store.columns[run(now)] ?? {}).filter((name) => name.startsWith("habit/"));
     // An evaluation has habits of its own: those of the list are the episodes'.
     fill(steps, store.steps.map((step) => [step, `step ${step}`]), now.step);
-    fill(status, [["", "any status"], ...Object.keys(MARKS).map((name) => [name, name])]);
-    fill(held, [["", "all tasks"], ["false", "training"], ["true", "held out"]]);
-    fill(habit, [["", "any habit"], ...habits.map((name) => [name, name.slice(6)])]);
-    for (const field of filters.elements) {
-      if (field !== everywhere && document.activeElement !== field) field.value = now[field.name] ?? "";
+    fill(status, [["", "any status"], ...Object.keys(MARKS).map((name) => [name, name])], now.status);
+    fill(held, [["", "all tasks"], ["false", "training"], ["true", "held out"]], now.held);
+    fill(habit, [["", "any habit"], ...habits.map((name) => [name, name.slice(6)])], now.habit);
+    // What is typed comes into the address a little later: it stays, unless the address has changed.
+    for (const field of [text, min, max]) {
+      const value = now[field.name] ?? "";
+      if (field.dataset.shown !== value && document.activeElement !== field) field.value = value;
+      field.dataset.shown = value;
     }
     everywhere.checked = isEverywhere(now);
     everywhere.disabled = now.only !== undefined;
@@ -271,9 +275,9 @@ const keyOf = ({ step, group, episode }) => [step, group, episode];
 const isThe = (row, now) => keyOf(row).join() === keyOf(now).join();
 
 /** Options anew, unless they are what they were: a select that is open would close. */
-function fill(select, pairs, chosen = select.value) {
+function fill(select, pairs, chosen) {
   const key = JSON.stringify(pairs);
   if (select.dataset.key !== key) select.replaceChildren(...options(pairs));
   select.dataset.key = key;
-  select.value = chosen;
+  select.value = chosen ?? "";
 }

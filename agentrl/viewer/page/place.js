@@ -7,8 +7,6 @@
 //   only      the one task that the list has, at all steps
 //   shade     what the tokens' colour says
 
-const listeners = [];
-
 export function place() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 }
@@ -25,13 +23,10 @@ export function go(changes, { replace = false } = {}) {
   moved();
 }
 
+/** Called with where one is, whenever that is asked for. */
 export function onMove(listener) {
-  listeners.push(listener);
+  moved = () => listener(place());
+  window.addEventListener("popstate", moved);
 }
 
-function moved() {
-  const now = place();
-  for (const listener of listeners) listener(now);
-}
-
-window.addEventListener("popstate", moved);
+let moved = () => {};
