@@ -264,6 +264,9 @@ class Config:
     """Tree tokens that go through the policy at once: memory against speed, never the gradient."""
     attention: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
     """How the trainer attends. auto: segments on CPU, triton on GPU."""
+    compile: bool = False
+    """Compile the layers of the trainer's model: fewer ways through memory, after a minute at the
+    start. Off, because no GPU has measured it."""
     save_every: int | None = None
     """Save a checkpoint every so many steps, besides the ones at the end and when interrupted."""
     keep_last: int | None = None
@@ -297,6 +300,7 @@ class Config:
         compared = "give at least 2, because episodes of a group are compared with each other"
         repeated = "what auxiliary models answer, and when, cannot be repeated: leave one out"
         wait = f"give above 0, at most {LONGEST_SECONDS:.0e}, which clocks can count to"
+        timed = "what is compiled may depend on times, which cannot be repeated: leave one out"
         own_way = f"the algorithm {self.algorithm.name} collects in a way of its own: leave one out"
         _check(
             self,
@@ -308,6 +312,7 @@ class Config:
             max_failed=(0 <= self.max_failed <= 1, "give a share from 0 to 1"),
             trained_agents=(self.trained_agents != (), "name one, or leave it out to train all"),
             deterministic=(not (self.deterministic and self.auxiliary_models), repeated),
+            compile=(not (self.deterministic and self.compile), timed),
             collect=(self.collect is None or self.algorithm.collect is None, own_way),
         )
         if self.model.path is None and self.make_model is None:

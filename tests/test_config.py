@@ -117,6 +117,7 @@ def test_agents_by_name(experiment):
         ("--episode-seconds 1e10", "episode_seconds is 10000000000.0: give above 0, at most 1e+09"),
         ("--engine.max-num-seqs 100000", "max_num_seqs is 100000: give 1 to 16384, the tokens"),
         ("--seed -1", "seed is -1: give 0 to"),
+        ("--deterministic --compile", "compile is True: what is compiled may depend on times"),
         ("--steps 0", "steps is 0: give at least 1"),
         ("--trained-agents", "trained_agents is (): name one, or leave it out to train all"),
         ("--stepz 3", "--steps"),

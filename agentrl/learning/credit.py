@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from agentrl.algorithms import Terms
 from agentrl.algorithms.advantages import trainable
 from agentrl.config import Config
 from agentrl.learning.learner import Learner
-from agentrl.learning.packing import MicroBatch, pack
+from agentrl.learning.packing import pack
 from agentrl.learning.ranks import Ranks
 from agentrl.types import CallScores, Episode, Group, Sample
 
@@ -50,12 +51,13 @@ def _scored(
     samples: Sequence[Sample], learner: Learner, config: Config, ranks: Ranks
 ) -> list[Sample]:
     """The samples with ``call.scores``; each call is scored by one rank, and known to all."""
-    scored = [
-        (micro.samples, _score(micro, learner, config.sampling.temperature))
-        for micro in ranks.deal(pack(samples, config.micro_batch_tokens), learner.policy)
-    ]
+    scored = []
+    for micro in ranks.deal(pack(samples, config.micro_batch_tokens), learner.policy):
+        models = (learner.policy, learner.reference)
+        terms = [model and model.terms(micro, config.sampling.temperature) for model in models]
+        scored.append((micro.samples, *terms))
     # Read when all is queued: earlier it would stop the device.
-    own = [found for numbers, scores in scored for found in _by_call(numbers, samples, *scores)]
+    own = [found for numbers, *terms in scored for found in _by_call(numbers, samples, *terms)]
     scores = dict(ranks.gather(own, "scores"))
     return [
         replace(sample, call=replace(sample.call, scores=scores[i]))
@@ -63,21 +65,8 @@ def _scored(
     ]
 
 
-Columns = dict[str, torch.Tensor]
-"""[N] values of a micro-batch's terms, by name."""
-
-
-def _score(micro: MicroBatch, learner: Learner, temperature: float) -> tuple[Columns, Columns]:
-    """What every policy has of a term; and what one's own has besides."""
-    terms = learner.policy.terms(micro, temperature)
-    columns = {"logprobs": terms.logprobs, "entropies": terms.entropies}
-    if learner.reference is not None:
-        columns["ref_logprobs"] = learner.reference.terms(micro, temperature).logprobs
-    return columns, dict(terms.others)
-
-
 def _by_call(
-    numbers: Sequence[int], samples: Sequence[Sample], columns: Columns, others: Columns
+    numbers: Sequence[int], samples: Sequence[Sample], terms: Terms, reference: Terms | None
 ) -> Iterator[tuple[int, CallScores]]:
     """Of each sample of a micro-batch, by its number."""
     ends = np.cumsum([len(samples[i].call.completion_ids) for i in numbers], dtype=int)
@@ -85,7 +74,15 @@ def _by_call(
     def of_calls(values: torch.Tensor) -> list[tuple[float, ...]]:
         return [tuple(part.tolist()) for part in np.split(values.float().cpu().numpy(), ends)[:-1]]
 
-    found, besides = ({n: of_calls(v) for n, v in each.items()} for each in (columns, others))
+    columns = {"logprobs": of_calls(terms.logprobs), "entropies": of_calls(terms.entropies)}
+    if reference is not None:
+        columns["ref_logprobs"] = of_calls(reference.logprobs)
+    others = {name: of_calls(values) for name, values in terms.others.items()}
     for i, number in enumerate(numbers):
-        of_others = {name: values[i] for name, values in besides.items()}
-        yield number, CallScores(**{n: values[i] for n, values in found.items()}, others=of_others)
+        yield (
+            number,
+            CallScores(
+                **{name: values[i] for name, values in columns.items()},
+                others={name: values[i] for name, values in others.items()},
+            ),
+        )

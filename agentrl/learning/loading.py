@@ -38,4 +38,5 @@ def load_as(kind: type[Policy], folder: str | Path, config: Config, ranks: Ranks
     """A policy of this class, such as one with a value head, as the config wants it to compute;
     ``partial(load_as, MyPolicy)`` is a ``config.load_policy``."""
     attention = choose(config.attention, ranks.device, ranks.dtype)
-    return kind.load(folder, attention=attention, recompute=config.model.recompute)
+    how = {"recompute": config.model.recompute, "compile": config.compile}
+    return kind.load(folder, attention=attention, **how)

@@ -33,6 +33,8 @@ ATTENTION = {
 """What selective checkpointing keeps: the output of whichever operator attends."""
 
 
+# A graph of its own on each side: selective checkpointing sees the operator, whichever it is.
+@torch.compiler.disable
 def _attend(module, query, key, value, attention_mask, *, scaling, plan, attention, **others):
     """What transformers calls in every layer; heads come first there, tokens first here.
 
@@ -59,9 +61,16 @@ WITHOUT_EFFECT = {"dropout", "is_causal", "position_ids", "use_cache"}
 class Policy(nn.Module):
     """A causal LM that scores token trees."""
 
-    def __init__(self, lm: PreTrainedModel, *, attention: str = "auto", recompute: str = "off"):
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        *,
+        attention: str = "auto",
+        recompute: str = "off",
+        compile: bool = False,
+    ):
         """attention: see ``kernels.tree_attention``. recompute: off, full, or selective, which
-        computes all but attention again."""
+        computes all but attention again. compile: the layers, for trees of any size."""
         super().__init__()
         lm.set_attn_implementation("agentrl_tree")
         # What is sampled has no dropout, no noise of routers: nor has what is trained.
@@ -73,9 +82,12 @@ class Policy(nn.Module):
             for module in lm.modules():
                 # They recompute where they are told that they train; what is in them is not told.
                 module.training = isinstance(module, GradientCheckpointingLayer)
+        for layer in lm.base_model.layers if compile else ():
+            # Inside of what checkpointing and FSDP wrap around the module.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
 
     @classmethod
-    def load(cls, folder: str | Path, **options: str) -> "Policy":
+    def load(cls, folder: str | Path, **options: Any) -> "Policy":
         """Load a transformers folder or hub name with fp32 weights."""
         return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), **options)
 

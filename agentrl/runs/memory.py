@@ -43,7 +43,9 @@ def needed_bytes(config: Config, parameters: NumParameters, ranks: int, ranks_he
     if torch.cuda.is_available():
         return max(step, push_bytes(config, parameters, ranks))
     served = _width(config) * parameters.total // config.engine.tensor_parallel_size
-    return ranks_here * (step + served + config.engine.cpu_cache_gib * 2**30)
+    # Of several ranks each sums its gradient whole, before all reduce it.
+    whole = FP32 * parameters.total if ranks > 1 else 0
+    return ranks_here * (step + whole + served + config.engine.cpu_cache_gib * 2**30)
 
 
 def push_bytes(config: Config, parameters: NumParameters, ranks: int) -> int:

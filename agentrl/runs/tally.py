@@ -18,7 +18,7 @@ from agentrl.runs.blame import Blamable, columns, find_cause, sentence
 from agentrl.runs.metrics import episode_metrics, token_metrics
 from agentrl.types import Group, NotFinite, Sample
 
-MAX_GAP = "gap/max_abs_logprob"
+MAX_GAP, COMPUTED = "gap/max_abs_logprob", "tokens/computed"
 
 
 class Tally:
@@ -65,7 +65,7 @@ class Tally:
         """The terms of a micro-batch of a part; loss: their weighted sum."""
         if not micro.samples:
             return
-        self._counts.update(terms=len(micro.term), computed=len(micro.ids))
+        self._counts.update({"terms": len(micro.term), COMPUTED: len(micro.ids)})
         self._sums.append(_sums(terms, losses, loss))
         numbers = [self._numbers[id(part[i])] for i in micro.samples]
         self._losses.append(loss.detach())
@@ -101,7 +101,7 @@ class Tally:
             self.scores += scores
         return {
             **episode_metrics(self.groups),
-            **token_metrics(self.groups, self.samples, sums.pop("computed", 0)),
+            **token_metrics(self.groups, self.samples, sums.pop(COMPUTED, 0)),
             **self._means(sums, float(np.max([max_gap for _, max_gap, _ in tallies]))),
             "grad_norm": sum(self._norms) / len(self._norms),
             "degenerate": self.is_degenerate,
@@ -133,7 +133,7 @@ def _sums(terms: Terms, losses: Losses, loss: Tensor) -> dict[str, Tensor]:
     gap = (terms.logprobs - terms.sampler_logprobs).abs()
     prob_gap = (terms.logprobs.exp() - terms.sampler_logprobs.exp()).abs()
     sums = {
-        "loss": loss,
+        "loss": loss.detach(),
         "entropy": terms.entropies.sum(),
         "gap/mean_abs_prob": prob_gap.sum(),
         **{name: values.sum() for name, values in losses.measures.items()},

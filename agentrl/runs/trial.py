@@ -33,8 +33,22 @@ def try_step(learner: Learner, serving: Any, config: Config, ranks: Ranks) -> st
         # What torch counts of an engine that sleeps is not there: so the difference.
         peak = total - free + torch.cuda.max_memory_allocated() - held
     torch.cuda.empty_cache()
-    peak = max(ranks.gather([peak], "trial"))
-    return f"a step with the largest micro-batch: {size(peak)} of {size(total)} at most"
+    left = min(ranks.gather([total - peak], "trial"))
+    weights = sum(weight.numel() for weight in learner.policy.trainable())
+    ranks.reduces_once = ranks.size > 1 and fits_whole(weights, left, total)
+    return f"a step with the largest micro-batch: {size(total - left)} of {size(total)} at most"
+
+
+def fits_whole(weights: int, left: int, total: int) -> bool:
+    """Whether a gradient fits whole and in fp32 beside the trial's peak; a twentieth of the GPU's
+    memory stays, because later steps may need a little more than the trial.
+
+    >>> fits_whole(8 * 10**9, left=34 * 2**30, total=80 * 2**30)
+    True
+    >>> fits_whole(8 * 10**9, left=33 * 2**30, total=80 * 2**30)
+    False
+    """
+    return 4 * weights + total / 20 <= left
 
 
 def trial_step(learner: Learner, config: Config, ranks: Ranks) -> None:

@@ -2,9 +2,9 @@
 
     make gpu      or      python -m bench.gpu [--only A | B | NAMES] [--out FILE]
 
-    A   machine, attention, flash, logprob, gradients, memory, sharding          (0 to 6)
-    B   launches, attention-speed, logprob-speed, step                           (7 to 10)
-        engine                                                     (11), where vLLM is installed
+    A   machine, attention, flash, logprob, gradients, memory, sharding, compiled
+    B   launches, attention-speed, logprob-speed, step
+        engine                                                           where vLLM is installed
 
 Each row is a number beside what is expected of it: met, missed, or unmeasured. Rows are kept in a
 file of the machine and the day, those of a later call beside those of an earlier one. The command
@@ -44,6 +44,7 @@ CHECKS = {
     "gradients": Check("A", training.gradients),
     "memory": Check("A", training.memory),
     "sharding": Check("A", training.sharding),
+    "compiled": Check("A", timing.compiled),
     "launches": Check("B", timing.launches),
     "attention-speed": Check("B", timing.attention),
     "logprob-speed": Check("B", timing.logprob),

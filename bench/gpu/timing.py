@@ -4,11 +4,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
+from torch._dynamo.utils import counters
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,9 +19,17 @@ from bench import tree_attention as attending
 from bench.gpu import DEVICE, ON_GPU
 from bench.gpu.parity import HALF
 from bench.gpu.report import Row, right, speed
-from bench.gpu.training import episodes, prepared
+from bench.gpu.training import episodes, prepared, relative, whole
 from bench.launches import PASSES
-from bench.step.layouts import Options, Way, make_model, make_step, operations, seconds
+from bench.step.layouts import (
+    Options,
+    Way,
+    gradients,
+    make_model,
+    make_step,
+    operations,
+    seconds,
+)
 from kernels.tree import build_tree
 from kernels.tree.plan import plan
 from kernels.tree_attention import operators
@@ -206,6 +216,26 @@ def step() -> Iterator[Row]:
     yield speed("a row a chain over trees", b / c, least=1)
     lm.zero_grad()
     yield from _shares(steps["C"])
+
+
+def compiled() -> Iterator[Row]:
+    """The same step with layers that Inductor compiles: ``--compile`` pays where this says so."""
+    calls = episodes(WORKLOAD, STEP.copies)
+    tree, taken, found = Way("C", "tree", STEP.budgets[0]), [], []
+    # On a CPU it would be this check's minute: what is compiled there slow tests look at.
+    with torch.compiler.set_stance("default" if ON_GPU else "force_eager"):
+        for is_compiled in (False, True):
+            model, _ = prepared(make_model(replace(STEP, compile=is_compiled)))
+            run = make_step(tree, calls, STEP, model)
+            found.append([whole(gradient).cpu() for gradient in gradients(run, model[0])])
+            taken.append(median_seconds(run, 1 + REPEATS // 2))
+        graphs = counters["stats"]["unique_graphs"]
+        make_step(tree, calls[: len(calls) // 2], STEP, model)()
+    eager, mine = taken
+    note = f"{1e3 * eager:.1f} and {1e3 * mine:.1f} ms"
+    yield speed("a step over a compiled one", eager / mine, least=1.2, note=note)
+    yield speed("difference of gradients", relative(*reversed(found)), most=0.05)
+    yield speed("graphs for another size", counters["stats"]["unique_graphs"] - graphs, most=0)
 
 
 def _shares(run: Callable[[], int]) -> Iterator[Row]:

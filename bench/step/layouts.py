@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from agentrl.algorithms import GRPO, Terms
@@ -50,6 +51,8 @@ class Options:
     """What the layers compute in; weights are fp32."""
     attention: Literal["auto", "reference", "triton", "flash", "segments"] = "auto"
     recompute: Literal["off", "full", "selective"] = "off"
+    compile: bool = False
+    """The policy's layers, not transformers' own way."""
     repeats: int = 20
     budgets: tuple[int, ...] = (2048, 4096, 8192)
     """Micro-batch sizes to choose from."""
@@ -85,7 +88,8 @@ def make_model(options: Options) -> tuple[nn.Module, Policy, torch.device]:
     sizes = sizes | ({"num_hidden_layers": options.layers} if options.layers else {})
     config = config_type(**sizes, tie_word_embeddings=True, max_position_embeddings=32_768)
     lm = model_type(config).to(device)
-    policy = Policy(lm, attention=options.attention, recompute=options.recompute)
+    how = {"recompute": options.recompute, "compile": options.compile}
+    policy = Policy(lm, attention=options.attention, **how)
     return lm, policy, device
 
 
@@ -94,18 +98,21 @@ def make_step(
 ) -> Callable[[], int]:
     """A step's forward and backward pass in one way; returns how many tokens were computed."""
     lm, policy, device = model
+    # Sharded weights are cast to bf16 here, whatever the layers of others compute in.
+    is_sharded = isinstance(next(policy.parameters()), DTensor)
+    dtype = torch.bfloat16 if is_sharded else getattr(torch, options.dtype)
+    is_padded = way.layout == "padded"
     if way.side == "C":
         batches = [*pack([sample for calls in episodes for sample in calls], way.budget)]
     else:
         linear = rows.one_per_call if way.side == "A" else rows.one_per_chain
-        is_padded = way.layout == "padded"
         lay_out = rows.padded if is_padded else rows.packed
         groups = rows.batches(linear(episodes), way.budget, is_padded=is_padded)
         batches = [lay_out(group) for group in groups]
     num_terms = sum(len(batch.advantages) for batch in batches)
 
     def score(batch: Any) -> Tensor:
-        if way.layout == "padded":
+        if is_padded:
             lm.set_attn_implementation("sdpa")
             return rows.score_padded(lm, batch)
         lm.set_attn_implementation("agentrl_tree")
@@ -113,7 +120,7 @@ def make_step(
 
     def step() -> int:
         for batch in batches:
-            batch = batch.to(device)
+            batch = batch.to(device) if is_padded else policy.on_device(batch, device, dtype)
             with torch.autocast(device.type, torch.bfloat16, options.dtype == "bfloat16"):
                 logprobs = score(batch)
             values = GRPO().loss(_terms(logprobs, batch)).values
@@ -180,6 +187,8 @@ def operations(way: Way, episodes: Sequence[Sequence[Sample]], lm: nn.Module) ->
 
 def peak_mib(name: str, way: Way, options: Options) -> float:
     """Of one step, in a process of its own."""
+    # What this process keeps for its next step, that one may need.
+    torch.cuda.empty_cache()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_peak, name, way, options).result()

@@ -1,9 +1,12 @@
 """The bench compares like with like: all layouts give the same gradient."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from agentrl.types import Call, Sample
-from bench.step import rows, workloads
+from bench.step import layouts, rows, workloads
 from bench.step.layouts import Options, Way, gradients, make_model, make_step, operations
 
 
@@ -16,6 +19,24 @@ EPISODES = [
     [sample([1, 2], [3, 4], 1.0), sample([1, 2, 3, 4, 5], [6], -0.5), sample([1, 2, 9], [8], 2.0)],
     [sample([1, 2], [3, 7], -1.0), sample([1, 2, 3, 7], [1, 1, 1], 0.3)],
 ]
+
+
+def test_memory_is_free_before_another_process_needs_it(monkeypatch):
+    order = []
+
+    class Pool(SimpleNamespace):
+        def __init__(self, *args, **kwargs):
+            super().__init__(submit=lambda *args: self, result=lambda: order.append("peak") or 1.0)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error): ...
+
+    monkeypatch.setattr(layouts, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("freed"))
+    layouts.peak_mib("single turn", Way("C", "tree", 2048), Options())
+    assert order == ["freed", "peak"]
 
 
 def test_rows():

@@ -47,8 +47,8 @@ def test_a_row_is_met_missed_or_unmeasured():
 
 def test_halves_in_their_order():
     names = list(command.CHECKS)
-    assert command.chosen(["A"]) == names[:7]
-    assert command.chosen(["B"]) == names[7:11]
+    assert command.chosen(["A"]) == names[:8]
+    assert command.chosen(["B"]) == names[8:12]
     assert command.chosen([]) == names
     assert command.chosen(["engine", "machine"]) == ["machine", "engine"]
 

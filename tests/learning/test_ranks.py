@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+
+from agentrl.learning.rendezvous import Rendezvous
+from agentrl.signals import Signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +118,14 @@ def test_all_ranks_are_interrupted_at_one_place(results, rank):
         "others work, then": [0, 1],
         "in step": "SIGTERM",
     }
+
+
+def test_ranks_in_step_meet_without_their_devices(monkeypatch):
+    """A GPU would be waited for; this device has nothing to read."""
+    met = []
+    monkeypatch.setattr(dist, "all_reduce", lambda asked: met.append(asked.device.type))
+    Rendezvous(0, 2, torch.device("meta"), Signals(), 1.0).check_in_step()
+    assert met == ["cpu"]
 
 
 @pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])

@@ -70,9 +70,9 @@ def test_what_is_counted_of_a_model(tiny_folder, tmp_path, monkeypatch):
     # Weights, gradients, two moments; then vLLM's weights and its cache, of every rank here.
     thousand = memory.NumParameters(1000, 100)
     assert memory.needed_bytes(config, thousand, 1, 1) == 16000 + 4000 + 2**30
-    assert memory.needed_bytes(config, thousand, 4, 2) == 2 * (4000 + 4000 + 2**30)
+    assert memory.needed_bytes(config, thousand, 4, 2) == 2 * (4000 + 4000 + 4000 + 2**30)
     spanning = dataclasses.replace(config, engine=EngineConfig(tensor_parallel_size=2))
-    assert memory.needed_bytes(spanning, thousand, 2, 2) == 2 * (8000 + 2000 + 2**30)
+    assert memory.needed_bytes(spanning, thousand, 2, 2) == 2 * (8000 + 4000 + 2000 + 2**30)
     compared = dataclasses.replace(config, algorithm=Compared())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert memory.needed_bytes(config, thousand, 1, 1) == 16000

@@ -228,3 +228,17 @@ class Gpu:
 def test_what_is_said_of_a_gpu(ranks, monkeypatch):
     line = trial.try_step(make_learner(ranks), Gpu(monkeypatch), CONFIG, ranks)
     assert line == "a step with the largest micro-batch: 75.0 MB of 100.0 MB at most"
+    assert not ranks.reduces_once
+
+
+@pytest.mark.parametrize(("left", "once"), [(5.1, False), (5.2, True), (40, True)])
+def test_where_a_whole_gradient_fits_on_every_rank_it_is_reduced_once(
+    ranks, monkeypatch, left, once
+):
+    """Of 31 thousand weights, beside a twentieth of 100 MB; another rank has so much left."""
+    monkeypatch.setattr(ranks, "size", 2)
+    monkeypatch.setattr(ranks, "gather", lambda own, what: [*own, int(left * MB)])
+    learner = make_learner(ranks)
+    trial.try_step(learner, Gpu(monkeypatch), CONFIG, ranks)
+    assert sum(weight.numel() for weight in learner.policy.trainable()) == 31_024
+    assert ranks.reduces_once == once
