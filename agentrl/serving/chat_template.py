@@ -39,11 +39,10 @@ DAY = date(2026, 1, 1)
 _RESERVED = set(inspect.signature(render_jinja_template).parameters) - {"documents", "kwargs"}
 _RESERVED |= {"messages"}
 
-
 _USER = {"role": "user", "content": "user-probe"}
 _REPLY = {"role": "assistant", "content": "assistant-probe"}
 _TOOL = {"name": "tools-probe", "description": "a", "parameters": {"type": "object"}}
-_CALL = {"name": "tools-probe", "arguments": '{"a": "b"}'}
+_CALL = {"name": "tool_calls-probe", "arguments": '{"a": "b"}'}
 _CALLS = [{"id": "a" * 9, "type": "function", "function": _CALL}]
 _CALLED = {"role": "assistant", "content": "", "tool_calls": _CALLS}
 _RESULT = {"role": "tool", "tool_call_id": "a" * 9, "content": "tool-probe"}
@@ -52,6 +51,7 @@ _PROBES = {
     "system": Request(messages=({"role": "system", "content": "system-probe"}, _USER)),
     "assistant": Request(messages=(_USER, _REPLY, _USER)),
     "tool": Request(messages=(_USER, _CALLED, _RESULT)),
+    "tool_calls": Request(messages=(_USER, _CALLED, _RESULT)),
     "tools": Request(messages=(_USER,), tools=({"type": "function", "function": _TOOL},)),
 }
 """What a template is tried with, to see what it does with each role's messages."""
@@ -75,9 +75,10 @@ class ChatTemplate:
         self._special_tokens = dict(tokenizer.special_tokens_map)
         if "strftime_now" in str(tokenizer.chat_template):
             log.warning("the chat template writes the date, which is always %s here", DAY)
-        self._in_parts, self._arguments_are_text = frozenset[str](), False
-        self._left_out = self._probe_contents()
+        self._in_parts: frozenset[str] = frozenset()
+        """The roles whose contents it takes in parts alone."""
         self._arguments_are_text = self._wants_text_arguments()
+        self._left_out = self._probe_contents()
         self._reply_end = self._find_reply_end()
 
     def prompt(self, request: Request, history: History) -> Prompt:
@@ -187,8 +188,7 @@ class ChatTemplate:
         return True
 
     def _probe_contents(self) -> set[str]:
-        """The roles whose messages the template leaves out without a word, and ``tools``, if it
-        does that with them. Notes whose contents it takes in parts alone."""
+        """What of the probes the template leaves out without a word; notes ``_in_parts``."""
         left_out = set()
         for role, probe in _PROBES.items():
             for in_parts in ((), {role}):
@@ -203,16 +203,17 @@ class ChatTemplate:
         return left_out
 
     def _check_nothing_is_left_out(self, request: Request, text: str) -> None:
-        lost = self._left_out & {m["role"] for m in request.messages if m["content"]}
+        asked = {message["role"] for message in request.messages if message["content"]}
+        asked |= {"tool_calls"} if any(m.get("tool_calls") for m in request.messages) else set()
         # Who tells the model of its tools in a message of his own needs no template for that.
         told = (tool["function"]["name"] in text for tool in request.tools)
-        lost |= {"tools"} if "tools" in self._left_out and not all(told) else set()
-        if lost:
+        asked |= set() if all(told) else {"tools"}
+        if lost := self._left_out & asked:
             raise RequestRefused(
                 400,
                 "invalid_messages",
-                "the model's chat template leaves this out of the prompt: "
-                f"{', '.join(sorted(lost))}. Say it in a message of the user's",
+                "the model's chat template leaves this out of the prompt, so say it in the user's "
+                f"messages: {', '.join(sorted(lost))}",
             )
 
     def _wants_text_arguments(self) -> bool:

@@ -137,7 +137,8 @@ def test_so_it_is_on_the_other_routes(route):
     extra = (
         {"text": {"format": form}} if route == "responses" else {"output_config": {"format": form}}
     )
-    grammar = grammar_of(Scripted(QWEN25), route, STRICTLY[route] | extra)
+    freely = json.loads(json.dumps(STRICTLY[route]).replace(', "strict": true', ""))
+    grammar = grammar_of(Scripted(QWEN25), route, freely | extra)
     assert accepts(grammar, QWEN25, written(QWEN25, {"a": 1}))
     assert accepts(grammar, QWEN25, '{"number": 5}')
     assert not accepts(grammar, QWEN25, "It is five.")

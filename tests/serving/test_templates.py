@@ -110,6 +110,7 @@ SILENT = {
     "assistant": turn("{% if message.role != 'assistant' %}" + STRING + "{% endif %}"),
     "user": turn("{{ message.text }}"),
     "tools": turn(STRING),
+    "tool_calls": turn(STRING),
 }
 
 
@@ -122,9 +123,10 @@ def test_what_a_template_leaves_out_is_refused_by_name(left_out):
         "assistant": [ASK, {"role": "assistant", "content": "five"}, MORE],
         "user": [ASK],
         "tools": [ASK],
+        "tool_calls": [ASK, calling("{}"), RESULT],
     }[left_out]
     tools = (ADD,) if left_out == "tools" else ()
-    with pytest.raises(RequestRefused, match=f"leaves this out of the prompt: .*{left_out}") as no:
+    with pytest.raises(RequestRefused, match=f"leaves this out of .*: .*{left_out}") as no:
         prompt_of(family, *asked, tools=tools)
     assert (no.value.status, no.value.code) == (400, "invalid_messages")
 
