@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from agentrl.learning.packing import MicroBatch, MicroBatches
 from agentrl.learning.policy import Policy
 from agentrl.learning.rendezvous import Rendezvous
+from agentrl.learning.variables import drop_overrides
 from agentrl.signals import Signals
 
 Item = TypeVar("Item")
@@ -59,8 +60,10 @@ class Ranks(Rendezvous):
     ):
         """dtype: what the policy computes in. rank_timeout_seconds: how long to wait for a peer.
 
-        Raises ValueError where the ranks do not divide into engines.
+        Raises ValueError where the ranks do not divide into engines, or the environment asks for
+        another trainer.
         """
+        drop_overrides()
         self.dtype, self._ranks_per_engine = getattr(torch, dtype), ranks_per_engine
         on_gpu = torch.cuda.is_available()
         # Objects go from host to host, not through a GPU's memory.

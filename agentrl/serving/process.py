@@ -19,7 +19,6 @@ VARIABLES = {
     # Trees are of ever other lengths: in segments of one size they would leave holes, which an
     # engine that wakes could not take.
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -29,6 +28,8 @@ VARIABLES = {
 def prepare_process() -> None:
     """Set what torch and vLLM read when they start, how fast threads take turns, and how an episode
     reaches this machine. Idempotent."""
+    # Weights are pushed within the process.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     sys.setswitchinterval(SWITCH_SECONDS)

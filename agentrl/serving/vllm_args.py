@@ -73,10 +73,11 @@ def arguments(
     deterministic: bool = False,
 ) -> dict[str, Any]:
     """vLLM's, for an engine of ours; the bench gives them to a plain one."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gib))
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)
+    os.environ["VLLM_FLOAT32_MATMUL_PRECISION"] = "highest"
     if dtype == "float32":
         # Else vLLM's attention multiplies in tf32, cut off.
-        os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
+        os.environ["TRITON_F32_DEFAULT"] = "ieee"
     on_gpu = torch.cuda.is_available()
     share = config.gpu_memory_utilization or (0.9 if use == "alone" else 0.4)
     return {
