@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/pytest -n 2 --dist
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: demo test slow soak check bench oracles gpu gpu-carry tools
+.PHONY: demo test slow soak check bench certify oracles gpu gpu-carry tools
 
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
@@ -34,6 +34,9 @@ bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, wh
 	$(BIN)/python -m bench.rollout
 	$(BIN)/python -m bench.debug
 	$(BIN)/python -m bench.viewer
+
+certify: .venv/installed  ## which presets estimate the policy gradient, by enumeration
+	$(BIN)/python -m bench.certify $(FLAGS)
 
 oracles: .venv/installed .oracles/unpacked  ## our losses and credit beside other trainers'
 	$(BIN)/python -m bench.oracles

@@ -56,12 +56,13 @@ def make_handler(
     tokenizer: Any,
     tool_parser: str | None,
     reasoning_parser: str | None = None,
+    temperature: float = 1.0,
     **limits: int,
 ) -> Handler:
-    """A model at temperature 1; limits: max_tokens and max_model_len."""
+    """A model; limits: max_tokens and max_model_len."""
     parser = OutputParser(tokenizer, tool_parser, reasoning_parser)
     template = ChatTemplate(tokenizer, parser.reasoning_end)
-    return Handler(name, engine, template, parser, temperature=1.0, **limits)
+    return Handler(name, engine, template, parser, temperature=temperature, **limits)
 
 
 def headers(client, *, is_retry: bool = False) -> dict[str, str]:

@@ -1,0 +1,100 @@
+"""Certificate: what enumeration says of a preset."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from torch import Tensor
+
+from bench.certify.cases import Case, Enumerated
+from bench.certify.controls import CONTROLS
+from bench.certify.estimates import estimate
+from bench.certify.reference import LeaveOneOut, with_credit_of, with_weights_of
+from bench.certify.trials import Trial, enumerate_world, load
+from bench.certify.truth import expected_reward, gradient
+from bench.certify.worlds import SMALL, WORLDS, World
+
+SIZES = (2, 3)
+"""Episodes of a group."""
+MOST = 10_000
+"""Batches of a case at most."""
+UNBIASED = 1e-5
+"""What fp32 leaves of a bias of 0: advantages and weights are packed in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A preset in a world; lists are by the size of the groups."""
+
+    world: str
+    objective: str
+    batches: list[int]
+    cosines: list[float]
+    biases: list[float]
+    variances: list[float]
+    """In units of RLOO's; only where the objective is RLOO's."""
+    of_credit: float
+    """The bias that is left with RLOO's weights, in the smallest groups."""
+    of_weights: float | None
+    """The bias that is left with RLOO's credit, in the smallest groups, where it is of the same
+    objective."""
+
+    @property
+    def is_unbiased(self) -> bool:
+        return max(self.biases) < UNBIASED
+
+
+enumerated = cache(enumerate_world)
+case_of = cache(Case)
+
+
+@cache
+def reward_gradient(world: Enumerated) -> Tensor:
+    return gradient(expected_reward(world), world)
+
+
+@cache
+def rloo_variance(case: Case) -> float:
+    return estimate(LeaveOneOut(), case).relative_variance(reward_gradient(case.world))
+
+
+def worlds_of(name: str) -> list[World]:
+    return WORLDS if load(name)[0].separable else SMALL
+
+
+def certify(name: str) -> Iterator[Row]:
+    """A preset in each of its worlds."""
+    for world in worlds_of(name):
+        yield certify_in(name, world)
+
+
+def certify_in(name: str, world: World, sizes: tuple[int, ...] = SIZES) -> Row:
+    algorithm, trial = load(name)
+    num_groups = 1 if algorithm.separable else 2
+    cases = [case_of(enumerated(world), size, num_groups) for size in sizes]
+    cases = [case for case in cases if case.size <= MOST]
+    truth = gradient(trial.objective(cases[0].world, algorithm), cases[0].world)
+    found = [estimate(algorithm, case) for case in cases]
+    is_reward = trial.objective is Trial.objective
+    pairs = zip(found, cases, strict=True)
+    return Row(
+        world=world.name,
+        objective=trial.named,
+        batches=[case.size for case in cases],
+        cosines=[one.cosine(truth) for one in found],
+        biases=[one.bias(truth) for one in found],
+        variances=[
+            one.relative_variance(truth) / rloo_variance(case) for one, case in pairs if is_reward
+        ],
+        of_credit=estimate(with_weights_of(LeaveOneOut(), algorithm), cases[0]).bias(truth),
+        of_weights=estimate(with_credit_of(LeaveOneOut(), algorithm), cases[0]).bias(truth)
+        if is_reward
+        else None,
+    )
+
+
+def controls() -> dict[str, float]:
+    """The bias of RLOO with sums over episodes, by what is wrong."""
+    case = case_of(enumerated(WORLDS[1]), 2)
+    truth = reward_gradient(case.world)
+    return {name: run(LeaveOneOut(), case).bias(truth) for name, run in CONTROLS.items()}

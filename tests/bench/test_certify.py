@@ -1,0 +1,178 @@
+"""Certify says what is so: of algorithms, of what is wrong on purpose, and of a real engine."""
+
+import time
+from argparse import Namespace
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from agentrl.algorithms.named import load_algorithm
+from agentrl.algorithms.tree_loo import TreeLOO
+from agentrl.learning.policy import Policy
+from agentrl.serving.client import Serving
+from agentrl.serving.server import Server
+from bench.certify.cases import TEMPERATURE, Case, Enumerated, key
+from bench.certify.certificate import UNBIASED, case_of, certify, certify_in, controls, enumerated
+from bench.certify.estimates import Pipeline, credit, estimate, of_batches
+from bench.certify.reference import LeaveOneOut
+from bench.certify.trials import presets
+from bench.certify.truth import expected_reward, gradient
+from bench.certify.worlds import WORLDS, World, two_turns
+from rollout import collect
+from tests.support import small_samples
+from tests.support.ideas import FOLDER
+from tests.support.spy import make_handler
+from tests.support.updating import make_config, one_rank, updated
+
+_, TWO_TURNS, _ = WORLDS
+UNBIASED_PRESETS = {"dr_grpo", "tree_loo"}
+
+
+def test_a_preset_with_a_bias_and_one_without():
+    biased, unbiased = (certify_in(name, TWO_TURNS, (2,)) for name in ("grpo", "tree_loo"))
+    assert biased.batches == unbiased.batches == [2 * 13**2]
+    assert not biased.is_unbiased
+    # As much as the table of docs/algorithms.md says.
+    assert biased.biases == pytest.approx([0.098], abs=5e-4)
+    assert (biased.of_credit, biased.of_weights) == pytest.approx((0.065, 0.021), abs=5e-4)
+    assert unbiased.is_unbiased
+    assert unbiased.cosines == pytest.approx([1.0], abs=1e-9)
+    # Of two, one is the other's baseline, wherever they met.
+    assert unbiased.variances == pytest.approx([1.0], abs=1e-6)
+
+
+def test_what_is_wrong_shows():
+    found = controls()
+    assert found.pop("nothing") < UNBIASED
+    assert len(found) == 5
+    assert min(found.values()) > 1000 * UNBIASED
+
+
+def test_chances_and_episodes():
+    world = enumerated(TWO_TURNS)
+    assert [len(episodes) for episodes in world.episodes] == [13, 13]
+    assert [chances.sum() for chances in world.chances] == pytest.approx([1.0, 1.0], abs=1e-12)
+    case = Case(world, 2, num_groups=2)
+    assert case.chances.sum() == pytest.approx(1.0, abs=1e-12)
+    assert len(case.chances) == case.size == (2 * 169) ** 2
+    first, *_, last = Case(world, 2).batches()
+    assert [group.task["id"] for group in (first[0], last[0])] == ["a", "b"]
+    # An episode that is drawn twice is two.
+    assert first[0].episodes[0].calls[0] is not first[0].episodes[1].calls[0]
+
+
+def test_one_pass_is_the_mean_of_all_batches_one_by_one():
+    """Packing, tree and kernels against transformers, and the sum of weights against the sum."""
+    case, algorithm = case_of(enumerated(TWO_TURNS), 2), load_algorithm("grpo")
+    found = credit(algorithm, case)
+    mean = Pipeline().mean(algorithm, case.world, found, case.chances)
+    each = of_batches(algorithm, case, found) @ case.world.jacobian
+    assert (mean + torch.from_numpy(case.chances) @ each).norm() < 1e-6 * mean.norm()
+
+
+def test_the_mean_and_the_variance_are_those_of_draws():
+    case = case_of(enumerated(TWO_TURNS), 2)
+    found = credit(LeaveOneOut(), case)
+    each = -of_batches(LeaveOneOut(), case, found) @ case.world.jacobian
+    drawn = each[np.random.default_rng(0).choice(case.size, 4000, p=case.chances)]
+    exact = estimate(LeaveOneOut(), case)
+    assert drawn.var(0).sum().item() == pytest.approx(exact.variance, rel=0.1)
+    assert ((drawn.mean(0) - exact.mean).square().sum() * 4000 / exact.variance).item() < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("idea", ["several_passes", "turn_credit"])
+def test_an_algorithm_of_ones_own(idea):
+    row = certify_in(str(FOLDER / f"{idea}.py"), TWO_TURNS, (2,))
+    assert UNBIASED < row.biases[0] < 1
+
+
+@pytest.mark.slow
+def test_every_preset_in_under_two_minutes():
+    started = time.process_time()
+    rows = {name: list(certify(name)) for name in presets()}
+    assert time.process_time() - started < 120
+    assert all(len(of_preset) == 3 for of_preset in rows.values())
+    unbiased = {name for name, found in rows.items() if all(row.is_unbiased for row in found)}
+    assert unbiased == UNBIASED_PRESETS & set(rows)
+
+
+# A real engine.
+
+GROUPS = 192
+
+
+def of_four_tokens(folder, ids: list[int]) -> Policy:
+    """The folder's model, with every other token as good as impossible after one of these."""
+    policy = Policy.load(folder)
+    embedding, inner = policy.lm.get_input_embeddings().weight, policy.lm.model
+    with torch.no_grad():
+        # One dimension that no layer writes to tells the two kinds apart, and the last norm
+        # makes a hundred nats of it.
+        embedding[:, 0] = -2.0
+        embedding[ids, 0] = 2.0
+        for layer in inner.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        inner.norm.weight[0] = 20.0
+    return policy
+
+
+def player(world: World):
+    async def play(task, model):
+        while (ask := world.next(world, task, model.calls)) is not None:
+            await model.openai.completions.create(
+                model="policy", prompt=ask.prompt_ids, max_tokens=ask.max_tokens
+            )
+        return world.judged(task, model.calls).reward
+
+    return play
+
+
+@pytest.fixture
+def micro(tiny_folder, engine, tokenizer):
+    """A world of four of the tokenizer's tokens, enumerated, and played by vLLM."""
+    ids = (tokenizer.eos_token_id, *tokenizer.encode("123", add_special_tokens=False))
+    world = World(name="four tokens", vocabulary=ids, next=two_turns, limits=(2, 1))
+    policy = of_four_tokens(tiny_folder, list(ids))
+    limits = {"temperature": TEMPERATURE, "max_tokens": 2, "max_model_len": 512}
+    handler = make_handler("policy", engine, tokenizer, "hermes", **limits)
+    serving = Serving(Server(), handler, seed=0)
+    engine.sync(policy.weights())
+    yield Enumerated(world, policy), serving
+    engine.sync(Policy.load(tiny_folder).weights())
+    serving.server.close()
+
+
+@pytest.mark.slow
+def test_what_vllm_draws_has_the_gradient_that_was_enumerated(micro):
+    assert TEMPERATURE == small_samples.TEMPERATURE
+    enumerated, serving = micro
+    assert [chances.sum() for chances in enumerated.chances] == pytest.approx([1, 1], abs=1e-5)
+    algorithm, size = TreeLOO(), 2
+    config = replace(make_config(algorithm), workflow=player(enumerated.world), group_size=size)
+    tasks = Random(0).choices(enumerated.world.tasks, k=GROUPS)
+    tasks = [{**task, "id": str(i)} for i, task in enumerate(tasks)]
+    run = Namespace(report=lambda share, note: None)
+    groups = collect(tasks, config, serving, one_rank(), run, 1)
+    # Token ids in and out: what was sent and drawn is what was written down, and is as likely.
+    for call in (c for group in groups for e in group.episodes for c in e.calls):
+        same = enumerated.calls[enumerated.number[key(call)]]
+        assert call.logprobs == pytest.approx(same.logprobs, abs=1e-3)
+    found = updated(enumerated.policy, algorithm, groups, micro_batch_tokens=10_000)
+    drawn = -torch.cat([moved.flatten() for moved in found.moved]).double()
+    exact = estimate(algorithm, Case(enumerated, size))
+    # The square of the distance to the mean of N groups is the variance / N, on average.
+    assert 0.2 < distance(drawn, exact) < 3
+    truth = gradient(expected_reward(enumerated), enumerated)
+    assert exact.bias(truth) < 1e-3
+    # The other way, or half as long, is not within it.
+    assert distance(-drawn, exact) > 6
+    assert distance(drawn / 2, exact) > 3
+
+
+def distance(drawn: torch.Tensor, exact) -> float:
+    return ((drawn - exact.mean).square().sum() * GROUPS / exact.variance).item()
