@@ -96,7 +96,7 @@ def test_what_does_not_belong_together():
     with pytest.raises(ValueError, match=r"one dtype, not torch.float64, torch.float32"):
         tree_attention(q, k.float(), v, tree)
     with pytest.raises(ValueError, match=r"one device, not cpu, cpu, cpu, meta"):
-        tree_attention(q, k, v, tree.to("meta"))
+        tree_attention(q, k, v, plan(build_tree([[1, 2, 3], [1, 4, 5]]), "meta"))
 
 
 def test_what_cannot_run_here(monkeypatch):
