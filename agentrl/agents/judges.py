@@ -60,9 +60,10 @@ def last_boxed(text: str) -> str | None:
     opened, last = [], (0, 0)
     for brace in _BRACE.finditer(text):
         if brace[0] == "{" or brace[0][1:2].isalpha():
-            opened.append(brace)
-        elif brace[0] == "}" and opened and (first := opened.pop())[0] != "{":
-            last = max(last, (first.end(), brace.start()))
+            # Where a box begins; 0 for another brace. Matches would keep the collector busy.
+            opened.append(0 if brace[0] == "{" else brace.end())
+        elif brace[0] == "}" and opened and (start := opened.pop()):
+            last = max(last, (start, brace.start()))
     return text[slice(*last)] if last[1] else None
 
 

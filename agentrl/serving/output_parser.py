@@ -6,7 +6,8 @@ grammars that a JSON schema, a forced tool or a strict tool asks for.
 
 import json
 import logging
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from agentrl.serving.protocol import Request, RequestRefused, invalid, valid_json, without_halves
 from agentrl.types import Message
+
+PART = 2048
+"""Characters that vLLM's parsers are fed at once."""
 
 
 class OutputParser:
@@ -98,6 +102,9 @@ class OutputParser:
             self._tokenizer, asked.tools, chat_template_kwargs=dict(request.template_arguments)
         )
         parser.set_prompt_token_ids(prompt_ids)
+        for part in (parser.reasoning_parser, parser.tool_parser):
+            if engine := getattr(part, "_engine", None):
+                engine.feed = partial(_feed_in_parts, engine.feed)
         try:
             return parser.parse(
                 text, asked, enable_auto_tools=self._has_tools, model_output_token_ids=ids
@@ -116,6 +123,14 @@ def _function(call: Any) -> dict[str, str] | None:
     except (ValueError, RecursionError):
         return None
     return {"name": without_halves(call.name), "arguments": arguments} if is_object else None
+
+
+def _feed_in_parts(feed: Callable[..., list], text: str, ids: Sequence[int]) -> list:
+    """What vLLM's engine of parsers makes of a text; it copies all that it was fed at each mark."""
+    if ids:
+        return feed(text, ids)
+    starts = range(0, max(1, len(text)), PART)
+    return [event for start in starts for event in feed(text[start : start + PART], [])]
 
 
 def _check_known(tool_parser: str | None, reasoning_parser: str | None) -> None:

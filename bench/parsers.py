@@ -1,0 +1,139 @@
+"""Parsers over the worst text: CPU seconds at two sizes; ``python -m bench.parsers``.
+
+What reads a model's text has to take time in proportion to it. Each parser gets each text that is
+made of one part again and again, plain and in a box that something at its end keeps from being a
+number. Of each the slowest is shown, with how many times as long it took of twice the text.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from agentrl.serving.process import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()
+
+from agentrl.agents.judges import boxed_equals, last_boxed
+from agentrl.printable import printable
+from agentrl.serving.chat_template import ChatTemplate
+from agentrl.serving.output_parser import OutputParser
+from agentrl.serving.protocol import Request
+from agentrl.types import message_key, parsed_arguments
+from tests.support.families import FAMILIES, Family, tokenizer
+
+SIZE, ROUNDS = 100_000, 5
+SHORTEST = 0.05
+"""CPU seconds; what takes less is noise."""
+PARTS = (
+    *(
+        r"\boxed{",
+        r"\boxed ",
+        r"\frac{1}{",
+        r"\frac",
+        "18 ",
+        "1",
+        ",111",
+        " ",
+        "\n",
+        "{",
+        "}",
+        "\\",
+    ),
+    *(
+        "=",
+        "a b",
+        "^",
+        "(",
+        "[",
+        "[]",
+        '"',
+        '{"a":',
+        "-",
+        "not ",
+        "<",
+        "<tool_call>",
+        "</tool_call>",
+    ),
+    *("<think>", "</think>", "<think></think>", '<tool_call>{"name": "add", "arguments": {', "é"),
+    *('<tool_call>{"name": "add", "arguments": {}}</tool_call>', "[TOOL_CALLS]", "[add(a="),
+    *('{"name": "add", "parameters": {"a": 1}};', "<function=add>", "<parameter=a>", "#### "),
+    "<\uff5ctool▁calls▁begin\uff5c>",
+)
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+Parser = Callable[[str], object]
+
+
+def texts(size: int) -> Iterator[tuple[str, str]]:
+    for part in PARTS:
+        text = (part * (size // len(part) + 1))[:size]
+        yield part, text
+        yield f"{part} in a box", f"\\boxed{{{text}!}}"
+
+
+def parsers() -> Mapping[str, Parser]:
+    """What reads a text of a model's, by name; templates and vLLM's parsers by their families."""
+    plain = {
+        "last_boxed": last_boxed,
+        "boxed_equals": lambda text: boxed_equals(text, "#### 18"),
+        "parsed_arguments": parsed_arguments.__wrapped__,
+        "message_key": lambda text: message_key({"role": "assistant", "content": text}),
+        "printable": printable,
+    }
+    replies = {f"reply, {family.name}": reply_parser(family) for family in FAMILIES}
+    return plain | replies | {f"template, {f.name}": template(f) for f in FAMILIES}
+
+
+def reply_parser(family: Family) -> Parser:
+    parser = OutputParser(tokenizer(family), family.tool_parser, family.reasoning_parser)
+    request = Request(messages=({"role": "user", "content": "?"},), tools=(TOOL,))
+    return lambda text: parser.parse(request, [1], [], text)
+
+
+def template(family: Family) -> Parser:
+    rendered = ChatTemplate(tokenizer(family))
+    user = {"role": "user", "content": "?"}
+
+    def render(text: str) -> object:
+        messages = (user, {"role": "assistant", "content": text}, user)
+        return rendered._render([*messages], Request(messages=messages))
+
+    return render
+
+
+def seconds(parser: Parser, text: str, rounds: int) -> float:
+    """Of CPU, the least of so many rounds."""
+    times = []
+    for _ in range(rounds):
+        started = time.process_time()
+        parser(text)
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+def worst(parser: Parser, size: int = SIZE, rounds: int = ROUNDS) -> tuple[float, float, str]:
+    """How many times as long twice the worst text took, its seconds, and what it is made of."""
+    found = (0.0, 0.0, "")
+    for (part, text), (_, twice) in zip(texts(size), texts(2 * size), strict=True):
+        # One look tells which are worth measuring.
+        once = seconds(parser, twice, 1)
+        if once < max(SHORTEST, found[1] / 2):
+            found = max(found, (0.0, once, part))
+            continue
+        long = seconds(parser, twice, rounds)
+        found = max(found, (long / seconds(parser, text, rounds), long, part))
+    return found
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--size", type=int, default=SIZE)
+    size = options.parse_args().size
+    print(f"{'':24} CPU s at {2 * size:,}  times that at {size:,}  of")
+    for name, parser in parsers().items():
+        times, long, part = worst(parser, size)
+        print(f"{name:24} {long:17.3f}  {times:21.2f}  {part!r}")
+
+
+if __name__ == "__main__":
+    main()
