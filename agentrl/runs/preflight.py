@@ -96,8 +96,8 @@ def _check_open_files(config: Config) -> None:
     needed, allowed = 256 + 8 * at_once, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if allowed != resource.RLIM_INFINITY and needed > allowed:
         raise ValueError(
-            f"concurrent_episodes is {config.concurrent_episodes}: {at_once} at once may have "
-            f"{needed} files open, and {allowed} are allowed (ulimit -Hn): raise that, or give "
+            f"concurrent_episodes is {config.concurrent_episodes}: they may have {needed} files "
+            f"open at once, and {allowed} are allowed (ulimit -Hn): raise that, or give "
             f"--concurrent-episodes {max(1, (allowed - 256) // 8)} or less"
         )
 

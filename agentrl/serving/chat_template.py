@@ -161,11 +161,11 @@ class ChatTemplate:
             return None
         rest, before = text[len(prefix.prompt.text) :], prefix.call.ids
         said, own_end = self.said_and_end(prefix.call)
-        if own_end is None and rest.startswith(said):
-            # Cut by its length; whatever closes the reply is the template's, and not trained.
-            return before + self.encode(rest[len(said) :])
         # Of several end tokens the model may write another than the template: it stands for that.
         end = own_end if own_end and own_end in rest else self._reply_end
+        if rest.startswith(said) and not (own_end and end):
+            # Cut by its length, or no token ends a reply; what closes it is the template's then.
+            return before + self.encode(rest[len(said) :])
         rendered, found, added = rest.partition(end or "")
         if not end or not found or not self._says(rendered, prefix.call.reply):
             return None
@@ -209,11 +209,9 @@ class ChatTemplate:
         told = (tool["function"]["name"] in text for tool in request.tools)
         asked |= set() if all(told) else {"tools"}
         if lost := self._left_out & asked:
+            what = f"the model's chat template leaves this out of the prompt: {sorted(lost)}"
             raise RequestRefused(
-                400,
-                "invalid_messages",
-                "the model's chat template leaves this out of the prompt, so say it in the user's "
-                f"messages: {', '.join(sorted(lost))}",
+                400, "invalid_messages", f"{what}; a message of the user's may say it"
             )
 
     def _wants_text_arguments(self) -> bool:

@@ -73,9 +73,7 @@ class OutputParser:
         parser_class = self._parser_class if reasons else self._without_reasoning
         if not parser_class or not (request.tools or reasons):
             return {"role": "assistant", "content": text}
-        reasoning, content, calls = self._parse_by_vllm(
-            parser_class, request, prompt_ids, ids, text
-        )
+        reasoning, content, calls = self._parse(parser_class, request, prompt_ids, ids, text)
         message: Message = {"role": "assistant", "content": content or ""}
         if reasoning:
             message["reasoning_content"] = reasoning
@@ -94,7 +92,7 @@ class OutputParser:
         opening = self._tokenizer.decode(prompt_ids[-len(marks[0]) - 8 :]).rstrip()
         return any(mark in text for mark in marks) or opening.endswith(marks[0])
 
-    def _parse_by_vllm(
+    def _parse(
         self, parser_class: Any, request: Request, prompt_ids: list[int], ids: list[int], text: str
     ) -> tuple[str | None, str | None, Any]:
         asked, _ = _vllm_request(parser_class, self._tokenizer, request.format_key)

@@ -140,7 +140,7 @@ class Server:
             if dialect is None:
                 return HttpReply(200, to_json(_models_at(path, agent_key.handler.name)))
             body = _parse(dialect.body, raw)
-            if dialect.count:
+            if dialect.counts:
                 return _count(dialect, body, agent_key)
             fingerprint = hashlib.blake2b(path.encode() + raw, digest_size=16).digest()
             is_retry = headers.get("x-stainless-retry-count", "0") != "0"
@@ -232,9 +232,8 @@ async def _unless_gone(
 
 def _count(dialect: Dialect, body: Body, key: AgentKey) -> HttpReply:
     request = dialect.request(body, key.recording.conversations)
-    return HttpReply(
-        200, to_json(dialect.count(key.handler.count(request, key.recording, key.agent)))
-    )
+    num_tokens = key.handler.count(request, key.recording, key.agent)
+    return HttpReply(200, to_json({"input_tokens": num_tokens}))
 
 
 async def _carry_out(dialect: Dialect, body: Body, handler: Handler, attempt: Attempt) -> HttpReply:

@@ -407,7 +407,23 @@ def test_a_thread_forks_from_any_of_its_messages(qwen):
             "chat/completions",
             {"messages": ASK, "tools": [TOOL],
              "tool_choice": {"type": "function", "name": "add"}},
-            "Invalid value for `function`: `None` in `tool_choice`! Correct usage",
+            "tool_choice.function: Field required",
+        ),
+        (
+            "chat/completions",
+            {"messages": ASK, "tools": [TOOL], "tool_choice": {"type": "any"}},
+            "tool_choice.type: Input should be 'function', not 'any'",
+        ),
+        (
+            "responses",
+            {"input": ASK, "tools": [{"type": "web_search"}]},
+            "tools.0.type: Input should be 'function', not 'web_search'",
+        ),
+        (
+            "responses",
+            {"input": ASK, "tools": [{"type": "function", **FUNCTION}],
+             "tool_choice": {"type": "function"}},
+            "tool_choice.name: Field required",
         ),
         (
             "chat/completions",

@@ -198,6 +198,20 @@ def test_a_model_that_ends_with_another_of_its_end_tokens_continues():
         assert "And now?" in added
 
 
+def test_a_template_in_which_no_token_ends_a_reply():
+    lines = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    episode = Scripted(family_with(lines))
+    messages = [ASK]
+    for said in ("five", "six", "seven"):
+        episode.says(said, ids=[episode.encode(letter)[0] for letter in said])
+        messages += [episode.ask(messages), MORE]
+    first, second, third = episode.calls
+    assert continues(first, second)
+    assert continues(second, third)
+    added = episode.tokenizer.decode(second.prompt_ids[len(first.ids) :])
+    assert added == "\nuser: And now?\nassistant: "
+
+
 def test_another_end_token_after_a_call():
     episode = Scripted(QWEN25)
     token = episode.tokenizer.convert_tokens_to_ids("<|endoftext|>")

@@ -22,8 +22,8 @@ class Dialect:
     error: Callable[[RequestRefused], dict]
     conversation: Callable[[Response, Any, Request], dict[str, Request]] = lambda *_: {}
     """What a later request may go on from: this one, the reply among its messages."""
-    count: Callable[[int], dict] | None = None
-    """Where nothing is to be drawn: how the number of the prompt's tokens is told."""
+    counts: bool = False
+    """Whether nothing is drawn, and the prompt's tokens are counted."""
 
 
 def text_of(content: Any) -> str:

@@ -39,11 +39,20 @@ class ChatMessage(Known, total=False):
     """Of the API before tools; it would be lost."""
 
 
+class Named(Known, total=False):
+    name: Required[str]
+
+
+class ToolChoice(Known, total=False):
+    type: Required[Literal["function"]]
+    function: Required[Named]
+
+
 class ChatBody(CompletionOptions):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    # vLLM says what is wrong in these three, when it makes a grammar of them.
+    tool_choice: Literal["auto", "none", "required"] | ToolChoice = "auto"
+    # vLLM says what is wrong in these two, when it makes a grammar of them.
     tools: tuple[dict[str, Any], ...] = ()
-    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
     response_format: dict[str, Any] | None = None
     parallel_tool_calls: bool = True
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None

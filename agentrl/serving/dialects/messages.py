@@ -180,12 +180,9 @@ def events(response: Response, body: MessagesBody, request: Request) -> Iterator
 def error(refusal: RequestRefused) -> dict:
     default = "api_error" if refusal.status >= 500 else "invalid_request_error"
     kind = ERROR_TYPES.get(refusal.status, default)
-    # By the code a client knows that it has to send a thread from its beginning.
-    details = {"error_code": refusal.code}
-    return {
-        "type": "error",
-        "error": {"type": kind, "message": refusal.message, "details": details},
-    }
+    # By its code a client knows a thread that it has to send from the beginning.
+    said = {"message": refusal.message, "details": {"error_code": refusal.code}}
+    return {"type": "error", "error": {"type": kind, **said}}
 
 
 def _plain_messages(message: dict[str, Any]) -> Iterator[Message]:
@@ -282,9 +279,4 @@ def _event(name: str, /, **data: Any) -> tuple[str, dict]:
 
 
 DIALECT = Dialect("/v1/messages", MessagesBody, request, whole, events, error, conversation)
-COUNT = replace(
-    DIALECT,
-    path="/v1/messages/count_tokens",
-    body=CountBody,
-    count=lambda num_tokens: {"input_tokens": num_tokens},
-)
+COUNT = replace(DIALECT, path="/v1/messages/count_tokens", body=CountBody, counts=True)

@@ -62,6 +62,17 @@ class TextFormat(Known, total=False):
     schema: dict[str, Any]
 
 
+class ToolChoice(Known, total=False):
+    type: Required[Literal["function"]]
+    name: Required[str]
+
+
+class Tool(ToolChoice, total=False):
+    description: str | None
+    parameters: dict[str, Any] | None
+    strict: bool | None
+
+
 class TextOptions(Known, total=False):
     format: TextFormat | None
 
@@ -72,9 +83,8 @@ class ResponsesBody(OpenAIBody):
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
-    # vLLM says what is wrong in these two, when it makes a grammar of them.
-    tools: tuple[dict[str, Any], ...] = ()
-    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] = "auto"
+    tools: tuple[Tool, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] | ToolChoice = "auto"
     parallel_tool_calls: bool = True
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextOptions = Field(default_factory=dict)
@@ -182,13 +192,13 @@ def _open_message(messages: list[Message], *closed_by: str) -> Message:
 def _plain_tool(tool: dict[str, Any]) -> dict:
     names = ("name", "description", "parameters", "strict")
     function = {name: tool[name] for name in names if tool.get(name) is not None}
-    return {"type": tool.get("type"), "function": function}
+    return {"type": "function", "function": function}
 
 
 def _plain_choice(chosen: str | dict[str, Any]) -> str | dict:
     if isinstance(chosen, str):
         return chosen
-    return {"type": chosen.get("type"), "function": {"name": chosen.get("name")}}
+    return {"type": "function", "function": {"name": chosen["name"]}}
 
 
 def _plain_format(form: dict[str, Any] | None) -> dict | None:
