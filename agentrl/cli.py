@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,6 +90,9 @@ def parse(
     ``add_flags`` declares those; given them, a command may know the experiment without --exp.
     Prints help or one sentence, and exits, where argv asks for help or cannot be used.
     """
+    # What a terminal cannot show is spelled: no run ends for it.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     own.add_argument("--exp", metavar="NAME")
     own.add_argument("--algorithm", metavar="NAME")

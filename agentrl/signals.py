@@ -34,6 +34,11 @@ class Signals:
         if "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """As a first Ctrl-C does; a second is nobody's wish."""
+        if self.signal is None:
+            self._handle(signal.SIGINT, None)
+
     def postpone(self) -> None:
         """From now on the signal is only noted: whoever works asks for it where work can end."""
         self._is_postponed = True

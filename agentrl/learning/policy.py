@@ -44,7 +44,7 @@ def _attend(module, query, key, value, attention_mask, *, scaling, plan, attenti
     if window is not None and plan.longest > window:
         raise ValueError("a sliding_window is shorter than a call")
     for name, given in others.items():
-        if name not in WITHOUT_EFFECT and given is not None:
+        if name not in WITHOUT_EFFECT and given is not None and given is not False:
             raise ValueError(
                 f"{type(module).__name__} attends with {name}, which trees do not have"
             )

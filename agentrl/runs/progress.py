@@ -3,9 +3,12 @@
 Where the output is no terminal, bars become a plain line now and then.
 """
 
+import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,11 +22,35 @@ PLAIN_SECONDS = 10.0
 """How often a phase says where it is, where there is no terminal."""
 
 
+class Screen(Console):
+    """A console without which a run goes on, or ends as by Ctrl-C where its reader has gone."""
+
+    def __init__(self, on_closed: Callable[[], None], **options: Any) -> None:
+        super().__init__(**options)
+        self._on_closed = on_closed
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        # A full disk under a log, a terminal that hung up.
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet, nowhere = True, os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        try:
+            print("interrupted: whoever read the output is gone", file=sys.stderr, flush=True)
+        except OSError:
+            os.dup2(nowhere, sys.stderr.fileno())
+        self._on_closed()
+
+
 class Display:
-    def __init__(self, *, silent: bool = False) -> None:
-        """silent: of several ranks, one speaks."""
+    def __init__(
+        self, *, silent: bool = False, on_closed: Callable[[], None] = lambda: sys.exit(1)
+    ) -> None:
+        """silent: of several ranks, one speaks. on_closed: what ends them where nobody reads."""
         # A log file has no width: lines are not to be broken.
-        self.console = Console(highlight=False, soft_wrap=True, quiet=silent)
+        self.console = Screen(on_closed, highlight=False, soft_wrap=True, quiet=silent)
         self._started = time.monotonic()
 
     def line(self, text: str) -> None:

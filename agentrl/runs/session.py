@@ -49,7 +49,7 @@ class Session:
     def __init__(self, config: Config, flags: Namespace, ranks: Ranks, trackers: Trackers):
         """flags: ``exp``, and ``resume`` where a run is to go on."""
         self.config, self.ranks = config, ranks
-        self.display = Display(silent=not ranks.is_first)
+        self.display = Display(silent=not ranks.is_first, on_closed=ranks.signals.interrupt)
         self.num_steps, self.num_updates = 0, 0
         """Of the run; and those whose weights there are so far."""
         self.is_checked = False

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +54,14 @@ def make_tiny_model(
     )
     if folder.is_dir():
         return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder.parent).close()
+    except OSError as error:
+        raise ValueError(
+            f"cannot keep a model in {folder.parent} ({error.strerror}): name a folder that can be "
+            "written with the variable XDG_CACHE_HOME, or a model with --model.path"
+        ) from error
     # Slow to import, and only needed the first time.
     from experiments.tiny_model.warm_start import make_and_save
 
