@@ -71,7 +71,7 @@ class Enumerated:
         columns = {name: of.logprobs.split(counts) for name, of in terms.items()}
         columns["entropies"] = terms["logprobs"].entropies.split(counts)
         found = list(calls)
-        for row, i in enumerate(micro.samples.tolist()):
+        for row, i in enumerate(micro.samples):
             scores = {name: tuple(of[row].tolist()) for name, of in columns.items()}
             found[i] = replace(
                 calls[i], logprobs=list(scores["logprobs"]), scores=CallScores(**scores)

@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.certify.cases import Case, Enumerated
 from bench.certify.controls import CONTROLS
 from bench.certify.estimates import estimate
-from bench.certify.reference import LeaveOneOut, with_credit_of, with_weights_of
+from bench.certify.reference import REFERENCE, with_credit_of, with_weights_of
 from bench.certify.trials import Trial, enumerate_world, load
 from bench.certify.truth import expected_reward, gradient
 from bench.certify.worlds import SMALL, WORLDS, World
@@ -55,7 +55,7 @@ def reward_gradient(world: Enumerated) -> Tensor:
 
 @cache
 def rloo_variance(case: Case) -> float:
-    return estimate(LeaveOneOut(), case).relative_variance(reward_gradient(case.world))
+    return estimate(REFERENCE, case).relative_variance(reward_gradient(case.world))
 
 
 def worlds_of(name: str) -> list[World]:
@@ -86,8 +86,8 @@ def certify_in(name: str, world: World, sizes: tuple[int, ...] = SIZES) -> Row:
         variances=[
             one.relative_variance(truth) / rloo_variance(case) for one, case in pairs if is_reward
         ],
-        of_credit=estimate(with_weights_of(LeaveOneOut(), algorithm), cases[0]).bias(truth),
-        of_weights=estimate(with_credit_of(LeaveOneOut(), algorithm), cases[0]).bias(truth)
+        of_credit=estimate(with_weights_of(REFERENCE, algorithm), cases[0]).bias(truth),
+        of_weights=estimate(with_credit_of(REFERENCE, algorithm), cases[0]).bias(truth)
         if is_reward
         else None,
     )
@@ -97,4 +97,4 @@ def controls() -> dict[str, float]:
     """The bias of RLOO with sums over episodes, by what is wrong."""
     case = case_of(enumerated(WORLDS[1]), 2)
     truth = reward_gradient(case.world)
-    return {name: run(LeaveOneOut(), case).bias(truth) for name, run in CONTROLS.items()}
+    return {name: run(REFERENCE, case).bias(truth) for name, run in CONTROLS.items()}

@@ -117,7 +117,7 @@ def factors(algorithm: GRPO, world: Enumerated, samples: list[Sample]) -> Tensor
     terms = world.policy.terms(micro, TEMPERATURE)
     values = algorithm.loss(terms).values.sum()
     slopes = torch.autograd.grad(values, (terms.logprobs, terms.entropies), allow_unused=True)
-    order = micro.samples.tolist()
+    order = micro.samples
     row = torch.tensor([order[i] for i in micro.call.tolist()])
     node = torch.tensor([world.node[n] for i in order for n in nodes(samples[i].call)])
     for i, slope in enumerate(slopes):

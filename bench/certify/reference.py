@@ -1,31 +1,15 @@
-"""RLOO with a sum over each episode: unbiased, and what the variance of others is measured by.
+"""RLOO with sums over episodes: unbiased, and what the variance of others is measured by.
 
-``with_methods`` is how its credit, or its weights, come to stand in another algorithm: what bias is
-left is that of the rest.
+Its credit, or its weights, come to stand in another algorithm: the bias that is left is the rest's.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 
 from agentrl.algorithms import GRPO
-from agentrl.algorithms.advantages import credit
-from agentrl.types import Group, Sample
+from agentrl.algorithms.rloo import RLOO
 
-
-def leave_one_out(rewards_G: Sequence[float]) -> list[float]:
-    total, others = sum(rewards_G), len(rewards_G) - 1
-    return [reward - (total - reward) / others for reward in rewards_G]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaveOneOut(GRPO):
-    """arXiv 2402.14740, equation 8."""
-
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
-        return credit(groups, leave_one_out)
-
-    def weigh(self, samples: Sequence[Sample]) -> tuple[list[float], float]:
-        return [1.0] * len(samples), float(len({(s.group, s.episode) for s in samples}))
+REFERENCE = RLOO(aggregation=1)
 
 
 def with_methods(algorithm: GRPO, **methods: Callable) -> GRPO:

@@ -101,5 +101,5 @@ def test_over_states():
 
 
 def test_the_divisor_counts_episodes_and_nothing_that_is_drawn():
-    algorithm = TreeLOO(max_tokens=10)
+    algorithm = TreeLOO(aggregation=10)
     assert algorithm.weigh(algorithm.advantages([FOUR, FOUR])) == ([1.0] * 14, 80.0)

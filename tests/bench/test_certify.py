@@ -17,7 +17,7 @@ from agentrl.serving.server import Server
 from bench.certify.cases import TEMPERATURE, Case, Enumerated, key
 from bench.certify.certificate import UNBIASED, case_of, certify, certify_in, controls, enumerated
 from bench.certify.estimates import Pipeline, credit, estimate, of_batches
-from bench.certify.reference import LeaveOneOut
+from bench.certify.reference import REFERENCE
 from bench.certify.trials import presets
 from bench.certify.truth import expected_reward, gradient
 from bench.certify.worlds import WORLDS, World, two_turns
@@ -75,10 +75,10 @@ def test_one_pass_is_the_mean_of_all_batches_one_by_one():
 
 def test_the_mean_and_the_variance_are_those_of_draws():
     case = case_of(enumerated(TWO_TURNS), 2)
-    found = credit(LeaveOneOut(), case)
-    each = -of_batches(LeaveOneOut(), case, found) @ case.world.jacobian
+    found = credit(REFERENCE, case)
+    each = -of_batches(REFERENCE, case, found) @ case.world.jacobian
     drawn = each[np.random.default_rng(0).choice(case.size, 4000, p=case.chances)]
-    exact = estimate(LeaveOneOut(), case)
+    exact = estimate(REFERENCE, case)
     assert drawn.var(0).sum().item() == pytest.approx(exact.variance, rel=0.1)
     assert ((drawn.mean(0) - exact.mean).square().sum() * 4000 / exact.variance).item() < 2
 
