@@ -5,6 +5,7 @@ python -m tests.support.ranks_worker OUT
 """
 
 import copy
+import ctypes
 import os
 import random
 import resource
@@ -34,7 +35,7 @@ from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
 from agentrl.runs.trial import trial_step
-from agentrl.signals import Interrupted, Signals
+from agentrl.signals import PR_SET_PDEATHSIG, Interrupted, Signals
 from agentrl.types import Chunk, NotFinite
 from tests.support.small_samples import SIZES, TEMPERATURE, conversations, groups, loss_sum
 from tests.support.updating import Watched, make_config
@@ -348,6 +349,8 @@ def forked(rank: int, port: int, out: Path) -> int:
     """A child that is one of two ranks, by its process id."""
     if child := os.fork():
         return child
+    # It ends with the one that waits for it.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         os.environ |= launched(rank, port)
         all_cases(out)
