@@ -4,7 +4,6 @@ Clients as they are: pydantic-ai, openai-agents and CrewAI send ``strict: true``
 smolagents ``tool_choice: required``, openai-agents tools and a schema in one request.
 """
 
-import asyncio
 import dataclasses
 import json
 import textwrap
@@ -173,20 +172,6 @@ def test_a_model_whose_calls_have_no_grammar_is_not_bound_to_the_schema_silently
     status, answer = episode.post("chat/completions", body)
     assert status == 400
     assert answer["error"]["message"].startswith("tools and a schema in one request: this model's")
-
-
-def test_the_engine_draws_one_or_the_other(serving):
-    model, _ = serving.open(step=0, task_id="t", episode=0)
-
-    async def draw():
-        return await model.openai.chat.completions.create(
-            model="policy", messages=ASK, tools=[TOOL], response_format=FORMAT, n=8
-        )
-
-    asyncio.run(draw())
-    model.close()
-    assert len(model.calls) == 8
-    assert {call.text.lstrip()[:1] for call in model.calls} <= {"{", "<"}
 
 
 # A run that trains nothing.

@@ -135,6 +135,14 @@ def test_the_agent_may_ask_for_less_than_the_limit_but_not_for_more(model):
     assert [len(call.completion_ids) <= n for call, n in zip(model.calls, (5, 16))] == [True, True]
 
 
+def test_with_tools_and_a_schema_one_or_the_other_is_drawn(model):
+    schema = {"type": "object", "properties": {"number": {"type": "integer"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    asyncio.run(ask(model, tools=[PYTHON_TOOL], response_format=form, n=8))
+    assert [call.under_grammar for call in model.calls] == [True] * 8
+    assert {call.text.lstrip()[:1] for call in model.calls} <= {"{", "<"}
+
+
 def test_seeds_are_ours_and_differ_from_call_to_call(serving):
     def draw(step, episode):
         model = open_client(serving, step, episode)
