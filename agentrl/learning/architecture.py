@@ -21,8 +21,8 @@ from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.types import Call, Sample
 
-ROUNDING = 1e-4
-"""Between log-probabilities: equal models are 1e-6 apart, those that are not from 1e-3 on."""
+ROUNDING = 1e-5
+"""Between log-probabilities: equal models are 2e-6 apart."""
 LENGTHS = re.compile("window|chunk|local_att|max_position|floor_scale")
 FEW, VOCABULARY = 4, 64
 CALLS = [

@@ -73,6 +73,8 @@ class Policy(nn.Module):
         computes all but attention again. compile: the layers, for trees of any size."""
         super().__init__()
         lm.set_attn_implementation("agentrl_tree")
+        if lm.config.get_text_config()._attn_implementation != "agentrl_tree":
+            raise ValueError(f"{type(lm).__name__} has attention of its own, not a tree's")
         # What is sampled has no dropout, no noise of routers: nor has what is trained.
         self.lm, self.attention = lm.eval(), attention
         if recompute != "off":

@@ -64,7 +64,7 @@ def test_a_reader_that_goes_away_is_like_ctrl_c(tmp_path, tiny_folder):
             break
     run.stdout.close()
     said = run.stderr.read()
-    assert run.wait(240) == 130
+    assert run.wait(240) == 130, said
     assert "interrupted: whoever read the output is gone" in said
     assert "Traceback" not in said
     (saved,) = steps_saved(the_run(tmp_path))

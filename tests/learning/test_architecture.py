@@ -155,9 +155,9 @@ NUMBERS = {
 
 def small(kind: str) -> PreTrainedConfig | None:
     """None: what is no causal language model of that size, such as a part of another."""
-    known = CONFIG_MAPPING[kind]().get_text_config()
-    names = {*known.to_dict(), *known.attribute_map}
     try:
+        known = CONFIG_MAPPING[kind]().get_text_config()
+        names = {*known.to_dict(), *known.attribute_map}
         config = type(known)(**{n: number for n, number in NUMBERS.items() if n in names})
         with torch.device("meta"):
             weights = sum(w.numel() for w in AutoModelForCausalLM.from_config(config).parameters())
