@@ -83,6 +83,12 @@ def rollouts(
         yield [Chunk(groups)]
 
 
+def has_differences(group: Group) -> bool:
+    """Whether an agent's reward differs between the group's episodes."""
+    rewards = [episode.reward for episode in group.scored]
+    return any(reward != rewards[0] for reward in rewards)
+
+
 def find_collect(config: Config) -> Callable[..., list[Group]]:
     """How a step's groups come to be: by a seam of the config's or the algorithm's, or here."""
     if config.algorithm.collect is not None:
@@ -125,26 +131,28 @@ def refill(
     ranks: Ranks,
     run: Session,
     step: int,
+    *,
+    keep: Callable[[Group], bool] = has_differences,
+    rounds: int = REFILL_ROUNDS,
+    drop: bool = False,
 ) -> list[Group]:
     """Dynamic sampling (DAPO: arXiv 2503.14476, section 3.2): groups whose rewards are all equal
-    give way to other tasks' groups; those that are left after ``REFILL_ROUNDS`` stay."""
+    give way to other tasks' groups; those that are left after the last round stay.
+
+    ``partial`` of it is a ``config.collect`` by another rule: ``keep``, which groups are wanted;
+    ``drop``, that the others go, unless no group is wanted.
+    """
     rng, wanted, asked = Random(f"{config.seed}-{step}"), list(tasks), set()
-    kept, equal = [], []
-    for _ in range(REFILL_ROUNDS):
+    kept, others = [], []
+    for _ in range(rounds):
         asked |= {task["id"] for task in wanted}
         for group in collect(wanted, config, serving, ranks, run, step):
-            (equal if _is_equal(group) else kept).append(group)
+            (kept if keep(group) else others).append(group)
         if len(kept) == len(tasks):
             break
         fresh = [task for task in find_tasks(config)[0] if task["id"] not in asked]
         wanted = rng.sample(fresh, min(len(fresh), len(tasks) - len(kept)))
-    return (kept + equal)[: len(tasks)]
-
-
-def _is_equal(group: Group) -> bool:
-    """Whether no agent's reward differs between its episodes."""
-    rewards = [episode.reward for episode in group.scored]
-    return all(reward == rewards[0] for reward in rewards)
+    return kept if drop and kept else (kept + others)[: len(tasks)]
 
 
 def evaluate(

@@ -316,7 +316,7 @@ def test_what_dapo_switches_on_is_a_line():
     assert describe(GRPO()) == "GRPO"
 
 
-def refilled(monkeypatch, pool, num_tasks=4):
+def refilled(monkeypatch, pool, num_tasks=4, **rule):
     """What a step of the first tasks comes to, where those of an odd number have equal rewards."""
     asked = []
 
@@ -326,7 +326,7 @@ def refilled(monkeypatch, pool, num_tasks=4):
 
     monkeypatch.setattr(rollout, "collect", collect)
     monkeypatch.setattr(rollout, "find_tasks", lambda config: (pool, []))
-    kept = rollout.refill(pool[:num_tasks], Namespace(seed=0), None, None, None, 1)
+    kept = rollout.refill(pool[:num_tasks], Namespace(seed=0), None, None, None, 1, **rule)
     return [g.task["id"] for g in kept], asked
 
 
@@ -349,6 +349,18 @@ def test_refill_is_bounded(monkeypatch, num_tasks, rounds):
     ids, asked = refilled(monkeypatch, pool)
     assert ids == ["1", "3", "5", "7"]
     assert sum(map(bool, asked)) == rounds
+
+
+def test_groups_are_dropped_or_kept_by_a_rule(monkeypatch):
+    pool = [{"id": str(i)} for i in range(8)]
+    # One round: nothing is refilled. What has no differences goes.
+    assert refilled(monkeypatch, pool, rounds=1, drop=True) == (["0", "2"], [["0", "1", "2", "3"]])
+    by_name = {"keep": lambda group: group.task["id"] in ("1", "2"), "rounds": 1}
+    assert refilled(monkeypatch, pool, drop=True, **by_name)[0] == ["1", "2"]
+    assert refilled(monkeypatch, pool, **by_name)[0] == ["1", "2", "0", "3"]
+    # Where none is wanted all stay: a step of nothing would be of no use.
+    nothing = {"keep": lambda group: False, "rounds": 1, "drop": True}
+    assert refilled(monkeypatch, pool, **nothing)[0] == ["0", "1", "2", "3"]
 
 
 def test_flags_of_a_combination_are_those_of_both():

@@ -86,44 +86,6 @@ def test_multi_step_divides_by_the_steps():
     assert algorithm.updates == 2
 
 
-@pytest.fixture
-def curriculum():
-    module = load("curriculum")
-    module.seen.clear()
-    yield module
-    module.seen.clear()
-
-
-EASY, HARD = ({"id": answer, "answer": answer} for answer in ("<<", "<<<<"))
-
-
-def drawn(curriculum, num_steps: int) -> list[str]:
-    settings = Namespace(steps=num_steps, tasks_per_step=1, seed=0)
-    batches = curriculum.Curriculum([EASY, HARD], settings)
-    assert len(batches) == num_steps
-    return [task["id"] for step in range(num_steps) for task in batches[step]]
-
-
-def test_curriculum_draws_in_proportion_to_p_times_1_less_p(curriculum):
-    solved = [(1.0, [1])] * 8
-    assert fmean(i == EASY["id"] for i in drawn(curriculum, 2000)) == pytest.approx(0.5, abs=0.03)
-    curriculum.learn(Namespace(groups=[group(*solved, task=EASY)]))
-    # Of ten, nine solved: 0.09, against 0.25 of what nobody has tried.
-    share = fmean(i == EASY["id"] for i in drawn(curriculum, 2000))
-    assert share == pytest.approx(0.09 / 0.34, abs=0.03)
-
-
-def test_curriculum_remembers(curriculum):
-    curriculum.learn(Namespace(groups=[group((1.0, [1]), (0.0, [1]), task=HARD)]))
-    state, before = json.loads(json.dumps(curriculum.Curriculum.state())), drawn(curriculum, 50)
-    assert state == {"2 steps": [2, 4]}
-    curriculum.seen.clear()
-    curriculum.learn(Namespace(groups=[group(*[(1.0, [1])] * 20, task=HARD)]))
-    assert drawn(curriculum, 50) != before
-    curriculum.Curriculum.load_state(state)
-    assert drawn(curriculum, 50) == before
-
-
 def test_critic():
     algorithm = load("critic").config.algorithm
     values = torch.tensor([0.25, 0.75], requires_grad=True)
