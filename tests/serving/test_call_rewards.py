@@ -34,7 +34,7 @@ def test_a_reward_is_the_last_calls_and_a_state_the_next_ones(episode):
     asks(episode)
     asks(episode)
     episode.client.reward(1.0)
-    episode.client.reward(-1)
+    episode.client.reward(-1.0)
     assert given(episode) == [
         ("agent", 0.5, None),
         ("agent", None, "kitchen"),
