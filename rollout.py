@@ -294,6 +294,7 @@ class _Episodes:
             auxiliary_models=auxiliary_models,
             seconds=self._config.episode_seconds,
             trained_agents=self._config.trained_agents,
+            part_weights=self._config.algorithm.part_weights,
         )
         self._finished.put((key, episode))
 

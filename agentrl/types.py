@@ -101,6 +101,10 @@ class Call:
     """Not where a stop string, or an agent that takes one tool call at a time, cut the reply."""
     under_grammar: bool = False
     """Drawn from a masked distribution (a JSON schema, a forced tool): recorded, never trained."""
+    reward: float | None = None
+    """Its own, where the workflow gave it one by ``model.reward``."""
+    state: str | None = None
+    """What the workflow called the state in which it was made, by ``model.state``."""
     scores: "CallScores | None" = None
     """What the trainer makes of it, where an algorithm wants to know before credit."""
 
@@ -123,6 +127,8 @@ class Episode:
     workflow raised after a context that was full."""
     reward: Reward | None = None
     """None where the episode could not be scored, and ``failed_reward`` does not say otherwise."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """The named rewards that the reward is the weighted sum of, where it was given so."""
     success: bool | None = None
     response: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -158,6 +164,15 @@ class Episode:
         if isinstance(self.reward, dict):
             return sum(self.reward.values()) / len(self.reward)
         return self.reward
+
+
+def weighted_sum(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The reward that named parts make; a part counts 1 where it has no weight.
+
+    >>> weighted_sum({"right": 1.0, "short": 0.5}, {"short": 2.0})
+    2.0
+    """
+    return sum((weights.get(name, 1.0) * part for name, part in parts.items()), 0.0)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol, SupportsFloat, TypeVar, runtime_checkable
 
 from agentrl.callables import callable_name, underlying
-from agentrl.types import Call, Episode, Reward
+from agentrl.types import Call, Episode, Reward, weighted_sum
 
 RESERVED = re.compile(
     "(reward|episodes|tokens|gap|time|eval)/.*|step|success|failure|loss|clipped|importance"
@@ -32,6 +32,8 @@ class WorkflowOutput:
 
     reward: Reward | None = None
     """None where a judge decides."""
+    parts: Mapping[str, float] | None = None
+    """In the reward's stead: named rewards, whose weighted sum it is."""
     response: Any = None
     """Handed to the judge."""
     success: bool | None = None
@@ -44,7 +46,8 @@ class WorkflowOutput:
 class JudgeOutput:
     """What a judge may return besides a bare reward."""
 
-    reward: Reward
+    reward: Reward | None = None
+    parts: Mapping[str, float] | None = None
     success: bool | None = None
     metrics: Mapping[str, float] | None = None
 
@@ -128,7 +131,7 @@ Output = TypeVar("Output", WorkflowOutput, JudgeOutput)
 def as_output(value: Any, kind: type[Output]) -> Output:
     """What a workflow or a judge returned; a bare reward becomes an output of that kind."""
     if isinstance(value, kind):
-        for name in ("metadata", "metrics"):
+        for name in ("metadata", "metrics", "parts"):
             if not isinstance(given := getattr(value, name, None), Mapping | None):
                 raise TypeError(f"{name} is {given!r}, not a dict")
         return replace(value, success=_success(value.success))
@@ -139,11 +142,19 @@ def as_output(value: Any, kind: type[Output]) -> Output:
 
 
 def scored(
-    episode: Episode, output: WorkflowOutput, verdict: WorkflowOutput | JudgeOutput
+    episode: Episode,
+    output: WorkflowOutput,
+    verdict: WorkflowOutput | JudgeOutput,
+    part_weights: Mapping[str, float],
 ) -> Episode:
-    if verdict.reward is None:
+    parts = {_name(n): _finite(f"the part {n}", p) for n, p in (verdict.parts or {}).items()}
+    if parts and verdict.reward is not None:
+        raise ValueError("a reward and parts were returned: leave the reward out, it is their sum")
+    if not parts and verdict.reward is None:
+        if isinstance(verdict, JudgeOutput):
+            raise ValueError("the judge returned no reward")
         raise ValueError("the workflow returned no reward and the experiment has no judge")
-    reward = _reward(verdict.reward)
+    reward = _reward(weighted_sum(parts, part_weights) if parts else verdict.reward)
     rewards = reward.values() if isinstance(reward, dict) else [reward]
     success = verdict.success if verdict.success is not None else output.success
     metrics = {**(output.metrics or {}), **(verdict.metrics or {})}
@@ -153,6 +164,7 @@ def scored(
     return replace(
         episode,
         reward=reward,
+        parts=parts,
         success=bool(all(r >= 1 for r in rewards) if success is None else success),
         metrics={name: _finite(f"the metric {name}", value) for name, value in metrics.items()},
     )

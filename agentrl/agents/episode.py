@@ -45,10 +45,12 @@ def run_episode(
     seconds: float,
     auxiliary_models: dict[str, Any] | None = None,
     trained_agents: tuple[str, ...] | None = None,
+    part_weights: Mapping[str, float] | None = None,
 ) -> Episode:
     """Run one episode to its end in this thread, on an event loop of its own; never raises.
 
     Every trained agent that made a call needs a reward; where trained_agents is None, all are.
+    part_weights: what named parts of a reward count, 1 where they are not named.
     """
     started, auxiliary = time.monotonic(), dict(auxiliary_models or {})
     # What a workflow does to its arguments stays with it.
@@ -56,8 +58,10 @@ def run_episode(
     try:
         with EpisodeEventLoop() as loop:
             try:
-                work = _attempt(task, index, workflow, judge, model, offered, trained_agents)
+                work = _attempt(task, index, workflow, judge, model, offered, part_weights or {})
                 episode = loop.run_within(seconds, work)
+                if episode.scored:
+                    check_all_are_rewarded(episode, trained_agents)
             finally:
                 model.close()
                 with suppress(Exception):
@@ -85,7 +89,7 @@ async def _attempt(
     judge: Callable | None,
     model: Model,
     offered: dict[str, Any],
-    trained_agents: tuple[str, ...] | None,
+    part_weights: Mapping[str, float],
 ) -> Episode:
     """The workflow, then its verdict; raises what they raise, but for a context that is full."""
     output, cause = WorkflowOutput(), None
@@ -115,9 +119,7 @@ async def _attempt(
         own = copy.deepcopy(task)
         returned = await _call(judge, own, output.response, episode=episode, **offered)
         verdict = as_output(returned, JudgeOutput)
-    judged = scored(episode, output, verdict)
-    check_all_are_rewarded(judged, trained_agents)
-    return judged
+    return scored(episode, output, verdict, part_weights)
 
 
 async def _call(function: Callable, *required: Any, **offered: Any) -> Any:

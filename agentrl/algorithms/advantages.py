@@ -5,8 +5,10 @@ reward is compared with the same agent's rewards in the group's other episodes, 
 else's.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -32,8 +34,9 @@ def group_normalised(rewards_G: Sequence[float]) -> list[float]:
 
 
 def centred(rewards_G: Sequence[float]) -> list[float]:
-    """r - mean."""
-    mean = sum(rewards_G) / len(rewards_G)
+    """r - mean; exactly 0 where all are equal."""
+    # Rounding puts the mean of equal rewards beside them.
+    mean = max(min(rewards_G), min(max(rewards_G), sum(rewards_G) / len(rewards_G)))
     return [reward - mean for reward in rewards_G]
 
 
@@ -52,7 +55,19 @@ def credit(groups: Sequence[Group], compare: Compare = group_normalised) -> list
 
     An episode in which an agent made no call, or has no reward, is not compared for that agent.
     """
-    return [sample for g, group in enumerate(groups) for sample in _of_group(g, group, compare)]
+    scored = [
+        (g, i, e) for g, of in enumerate(groups) for i, e in enumerate(of.episodes) if e.scored
+    ]
+    rewards = {(g, i, agent): e.reward_of(agent) for g, i, e in scored for agent in e.agents}
+    rewards = {owner: reward for owner, reward in rewards.items() if reward is not None}
+    agents = [(g, agent) for g, _, agent in rewards]
+    found = dict(zip(rewards, compared(agents, [*rewards.values()], compare), strict=True))
+    return [
+        Sample(call, found[g, i, call.agent], group=g, episode=i)
+        for g, i, episode in scored
+        for call in episode.calls
+        if (g, i, call.agent) in found
+    ]
 
 
 def shaped(groups: Sequence[Group], reward: Callable[[Episode, str], float]) -> list[Group]:
@@ -65,6 +80,40 @@ def shaped(groups: Sequence[Group], reward: Callable[[Episode, str], float]) -> 
         )
 
     return [replace(g, episodes=tuple(map(rewarded, g.episodes))) for g in groups]
+
+
+def turn_rewards(episode: Episode, agent: str) -> list[float]:
+    """Of each call of an agent its own reward; the episode's comes on top, with the last."""
+    rewards = [call.reward or 0.0 for call in episode.calls if call.agent == agent]
+    return [*rewards[:-1], rewards[-1] + episode.reward_of(agent)]
+
+
+def turn_returns(
+    groups: Sequence[Group], samples: Sequence[Sample], discount: float
+) -> Iterator[tuple[int, float]]:
+    """Of each sample the number of its turn, among its agent's in the episode, and the return from
+    there on: the turn's reward, and ``discount`` times the return from the next turn."""
+    seen: Counter = Counter()
+    returns: dict[tuple, list[float]] = {}
+    for sample in samples:
+        owner = sample.group, sample.episode, sample.call.agent
+        if owner not in returns:
+            rewards = turn_rewards(groups[owner[0]].episodes[owner[1]], owner[2])
+            backwards = accumulate(rewards[::-1], lambda later, r: r + discount * later)
+            returns[owner] = list(backwards)[::-1]
+        yield seen[owner], returns[owner][seen[owner]]
+        seen[owner] += 1
+
+
+def compared(keys: Sequence[Hashable], values: Sequence[float], compare: Compare) -> list[float]:
+    """Each value beside the others of its key."""
+    members = defaultdict(list)
+    for i, key in enumerate(keys):
+        members[key].append(i)
+    found = {}
+    for rows in members.values():
+        found |= zip(rows, compare([values[i] for i in rows]), strict=True)
+    return [found[i] for i in range(len(values))]
 
 
 def whitened(samples: Sequence[Sample]) -> list[Sample]:
@@ -86,23 +135,4 @@ def trainable(samples: Sequence[Sample], agents: Sequence[str] | None) -> list[S
         sample
         for sample in samples
         if (agents is None or sample.call.agent in agents) and not sample.call.under_grammar
-    ]
-
-
-def _of_group(number: int, group: Group, compare: Compare) -> list[Sample]:
-    episodes = {i: episode for i, episode in enumerate(group.episodes) if episode.scored}
-    advantages = {}
-    for agent in {agent for episode in episodes.values() for agent in episode.agents}:
-        rewards = {
-            i: episode.reward_of(agent)
-            for i, episode in episodes.items()
-            if agent in episode.agents and episode.reward_of(agent) is not None
-        }
-        compared = compare(list(rewards.values()))
-        advantages |= {(i, agent): a for i, a in zip(rewards, compared, strict=True)}
-    return [
-        Sample(call, advantages[i, call.agent], group=number, episode=i)
-        for i, episode in episodes.items()
-        for call in episode.calls
-        if (i, call.agent) in advantages
     ]

@@ -9,19 +9,17 @@ Elsewhere the upper bound is a number of its own, 5 in ScaleRL (arXiv 2510.13786
 from dataclasses import dataclass
 
 from agentrl.algorithms.grpo import GRPO
-from agentrl.algorithms.terms import Losses, Terms
+from agentrl.algorithms.terms import Losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class CISPO(GRPO):
-    """Clipped importance-sampling policy optimization."""
-
     clip_low: float = 1.0
     """1: no lower bound."""
     clip_high: float = 4.0
     updates: int = 16
 
-    def loss(self, terms: Terms) -> Losses:
+    def loss(self, terms):
         ratio = (terms.logprobs.detach() - terms.proximal_logprobs).exp()
         bounded, weight = ratio.clamp(1 - self.clip_low, 1 + self.clip_high), self.importance(terms)
         values = -weight * bounded * terms.advantages * terms.logprobs

@@ -3,13 +3,11 @@
 r += clip((max_tokens - buffer - length) / buffer, -1, 0)    of the agent's longest call (eq. 13)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from agentrl.algorithms.advantages import shaped
 from agentrl.algorithms.grpo import GRPO
-from agentrl.types import Episode, Group, Sample
+from agentrl.types import Episode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +20,9 @@ class DAPO(GRPO):
     """Longer calls lose a whole reward; give ``sampling.max_tokens``."""
     buffer: int = 4096
     """The penalty begins so many tokens before that."""
-    collect: ClassVar[str | None] = "rollout:refill"
+    collect = "rollout:refill"
 
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         return super().advantages(shaped(groups, self.overlong))
 
     def overlong(self, episode: Episode, agent: str) -> float:

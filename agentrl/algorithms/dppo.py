@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentrl.algorithms.grpo import GRPO
-from agentrl.algorithms.terms import Losses, Tensor, Terms
+from agentrl.algorithms.terms import Losses, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class DPPO(GRPO):
     importance_sampling_cap: float = math.inf
     updates: int = 4
 
-    def loss(self, terms: Terms) -> Losses:
+    def loss(self, terms):
         ratio, weight = (terms.logprobs - terms.proximal_logprobs).exp(), self.importance(terms)
         pi, mu = terms.logprobs.detach().exp(), terms.sampler_logprobs.exp()
         moved, sign = self.moved(pi, mu), (pi - mu) * terms.advantages

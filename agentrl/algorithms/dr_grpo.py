@@ -3,13 +3,11 @@
 A = r - mean(r)        loss = sum over all terms / (episodes * aggregation)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentrl.algorithms.advantages import centred, credit
 from agentrl.algorithms.grpo import GRPO
 from agentrl.algorithms.weights import Aggregation
-from agentrl.types import Group, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +16,7 @@ class DrGRPO(GRPO):
 
     aggregation: Aggregation = 3000
 
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         return credit(groups, centred)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from agentrl.algorithms.grpo import GRPO
 from agentrl.algorithms.losses import clipped
-from agentrl.algorithms.terms import Losses, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +16,7 @@ class DualClip(GRPO):
     dual: float = 3.0
     """Above 1 + clip_high."""
 
-    def loss(self, terms: Terms) -> Losses:
+    def loss(self, terms):
         ratio, weight = (terms.logprobs - terms.proximal_logprobs).exp(), self.importance(terms)
         bounds = {"clip_low": self.clip_low, "clip_high": self.clip_high, "dual": self.dual}
         return clipped(terms, ratio, weight, **bounds)

@@ -4,10 +4,8 @@ loss -= entropy_weight * H(policy)
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from agentrl.algorithms.grpo import GRPO
-from agentrl.algorithms.terms import Losses, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +13,9 @@ class EntropyBonus(GRPO):
     """Goes around the loss of any other."""
 
     entropy_weight: float = 0.01
-    every_call: ClassVar[bool] = True
+    every_call = True
 
-    def loss(self, terms: Terms) -> Losses:
+    def loss(self, terms):
         plain = super().loss(terms)
         return replace(plain, values=plain.values - self.entropy_weight * terms.entropies)
 

@@ -7,11 +7,12 @@ the sampler's numerics.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from agentrl.algorithms.advantages import credit
 from agentrl.algorithms.losses import clipped, importance
+from agentrl.algorithms.parts import PartWeights
 from agentrl.algorithms.terms import Losses, Tensor, Terms
 from agentrl.algorithms.weights import Aggregation, aggregate
 from agentrl.types import Group, Sample
@@ -30,6 +31,8 @@ class GRPO:
     aggregation: Aggregation = "token"
     """What the loss is a mean over; a number: the sum over each episode, divided by it. See
     ``weights``."""
+    part_weights: PartWeights = field(default_factory=dict)
+    """NAME=NUMBER: what a named part of the reward counts; 1 where it is not named."""
     updates: int = 1
     """Optimizer steps a batch, each on its share of the groups. More than one step: ratios are to
     the policy before the first."""

@@ -9,14 +9,11 @@ from typing import Literal
 
 from agentrl.algorithms.grpo import GRPO
 from agentrl.algorithms.losses import clipped
-from agentrl.algorithms.terms import Losses, Terms
 from agentrl.algorithms.weights import Aggregation
 
 
 @dataclass(frozen=True, kw_only=True)
 class GSPO(GRPO):
-    """Group sequence policy optimization."""
-
     clip_low: float = 3e-4
     clip_high: float = 4e-4
     aggregation: Aggregation = "call"
@@ -24,7 +21,7 @@ class GSPO(GRPO):
     level: Literal["sequence", "token"] = "sequence"
     """token: the same value, but a token has the gradient of its own advantage (eq. 13)."""
 
-    def loss(self, terms: Terms) -> Losses:
+    def loss(self, terms):
         logprobs = terms.logprobs
         ratio = terms.mean_of_call(logprobs - terms.proximal_logprobs).exp()
         if self.level == "token":

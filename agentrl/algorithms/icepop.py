@@ -8,7 +8,6 @@ from typing import Literal
 
 from agentrl.algorithms.grpo import GRPO
 from agentrl.algorithms.losses import importance
-from agentrl.algorithms.terms import Tensor, Terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +19,7 @@ class IcePop(GRPO):
     importance_level: Literal["token", "sequence"] = "token"
     """sequence: a call's weight is the product of its tokens'."""
 
-    def importance(self, terms: Terms) -> Tensor:
+    def importance(self, terms):
         floor, of_call = self.importance_sampling_floor, self.importance_level == "sequence"
         return importance(terms, self.importance_sampling_cap, floor=floor, of_call=of_call)
 

@@ -6,10 +6,9 @@ k3+ has the value of k3 and the gradient of k2, which is the KL's own
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 from agentrl.algorithms.grpo import GRPO
-from agentrl.algorithms.terms import Losses, Terms
 
 ESTIMATES = {
     "k1": lambda d: d,
@@ -25,10 +24,10 @@ class KL(GRPO):
 
     kl_weight: float = 0.04
     kl_estimate: Literal["k1", "k2", "k3", "k3+"] = "k3"
-    reference: ClassVar[bool | str] = True
-    every_call: ClassVar[bool] = True
+    reference = True
+    every_call = True
 
-    def loss(self, terms: Terms) -> Losses:
+    def loss(self, terms):
         plain = super().loss(terms)
         estimate = ESTIMATES[self.kl_estimate](terms.logprobs - terms.ref_logprobs)
         values = plain.values + self.kl_weight * estimate

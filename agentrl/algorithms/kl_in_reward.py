@@ -3,13 +3,11 @@
 r -= kl_weight * sum over the agent's tokens of logprob - reference; then any credit
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from agentrl.algorithms.advantages import shaped
 from agentrl.algorithms.grpo import GRPO
-from agentrl.types import Episode, Group, Sample
+from agentrl.types import Episode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +15,10 @@ class KLInReward(GRPO):
     """Goes around the credit of any other; the records keep the reward as it was given."""
 
     kl_weight: float = 0.02
-    reference: ClassVar[bool | str] = True
-    scores: ClassVar[bool] = True
+    reference = True
+    scores = True
 
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         return super().advantages(shaped(groups, self.penalised))
 
     def penalised(self, episode: Episode, agent: str) -> float:

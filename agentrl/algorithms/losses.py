@@ -52,8 +52,3 @@ def clipped(
     return Losses(
         -weight * surrogate, {"clipped": is_cut.to(surrogate.dtype), "importance": weight}
     )
-
-
-def likelihood(terms: Terms) -> Losses:
-    """Of each token, times its advantage, whatever it was sampled from."""
-    return Losses(-terms.advantages * terms.logprobs)

@@ -9,14 +9,11 @@ from statistics import fmean
 
 from agentrl.algorithms.advantages import centred, credit
 from agentrl.algorithms.grpo import GRPO
-from agentrl.types import Group, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaxRL(GRPO):
-    """Maximum-likelihood reinforcement learning."""
-
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         return credit(groups, relative)
 
 

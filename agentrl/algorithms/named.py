@@ -1,7 +1,7 @@
 """Algorithms by name: a module of this room, a file, or several of them combined with ``+``."""
 
 from dataclasses import dataclass, fields
-from functools import partial, reduce
+from functools import reduce
 from inspect import isfunction, unwrap
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def _combined(a: GRPO, b: GRPO) -> GRPO:
     A method that calls ``super()`` goes around the other's, and does not compete with it.
     """
     competing = _replaced(a) & _replaced(b)
-    a_first, b_first = _wrapped(a) & _replaced(b), _wrapped(b) & _replaced(a)
+    a_first, b_first = _methods(a, True) & _replaced(b), _methods(b, True) & _replaced(a)
     if methods := sorted(competing or (a_first and b_first)):
         raise ValueError(f"{a.name} and {b.name} both have their own {methods[0]}: choose one")
     values = {}
@@ -84,15 +84,14 @@ def _methods(algorithm: GRPO, calls_super: bool) -> set[str]:
     }
 
 
-_replaced = partial(_methods, calls_super=False)
-_wrapped = partial(_methods, calls_super=True)
+def _replaced(algorithm: GRPO) -> set[str]:
+    """Its own methods; an aggregation of its own weighs, too."""
+    weighs = {"weigh"} if algorithm.aggregation != "token" else set()
+    return _methods(algorithm, False) | weighs
 
 
 def _differing(algorithm: GRPO) -> dict[str, object]:
     """Its numbers, less those that are GRPO's."""
-    of_grpo = {field.name: field.default for field in fields(GRPO)}
-    return {
-        field.name: getattr(algorithm, field.name)
-        for field in fields(algorithm)
-        if field.name not in of_grpo or getattr(algorithm, field.name) != of_grpo[field.name]
-    }
+    own, base = vars(algorithm), vars(GRPO())
+    names = [field.name for field in fields(algorithm)]
+    return {name: own[name] for name in names if name not in base or own[name] != base[name]}

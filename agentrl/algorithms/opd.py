@@ -4,15 +4,14 @@ the teacher's opinion of it as its advantage; rewards do not count.
 A[token] = teacher's logprob - logprob
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import tyro
 
 from agentrl.algorithms.advantages import credit
 from agentrl.algorithms.grpo import GRPO
-from agentrl.types import CallScores, Group, Sample
+from agentrl.types import CallScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +20,13 @@ class OPD(GRPO):
 
     teacher: str = tyro.MISSING
     """A folder or hub name of a model with the same tokenizer."""
-    scores: ClassVar[bool] = True
+    scores = True
 
     @property
     def reference(self) -> Any:
         return self.teacher
 
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         return [replace(s, advantage=opinions(s.call.scores)) for s in credit(groups)]
 
 

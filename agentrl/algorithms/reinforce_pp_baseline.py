@@ -3,22 +3,19 @@
 a = r - mean(r) of its group        A = (a - mean(a)) / sqrt(var(a) + 1e-8), over all tokens
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from agentrl.algorithms.advantages import centred, credit, whitened
 from agentrl.algorithms.grpo import GRPO
-from agentrl.types import Group, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforcePPBaseline(GRPO):
     """The scale is the batch's, so that no group's small differences are blown up."""
 
-    separable: ClassVar[bool] = False
+    separable = False
 
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         return whitened(credit(groups, centred))
 
 

@@ -3,12 +3,10 @@
 loss = - logprob, the mean over the tokens of the episodes with r >= threshold
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentrl.algorithms.advantages import credit
 from agentrl.algorithms.sft import SFT
-from agentrl.types import Group, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +15,7 @@ class Rejection(SFT):
 
     threshold: float = 1.0
 
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         samples = credit(groups, lambda rewards: [float(r >= self.threshold) for r in rewards])
         return [sample for sample in samples if sample.advantage]
 

@@ -5,19 +5,15 @@ A_i = r_i - mean of r_j, j != i
 As published it sums over each episode's tokens: ``--algorithm.aggregation 1``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentrl.algorithms.advantages import credit, leave_one_out
 from agentrl.algorithms.grpo import GRPO
-from agentrl.types import Group, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class RLOO(GRPO):
-    """REINFORCE, leave-one-out."""
-
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         return credit(groups, leave_one_out)
 
 

@@ -7,20 +7,18 @@ tau  = tau_positive where A > 0, else tau_negative
 from dataclasses import dataclass
 
 from agentrl.algorithms.grpo import GRPO
-from agentrl.algorithms.terms import Losses, Terms
+from agentrl.algorithms.terms import Losses
 from agentrl.algorithms.weights import Aggregation
 
 
 @dataclass(frozen=True, kw_only=True)
 class SAPO(GRPO):
-    """Soft adaptive policy optimization."""
-
     tau_positive: float = 1.0
     tau_negative: float = 1.05
     aggregation: Aggregation = "call"
     updates: int = 4
 
-    def loss(self, terms: Terms) -> Losses:
+    def loss(self, terms):
         ratio, weight = (terms.logprobs - terms.proximal_logprobs).exp(), self.importance(terms)
         is_good = terms.advantages > 0
         tau = ratio.new_tensor(self.tau_positive).where(is_good, self.tau_negative)

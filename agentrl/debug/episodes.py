@@ -123,6 +123,7 @@ def _run(
             auxiliary_models=auxiliary_models,
             seconds=math.inf,
             trained_agents=config.trained_agents,
+            part_weights=config.algorithm.part_weights,
         )
     finally:
         serving.release(model)

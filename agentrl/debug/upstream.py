@@ -21,6 +21,12 @@ class UpstreamModel(RemoteModel):
         """Of several agents, each asks the same server."""
         return self
 
+    def reward(self, value: float) -> None:
+        """Nothing is recorded that it could be given to."""
+
+    def state(self, key: str) -> None:
+        """As with a reward."""
+
     def close(self) -> None:
         """An episode leaves nothing here that would have to be closed."""
 

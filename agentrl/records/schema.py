@@ -11,7 +11,7 @@ evaluation of the weights that it made:
     error                   *
     reward                  the mean over the agents *
     rewards                 by agent, where each has its own *
-    parts                   by name, where a reward is made of several **
+    parts                   by name, where the reward is their weighted sum *
     success                 *
     metrics                 by name *
     seconds                 rounded
@@ -33,8 +33,9 @@ several groups where they are small:
       leaf                    the position of its last token; -1: its tokens are not known
       num_sampled             so many at the end of the path to the leaf
       advantage               the mean over its tokens; null: it was no sample *
-      reward                  its own **
-      state, observation      what the environment was, and what it showed **
+      reward                  its own, beside the episode's *
+      state                   what the workflow called the state it was made in *
+      observation             what the environment showed **
      and, a value for each sampled token,
       sampler_logprobs        under the distribution that it was drawn from *
       trainer_logprobs        under the policy; null: it was not in the loss *
@@ -74,7 +75,8 @@ EPISODES = pa.schema(
         {"step": INTEGER, "held_out": FLAG, "group": INTEGER, "episode": INTEGER}
         | {"task_id": TEXT, "status": TEXT, "seconds": NUMBER}
         | dict.fromkeys(("num_calls", "num_tokens", "num_trained", "block"), INTEGER),
-        {"error": TEXT, "reward": NUMBER, "success": FLAG, "rewards": NUMBERS, "metrics": NUMBERS},
+        {"error": TEXT, "reward": NUMBER, "success": FLAG}
+        | dict.fromkeys(("rewards", "parts", "metrics"), NUMBERS),
     )
 )
 FLOATS_OF_CALL = ("sampler_logprobs", "trainer_logprobs", "entropies", "advantages")
@@ -82,7 +84,7 @@ CALL = pa.schema(
     _fields(
         dict.fromkeys(("group", "episode", "call", "leaf", "num_sampled"), INTEGER)
         | {"agent": TEXT, "finish_reason": TEXT, "under_grammar": FLAG},
-        {"why_forked": TEXT, "advantage": NUMBER}
+        {"why_forked": TEXT, "state": TEXT, "advantage": NUMBER, "reward": NUMBER}
         | dict.fromkeys(FLOATS_OF_CALL, FLOATS)
         | {"measures": pa.map_(TEXT, FLOATS)},
     )

@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,6 +246,7 @@ def check_trainable(groups: Sequence[Group], trained_agents: Sequence[str] | Non
 def check_first_batch(groups: Sequence[Group], config: Config, display: Display) -> None:
     """Raise CannotStart where nothing of a run's first batch can be trained on."""
     check_trained_agents(groups, config.trained_agents, display)
+    _check_parts(groups, config.algorithm.part_weights)
     _check_prompts_fit(groups, config.model.max_model_len)
 
 
@@ -264,6 +265,15 @@ def check_trained_agents(
     if silent == set(trained_agents):
         raise CannotStart(f"{sentence}. Choose of them with --trained-agents")
     display.line(f"warning: {sentence}")
+
+
+def _check_parts(groups: Sequence[Group], weights: Mapping[str, float]) -> None:
+    parts = {name for group in groups for episode in group.scored for name in episode.parts}
+    if unknown := weights.keys() - parts:
+        raise CannotStart(
+            f"algorithm.part_weights names {', '.join(sorted(unknown))}, but the first batch's "
+            f"rewards are made of {', '.join(sorted(parts)) or 'no parts'}"
+        )
 
 
 def _check_prompts_fit(groups: Sequence[Group], max_model_len: int) -> None:

@@ -27,6 +27,7 @@ class ModelClient(RemoteModel):
     ):
         self.name, self.api_key = handler.name, server.register(recording, agent, handler)
         self._server, self._handler, self._recording = server, handler, recording
+        self._agent = agent
         self._agents = {agent: self}
 
     @cached_property
@@ -61,9 +62,17 @@ class ModelClient(RemoteModel):
             self._agents[name]._agents = self._agents
         return self._agents[name]
 
+    def reward(self, value: float) -> None:
+        """Give this agent's last call a reward of its own, beside the episode's."""
+        self._recording.reward(self._agent, value)
+
+    def state(self, key: str) -> None:
+        """Name the state in which this agent makes its next call."""
+        self._recording.states[self._agent] = str(key)
+
     @property
     def calls(self) -> tuple[Call, ...]:
-        return tuple(self._recording.calls)
+        return self._recording.rewarded_calls()
 
     @property
     def rng_key(self) -> tuple:

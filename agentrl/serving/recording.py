@@ -6,10 +6,11 @@ request, whatever the earlier attempt left is taken back. Identical requests tha
 independent calls.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agentrl.serving.history import History, Prefix, Prompt, add_prefix, remove_prefix
@@ -30,6 +31,8 @@ class Attempt:
     """Its calls in the engine."""
     calls: tuple[Call, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
+    key: str | None = None
+    """What the workflow called the state in which it was made."""
     state: Literal["running", "delivered", "lost", "over"] = "running"
     """lost: the client went away before it had the response; over: refused, or superseded."""
 
@@ -51,6 +54,9 @@ class Recording:
         self.own_sampling = own_sampling
         """Whether the agent's own temperature and the like are used: not in training."""
         self.calls: list[Call] = []
+        self.states: dict[str, str] = {}
+        """Of each agent what its next call's is called, where it was told."""
+        self._rewards: list[tuple[Call, float]] = []
         self.histories: dict[str, History] = {}
         self.conversations: dict[str, Request] = {}
         """Up to each response that can be gone on from, by its id."""
@@ -70,9 +76,10 @@ class Recording:
         with self._lock:
             if not self.is_open:
                 raise RequestRefused(401, "invalid_api_key", "the episode has ended")
-            if is_retry:
-                self._supersede(agent, fingerprint)
             attempt = Attempt(self, agent, fingerprint, len(self._attempts))
+            attempt.key = self.states.pop(agent, None)
+            if is_retry and (earlier := self._supersede(agent, fingerprint)):
+                attempt.key = attempt.key or earlier.key
             self._attempts.append(attempt)
             return attempt
 
@@ -90,6 +97,8 @@ class Recording:
             if not self.is_open or attempt.state != "running":
                 return False
             attempt.state = "delivered"
+            if attempt.key is not None:
+                calls = [replace(call, state=attempt.key) for call in calls]
             attempt.calls, attempt.futures = tuple(calls), []
             # An agent that saw less than was sampled cannot go on from there.
             attempt.prefixes = tuple(Prefix(prompt, call) for call in calls if call.shown_whole)
@@ -99,6 +108,23 @@ class Recording:
                 add_prefix(prefix, history)
             self.context_full = False
             return True
+
+    def reward(self, agent: str, value: float) -> None:
+        """Give an agent's last call a reward. Raises ValueError where there is no such call."""
+        with self._lock:
+            own = [call for call in self.calls if call.agent == agent]
+            if not own or not math.isfinite(value):
+                why = f"is {value}, not a finite number" if own else f"has no call yet of {agent}"
+                raise ValueError(f"model.reward {why}")
+            self._rewards.append((own[-1], float(value)))
+
+    def rewarded_calls(self) -> tuple[Call, ...]:
+        """The calls, each with the last reward that it was given."""
+        with self._lock:
+            rewards = {id(call): value for call, value in self._rewards}
+            return tuple(
+                replace(c, reward=rewards[id(c)]) if id(c) in rewards else c for c in self.calls
+            )
 
     def drop(self, attempt: Attempt, state: Literal["lost", "over"]) -> None:
         """The client went away, or there is no response: nothing of the attempt stays."""
@@ -112,7 +138,7 @@ class Recording:
             futures = [future for attempt in self._attempts for future in attempt.futures]
         _cancel(futures)
 
-    def _supersede(self, agent: str, fingerprint: bytes) -> None:
+    def _supersede(self, agent: str, fingerprint: bytes) -> Attempt | None:
         same = [a for a in self._attempts if (a.agent, a.fingerprint) == (agent, fingerprint)]
         # What the client lost is what it retries: a response that it got may be another call's.
         # Of those that run, the oldest is the likeliest to have timed out.
@@ -122,7 +148,8 @@ class Recording:
             *(a for a in reversed(same) if a.state == "delivered" and not self._went_on(a)),
         ):
             self._withdraw(attempt, "over")
-            break
+            return attempt
+        return None
 
     def _went_on(self, attempt: Attempt) -> bool:
         """Whether a later call continues one of these: then the client did get the response."""

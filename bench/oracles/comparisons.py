@@ -2,12 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
 from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import load_algorithm
-from bench.oracles.example import Batch, credit_of, example, loss_of
+from bench.oracles.example import (
+    PARTS,
+    STEPS,
+    Batch,
+    credit_of,
+    example,
+    loss_of,
+    step_credit_of,
+)
 from bench.oracles.trainers import Functions
 
 
@@ -53,10 +62,22 @@ def _gradient(value: Tensor, b: Batch) -> Tensor:
 
 
 def _credit(name: str, theirs: str, call: Callable[[], Tensor], why: str = "") -> Comparison:
-    def make():
-        return credit_of(load_algorithm(name)), None, call().double(), None
+    algorithm = load_algorithm(name)
+    return _values(algorithm, theirs, partial(credit_of, algorithm), call, why=why)
 
-    return Comparison(load_algorithm(name).name, theirs, make, why)
+
+def _values(
+    algorithm: GRPO,
+    theirs: str,
+    ours: Callable[[], Tensor],
+    call: Callable[[], Tensor],
+    note: str = "",
+    why: str = "",
+) -> Comparison:
+    def make():
+        return ours(), None, call().double(), None
+
+    return Comparison(f"{algorithm.name} {note}".strip(), theirs, make, why)
 
 
 def comparisons(f: dict[str, Functions]) -> Iterator[Comparison]:
@@ -224,6 +245,37 @@ def _credits(f: dict[str, Functions]) -> Iterator[Comparison]:
     yield _credit("reinforce_pp_baseline", "verl", lambda: verl(name))
     constant = "its 1e-6 beside the mean"
     yield _credit("maxrl", "skyrl", lambda: skyrl("compute_maxrl_advantage"), why=constant)
+
+    weights = [1.0, 0.5]
+    gdpo = _named("gdpo", part_weights=dict(zip(PARTS, weights, strict=True)))
+    theirs = f["verl"]["gdpo"]
+    yield _values(gdpo, "verl", lambda: credit_of(gdpo, 2), lambda: theirs(PARTS, weights))
+    yield from _of_steps(f["trinity"])
+
+
+def _of_steps(trinity: Functions) -> Iterator[Comparison]:
+    """Rewards of steps, and states that no two tasks have both: Trinity's are the batch's."""
+    tasks, runs, rewards, states = zip(*STEPS, strict=True)
+    numbers = [sum(s[:2] == step[:2] for s in STEPS[:i]) for i, step in enumerate(STEPS)]
+    infos = [{"step_reward": r, "env_state_hash": s} for r, s in zip(rewards, states, strict=True)]
+
+    def steps() -> list:
+        return trinity["steps"](rewards, tasks, runs, numbers, infos)
+
+    path = "multi_step_grpo_advantage.StepWiseGRPOAdvantageFn"
+    for over in ("group", "batch"):
+        for norm in (False, True):
+            ours = _named("multi_step_grpo", std_over=over, step_norm=norm)
+            own = {"std_cal_level": over, "enable_step_norm": norm}
+            theirs = partial(lambda own: trinity["operator"](path, steps(), **own), own)
+            note = f"{over}{', step norm' * norm}"
+            yield _values(ours, "trinity", partial(step_credit_of, ours), theirs, note)
+    path = "gigpo_advantage.GiGPOAdvantageFn"
+    for std in (True, False):
+        ours, own = _named("gigpo", std=std), {"gamma": 0.95, "fnorm": "std" if std else "none"}
+        theirs = partial(lambda own: trinity["operator"](path, steps(), **own), own)
+        note = "std" if std else "no std"
+        yield _values(ours, "trinity", partial(step_credit_of, ours), theirs, note)
 
 
 def _settings(**values):

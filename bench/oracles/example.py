@@ -1,12 +1,12 @@
 """Batch: padded answers as other trainers have them, and what our algorithms make of the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from agentrl.algorithms import GRPO, Terms
-from agentrl.types import Call, Episode, Group, Sample
+from agentrl.types import Call, Episode, Group, Sample, weighted_sum
 
 
 @dataclass
@@ -71,17 +71,45 @@ REWARDS = torch.tensor([1.0, 0.0, 0.5, 0.25, 1.0, 0.0, 0.0], dtype=torch.float64
 GROUP_OF = torch.tensor([0, 0, 0, 1, 1, 1, 1])
 
 
-def credit_of(algorithm: GRPO) -> Tensor:
-    """The advantages of those rewards; a call of one token an episode."""
+PARTS = {"right": REWARDS, "short": torch.tensor([0.1, 0.2, 0.3, 0.0, 0.0, 0.5, 0.7]).double()}
+
+
+def credit_of(algorithm: GRPO, num_parts: int = 0) -> Tensor:
+    """The advantages of those rewards, or of so many parts; a call of one token an episode."""
     groups = []
     for number in (0, 1):
-        rewards = REWARDS[number == GROUP_OF].tolist()
-        task = {"id": str(number)}
-        episodes = [
-            Episode(task=task, index=i, calls=(_call(1),), reward=reward)
-            for i, reward in enumerate(rewards)
-        ]
+        rows = (number == GROUP_OF).nonzero()[:, 0].tolist()
+        task, episodes = {"id": str(number)}, []
+        for i, row in enumerate(rows):
+            parts = {name: PARTS[name][row].item() for name in list(PARTS)[:num_parts]}
+            reward = weighted_sum(parts, algorithm.part_weights) if parts else REWARDS[row].item()
+            of = {"task": task, "index": i, "calls": (_call(1),)}
+            episodes.append(Episode(**of, reward=reward, parts=parts))
         groups.append(Group(task, tuple(episodes)))
+    found = [sample.advantage for sample in algorithm.advantages(groups)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+STEPS = [
+    # task, run, reward of the step, state
+    *((0, 0, 1.0, "a"), (0, 0, 0.5, "b"), (0, 1, 0.0, "a"), (0, 1, 0.25, "a"), (0, 1, 2.0, "b")),
+    *((0, 2, 0.5, "c"), (1, 0, 1.0, "d"), (1, 1, 0.0, "d"), (1, 1, 0.75, "e")),
+]
+
+
+def step_credit_of(algorithm: GRPO) -> Tensor:
+    """The advantages of those steps; the reward of an episode is its last step's."""
+    groups = []
+    for task in (0, 1):
+        runs = sorted({run for t, run, *_ in STEPS if t == task})
+        episodes = []
+        for run in runs:
+            rewards = [(reward, state) for t, r, reward, state in STEPS if (t, r) == (task, run)]
+            calls = [replace(_call(1), reward=reward, state=state) for reward, state in rewards]
+            calls[-1] = replace(calls[-1], reward=None)
+            of = {"task": {"id": str(task)}, "index": run, "calls": tuple(calls)}
+            episodes.append(Episode(**of, reward=rewards[-1][0]))
+        groups.append(Group({"id": str(task)}, tuple(episodes)))
     found = [sample.advantage for sample in algorithm.advantages(groups)]
     return torch.tensor(found, dtype=torch.float64)
 

@@ -121,10 +121,21 @@ def verl(root: Path) -> Functions:
         given |= {"config": Settings(**config), **config}
         return function(**{k: v for k, v in given.items() if k in known})[0][:, 0]
 
+    def gdpo(parts: dict[str, Tensor], weights: list[float]) -> Tensor:
+        one, size = torch.ones(len(REWARDS), 1), len(REWARDS)
+        return algorithms.compute_gdpo_outcome_advantage(
+            one,
+            one,
+            INDEX,
+            config=Settings(gdpo_reward_keys=list(parts), gdpo_reward_weights=weights),
+            non_tensor_batch={name: part.numpy() for name, part in parts.items()},
+            batch={"prompts": torch.zeros(size, 1), "attention_mask": torch.ones(size, 2).long()},
+        )[0][:, 0]
+
     def kl(b: Batch, name: str) -> Tensor:
         return (algorithms.kl_penalty(b.logp, b.ref, name) * b.mask).sum() / b.mask.sum()
 
-    return {"loss": loss, "credit": credit, "kl": kl, "weights": weights}
+    return {"loss": loss, "credit": credit, "gdpo": gdpo, "kl": kl, "weights": weights}
 
 
 def trinity(root: Path) -> Functions:

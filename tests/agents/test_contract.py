@@ -18,7 +18,7 @@ from tests.support.scripted_model import ScriptedModel
 TASK = {"id": "t", "question": "?"}
 
 
-def run(workflow, judge=None, model=None, seconds=5.0, trained_agents=None):
+def run(workflow, judge=None, model=None, seconds=5.0, trained_agents=None, part_weights=None):
     model = model or ScriptedModel()
     episode = run_episode(
         TASK,
@@ -28,6 +28,7 @@ def run(workflow, judge=None, model=None, seconds=5.0, trained_agents=None):
         model=model,
         seconds=seconds,
         trained_agents=trained_agents,
+        part_weights=part_weights,
     )
     assert model.closed
     assert (episode.task, episode.index, episode.calls) == (TASK, 3, model.calls)
@@ -49,6 +50,42 @@ def test_a_bare_reward():
 
     episode = run(solve)
     assert (episode.status, episode.reward, episode.success) == ("ok", 1.0, True)
+
+
+@pytest.mark.parametrize("by_judge", [False, True])
+def test_a_reward_of_named_parts_is_their_weighted_sum(by_judge):
+    parts = {"right": 1.0, "short": 0.5}
+
+    async def solve(task, model):
+        return WorkflowOutput(response="42") if by_judge else WorkflowOutput(parts=parts)
+
+    async def judge(task, response):
+        return JudgeOutput(parts=parts)
+
+    episode = run(solve, judge if by_judge else None)
+    assert (episode.reward, episode.parts, episode.success) == (1.5, parts, True)
+    episode = run(solve, judge if by_judge else None, part_weights={"short": -1.0, "x": 9.0})
+    assert (episode.reward, episode.parts, episode.success) == (0.5, parts, False)
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"),
+    [
+        ({"reward": 1.0, "parts": {"a": 1.0}}, "ValueError: a reward and parts were returned"),
+        ({"parts": {"a": math.inf}}, "ValueError: the part a is inf, not a finite number"),
+        ({}, "ValueError: the judge returned no reward"),
+    ],
+)
+def test_parts_that_cannot_be_are_a_failure(output, cause):
+    async def solve(task, model):
+        return WorkflowOutput(response="42")
+
+    async def judge(task, response):
+        return JudgeOutput(**output)
+
+    episode = run(solve, judge)
+    assert (episode.status, episode.reward, episode.parts) == ("error", None, {})
+    assert episode.error.startswith(cause)
 
 
 def test_the_judge_sees_the_response_and_the_episode():

@@ -2,7 +2,13 @@ import dataclasses
 
 import pytest
 
-from agentrl.algorithms.advantages import credit, group_normalised, trainable
+from agentrl.algorithms.advantages import (
+    centred,
+    credit,
+    group_normalised,
+    leave_one_out,
+    trainable,
+)
 from agentrl.types import Call, Episode, Group
 from experiments.gsm8k_offline_shuffled import Shuffled
 
@@ -25,6 +31,12 @@ def test_by_hand():
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1e9 + 0.1])
 def test_equal_rewards_are_exactly_zero(reward):
     assert group_normalised([reward] * 7) == [0.0] * 7
+
+
+@pytest.mark.parametrize("compare", [centred, leave_one_out])
+@pytest.mark.parametrize("reward", [0.0, 0.1, -0.7, 1e9 + 0.1])
+def test_without_a_std_equal_rewards_are_exactly_zero_too(compare, reward):
+    assert set(compare([reward] * 3) + compare([reward] * 7)) == {0.0}
 
 
 def test_alone():

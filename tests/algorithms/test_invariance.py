@@ -1,5 +1,6 @@
 """The gradient of every preset is the batch's, however it is split, merged, ordered or dealt."""
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
@@ -9,7 +10,7 @@ import torch
 
 from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import algorithm_names, load_algorithm
-from agentrl.learning.packing import deal, pack
+from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.types import Call, CallScores, Group
 from tests.support.small_samples import TEMPERATURE, groups
@@ -17,7 +18,8 @@ from tests.support.updating import Weights, language_model, largest_difference
 
 EXACT, WRONG = 1e-6, 1e-3
 """Differences relative to a weight's largest entry; what is packed is fp32."""
-DEPENDS_ON_ORDER: set[str] = set()
+DEPENDS_ON_ORDER = {"rae"}
+"""Its baseline is the mean of what came before."""
 
 
 def scored(call: Call, rng: np.random.Generator) -> Call:
@@ -56,14 +58,15 @@ def gradient(
     mean_of_means: bool = False,
 ) -> Weights:
     """As ``train.update`` makes it of ratios that are off 1."""
+    algorithm = deepcopy(algorithm)  # what it remembers stays here
     samples = algorithm.advantages(groups)
     weights, divisor = algorithm.weigh(samples)
     trees = pack(samples, budget, weights, proximal=True)
     policy().zero_grad()
     for rank in range(ranks):
-        for micro in deal(trees, rank, ranks):
+        for micro in trees.deal(rank, ranks):
             losses = algorithm.loss(policy().terms(micro, TEMPERATURE))
-            own = algorithm.weigh([samples[i] for i in micro.samples.tolist()])[1] * len(trees)
+            own = algorithm.weigh([samples[i] for i in micro.samples])[1] * len(trees)
             (losses.values * micro.weights / (own if mean_of_means else divisor)).sum().backward()
     return [weight.grad.clone() for weight in policy().parameters()]
 

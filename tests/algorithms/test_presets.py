@@ -15,7 +15,7 @@ from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import describe, load_algorithm
 from agentrl.algorithms.weights import aggregate
 from agentrl.cli import parse
-from agentrl.types import Call, CallScores, Sample
+from agentrl.types import Call, CallScores, Group, Sample, weighted_sum
 from tests.support.by_hand import advantages, call, gradient, group
 from tests.support.terms import make_terms
 
@@ -368,3 +368,138 @@ def test_flags_of_a_combination_are_those_of_both():
     config, _ = parse([*flags, "--algorithm.kl-weight", "0.5", "--algorithm.aggregation", "7"], "")
     assert (config.algorithm.kl_weight, config.algorithm.aggregation) == (0.5, 7)
     assert json.dumps(config.algorithm.name) == '"RLOO+CISPO+KL"'
+
+
+# Named rewards, rewards and states a call.
+
+
+def turn(reward: float | None = None, num_tokens: int = 1, **fields) -> Call:
+    return call(num_tokens, reward=reward, **fields)
+
+
+def with_parts(*parts: dict[str, float], num_tokens=1, weights=None) -> Group:
+    """An episode each, whose reward is the parts' weighted sum."""
+    rewards = [weighted_sum(own, weights or {}) for own in parts]
+    plain = group(*[(reward, [num_tokens]) for reward in rewards])
+    pairs = zip(plain.episodes, parts, strict=True)
+    return replace(plain, episodes=tuple(replace(e, parts=own) for e, own in pairs))
+
+
+def test_gdpo_compares_each_part_by_itself():
+    """What is right is rare and worth 10, what is short is worth 1: both have a say."""
+    algorithm = replace(load_algorithm("gdpo"), part_weights={"right": 1.0, "short": 0.5})
+    made = with_parts(
+        {"right": 10.0, "short": 0.0},
+        {"right": 0.0, "short": 1.0},
+        {"right": 0.0, "short": 0.0},
+        weights=algorithm.part_weights,
+    )
+    # Each part: 2 / sqrt 3 for the one, -1 / sqrt 3 for the others. Whitened, of mean 0.
+    a = 1 / math.sqrt(3)
+    before = [2 * a - 0.5 * a, -a + 0.5 * 2 * a, -a - 0.5 * a]
+    std = math.sqrt(sum(x * x for x in before) / 2)
+    found = advantages(algorithm, made)
+    assert found == pytest.approx([x / std for x in before], abs=1e-5)
+    # Their sum drowns the smaller.
+    assert advantages(GRPO(), made)[1:] == pytest.approx([-0.54, -0.62], abs=0.02)
+    # A part that a weight of 0 takes out has none.
+    alone = replace(algorithm, part_weights={"short": 0.0})
+    parts = {"right": 10.0, "short": 0.0}, {"right": 0.0, "short": 1.0}, {"right": 0.0}
+    only = with_parts(*parts, weights=alone.part_weights)
+    assert advantages(alone, only)[1] == pytest.approx(advantages(alone, only)[2])
+
+
+def test_gdpo_takes_a_penalty_for_a_part():
+    algorithm = replace(load_algorithm("dapo+gdpo"), max_tokens=64, buffer=16)
+    long, short = with_parts({"right": 1.0}, num_tokens=64), with_parts({"right": 1.0})
+    both = replace(long, episodes=(*long.episodes, replace(short.episodes[0], index=1)))
+    found = advantages(algorithm, both)
+    assert found[0] < 0 < found[1]
+
+
+def test_gdpo_without_parts_is_whitened_grpo():
+    found = advantages(load_algorithm("gdpo"), FOUR)
+    assert found == pytest.approx([0.866025, -0.866025, -0.866025, 0.866025], abs=1e-5)
+
+
+def test_rae_compares_with_what_an_agent_usually_gets():
+    algorithm = replace(load_algorithm("rae"), decay=0.9)
+    mine, theirs = call(1, agent="mine"), call(1, agent="theirs")
+    game = group(({"mine": 1.0, "theirs": -1.0}, [mine, theirs, mine]), ({"mine": 1.0}, [mine]))
+    # The mean is 0 for the first, and then 0.1.
+    assert advantages(algorithm, game) == pytest.approx([1.0, -1.0, 1.0, 0.9])
+    state = json.loads(json.dumps(algorithm.state()))
+    assert state == {"mine": pytest.approx(0.19), "theirs": pytest.approx(-0.1)}
+    again = replace(load_algorithm("rae"), decay=0.9)
+    assert again.state() == {}
+    again.load_state(state)
+    assert advantages(again, game) == advantages(algorithm, game)
+    # A combination remembers, too.
+    assert load_algorithm("rae+cispo").state() == {}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({}, [0.70711, 0.70711, -0.70711, 0.0, 0.0]),
+        ({"step_norm": True}, [0.35355, 0.35355, -0.70711, 0.0, 0.0]),
+        # The batch's 1, 0, 0.5, 0.5 have a standard deviation of 0.40825.
+        ({"std_over": "batch"}, [1.22474, 1.22474, -1.22474, 0.0, 0.0]),
+        ({"std_over": "batch", "step_norm": True}, [0.61237, 0.61237, -1.22474, 0.0, 0.0]),
+    ],
+)
+def test_multi_step_grpo(numbers, expected):
+    algorithm = replace(load_algorithm("multi_step_grpo"), **numbers)
+    # The last step's own reward comes on top; an earlier one's does not count.
+    two = group((0.5, [turn(7.0), turn(0.5)]), (0.0, [1])), group((0.5, [1]), (0.5, [1]))
+    assert advantages(algorithm, *two) == pytest.approx(expected, abs=1e-5)
+    assert algorithm.separable == ("std_over" not in numbers)
+
+
+def test_gigpo_compares_calls_of_the_same_state():
+    algorithm = replace(load_algorithm("gigpo"), discount=0.5)
+    first = [turn(1.0, state="start"), turn(0.0, state="shop"), turn(2.0)]
+    other = [turn(0.0, state="start"), turn(0.0, state="street"), turn(state="shop")]
+    # Elsewhere the same name is another state.
+    elsewhere = group((0.0, [turn(9.0, state="shop")]), (0.0, [turn(0.0, state="street")]))
+    found = advantages(algorithm, group((1.0, first), (0.0, other)), elsewhere)
+    # Sums 4 and 0. Returns: 1 + 0 + 3/4, 3/2, 3; 0, 0, 0. Compared at "start" and at "shop".
+    by_hand = [2 + 0.875, 2 + 0.75, 2.0, -2 - 0.875, -2.0, -2 - 0.75]
+    assert found == pytest.approx([*by_hand, 4.5, -4.5])
+    weighed = advantages(replace(algorithm, omega=0.0), group((1.0, first), (0.0, other)))
+    assert weighed == [2.0, 2.0, 2.0, -2.0, -2.0, -2.0]
+    scaled = replace(algorithm, std=True)
+    two = advantages(scaled, group((1.0, first), (0.0, other)))
+    assert two[0] == pytest.approx(2 * 0.70711, abs=1e-4)
+
+
+def test_turns_add_what_a_turn_was_worth():
+    algorithm = replace(load_algorithm("turns"), turn_weight=0.5)
+    two = group((1.0, [turn(1.0), turn()]), (0.0, [turn(0.0), turn()]))
+    a = 0.70711
+    assert advantages(algorithm, two) == pytest.approx([1.5 * a, a, -1.5 * a, -a], abs=1e-4)
+    # A turn is compared with the same turn: rewards of the second are equal, whatever the first's.
+    late = group((1.0, [turn(5.0), turn(1.0)]), (1.0, [turn(0.0), turn(1.0)]), (1.0, [turn(5.0)]))
+    b = 5 / (5 / math.sqrt(3)) / 3
+    found = advantages(algorithm, late)
+    assert found == pytest.approx([b / 2, 0.0, -b, 0.0, b / 2], abs=1e-4)
+
+
+def test_returns_from_a_turn_on():
+    algorithm = replace(load_algorithm("turns"), turn_credit="returns", discount=0.5)
+    two = group((2.0, [turn(1.0), turn()]), (0.0, [turn(1.0), turn(4.0)]))
+    # 1 + 1 and 2; 1 + 2 and 4.
+    a = 0.70711
+    assert advantages(algorithm, two) == pytest.approx([-a, -a, a, a], abs=1e-4)
+    undiscounted = replace(algorithm, discount=1.0)
+    three = group((2.0, [turn(1.0), turn()]), (0.0, [turn(1.0), turn(2.0)]))
+    assert advantages(undiscounted, three) == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_part_weights_are_typed_as_names_and_numbers(capsys):
+    flags = ["--exp", "gsm8k_offline", "--algorithm", "gdpo", "--algorithm.part-weights"]
+    config, _ = parse([*flags, "right=2", "short=-0.5"], "")
+    assert config.algorithm.part_weights == {"right": 2.0, "short": -0.5}
+    with pytest.raises(SystemExit):
+        parse([*flags, "right"], "")
+    assert "part-weights" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Published ideas, a file each: every formula against numbers worked out by hand."""
 
 import asyncio
-import json
 import math
 from argparse import Namespace
 from itertools import combinations
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from agentrl.algorithms import GRPO
-from tests.support.by_hand import advantages, call, group
+from tests.support.by_hand import advantages, group
 from tests.support.ideas import LINES, PRESETS, config_of, load
 from tests.support.terms import make_terms
 
@@ -19,7 +18,7 @@ from tests.support.terms import make_terms
 @pytest.mark.parametrize("idea", LINES)
 def test_an_idea_is_a_file_of_at_most_40_lines(idea):
     assert LINES[idea] <= 40
-    assert len(LINES) - len(PRESETS) == 8
+    assert len(LINES) - len(PRESETS) == 6
 
 
 @pytest.mark.parametrize("idea", LINES)
@@ -42,48 +41,6 @@ def test_several_passes():
     given = {"sampler": [-1.4], "advantages": [1.0], "proximal": [-1.5]}
     value = algorithm.loss(make_terms(torch.tensor([-1.0]), **given)).values.item()
     assert value == pytest.approx(-math.exp(-0.1) * 1.2)
-
-
-def tool_call(code: str) -> dict:
-    function = {"name": "python", "arguments": json.dumps({"code": code})}
-    return {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
-
-
-def test_turn_credit():
-    algorithm = load("turn_credit").TurnCredit(turn_weight=0.5, discount=0.5)
-    prints, forgets = (call(2, reply=tool_call(code)) for code in ("print(1+1)", "1+1"))
-    answer = {"role": "assistant", "content": "\\boxed{2}"}
-    two = group((1.0, [prints, call(1, reply=answer)]), (0.0, [forgets, call(1, reply=answer)]))
-    found = {
-        (s.episode, len(s.call.completion_ids)): s.advantage for s in algorithm.advantages([two])
-    }
-    # Outcomes are +-0.7071, and so are the first turns; the last turns are all alike.
-    whole = 0.70711 * 1.5
-    assert found == {
-        (0, 2): pytest.approx([whole / 2, whole], abs=1e-5),
-        (1, 2): pytest.approx([-whole / 2, -whole], abs=1e-5),
-        (0, 1): pytest.approx([0.70711], abs=1e-5),
-        (1, 1): pytest.approx([-0.70711], abs=1e-5),
-    }
-
-
-def test_a_turn_is_compared_with_the_same_turn_of_its_own_group():
-    algorithm = load("turn_credit").TurnCredit(turn_weight=1.0, discount=1.0)
-    prints, forgets = (call(1, reply=tool_call(code)) for code in ("print(1)", "1"))
-    first = group((1.0, [prints]), (1.0, [forgets]))
-    second = group((1.0, [forgets, prints]), (1.0, [forgets, prints]))
-    found = [s.advantage for s in algorithm.advantages([first, second])]
-    # Outcomes are equal; turns differ in the first group alone, though not over both groups.
-    assert found[:2] == [pytest.approx([0.70711], abs=1e-5), pytest.approx([-0.70711], abs=1e-5)]
-    assert found[2:] == [[0.0]] * 4
-
-
-def test_multi_step_divides_by_the_steps():
-    algorithm = load("multi_step").algorithm
-    two = group((1.0, [3, 3]), (0.0, [3]))
-    expected = [0.70711 / 2, 0.70711 / 2, -0.70711]
-    assert advantages(algorithm, two) == pytest.approx(expected, abs=1e-5)
-    assert algorithm.updates == 2
 
 
 def test_critic():

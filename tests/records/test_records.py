@@ -771,3 +771,16 @@ def test_pandas_and_duckdb_read_them_as_the_page_says(tmp_path, monkeypatch):
         ("second", None),
     ]
     assert {tuple(row[2]) for row in said["ids"].fetchall()} == {(1, 2, 3, 4, 5, 6, 9, 8, 7)}
+
+
+def test_parts_rewards_and_states_of_calls_are_there_again(tmp_path):
+    calls = (
+        a_call([1], [2], reward=0.5, state="kitchen"),
+        a_call([1, 2], [3]),
+    )
+    parts = {"right": 1.0, "short": 0.25}
+    episode = Episode(task={"id": "t"}, index=0, calls=calls, reward=1.25, parts=parts)
+    record(tmp_path, 1, [Group({"id": "t"}, (episode,))])
+    read = open_run(tmp_path).read(1, "t", 0)
+    assert read.row.parts == parts
+    assert [(c.reward, c.state) for c in read.calls] == [(0.5, "kitchen"), (None, None)]

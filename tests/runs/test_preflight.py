@@ -13,7 +13,7 @@ from agentrl.cli import load_experiment
 from agentrl.config import Config, EngineConfig, ModelConfig, ServerConfig
 from agentrl.runs import memory, preflight
 from agentrl.runs.progress import Display
-from agentrl.types import Call, Episode, Group
+from agentrl.types import Call, CannotStart, Episode, Group
 
 
 async def solve(task, model):
@@ -231,3 +231,17 @@ def test_a_first_batch_in_which_no_prompt_fits():
         preflight.CannotStart, match="every first prompt is longer than model.max_model_len 512"
     ):
         preflight._check_prompts_fit([group(full, full), group(full)], 512)
+
+
+def test_part_weights_name_parts_that_there_are(tmp_path):
+    parts = {"right": 1.0, "short": 0.0}
+    episode = Episode(task={"id": "t"}, index=0, reward=1.0, parts=parts)
+    groups = [Group({"id": "t"}, (episode,))]
+
+    def first_batch(**weights: float) -> None:
+        config = make_config("m", tmp_path, algorithm=GRPO(part_weights=weights))
+        preflight.check_first_batch(groups, config, Display())
+
+    first_batch(right=2.0)
+    with pytest.raises(CannotStart, match="part_weights names wrong, but .* made of right, short"):
+        first_batch(right=2.0, wrong=1.0)

@@ -1,0 +1,34 @@
+"""Turn credit, of ``model.reward(x)``: MT-GRPO (arXiv 2505.11821), or returns from each turn on.
+
+A[turn] = A_outcome + turn_weight * A_turn, A_turn of the turn's own reward; with returns of
+its reward + discount * the next turn's return, the outcome being the last turn's
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from agentrl.algorithms.advantages import compared, credit, group_normalised, turn_returns
+from agentrl.algorithms.grpo import GRPO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns(GRPO):
+    """A turn is compared with the same turn of its agent in the group's other episodes."""
+
+    turn_credit: Literal["rewards", "returns"] = "rewards"
+    turn_weight: float = 1.0
+    discount: float = 1.0
+
+    def advantages(self, groups):
+        samples = credit(groups)
+        turns = list(turn_returns(groups, samples, self.discount))
+        same = [(s.group, s.call.agent, n) for s, (n, _) in zip(samples, turns, strict=True)]
+        if self.turn_credit == "returns":
+            found = compared(same, [value for _, value in turns], group_normalised)
+        else:
+            own = compared(same, [s.call.reward or 0.0 for s in samples], group_normalised)
+            found = [s.advantage + self.turn_weight * a for s, a in zip(samples, own, strict=True)]
+        return [replace(s, advantage=a) for s, a in zip(samples, found, strict=True)]
+
+
+algorithm = Turns()
