@@ -25,8 +25,10 @@ def drop_overrides() -> None:
                 f"{name} is set, but policies are sharded by FSDP2 alone, not by {trainer}: launch "
                 "with --use_fsdp --fsdp_version 2, or with a --config_file that names FSDP"
             )
+    # One process has no launcher that could mean them; Accelerate would want a GPU for them.
+    kept = (*KEPT, LOADING) if "LOCAL_RANK" in os.environ else ()
     for name in [*filter(OVERRIDES.fullmatch, os.environ)]:
-        if name not in (*KEPT, LOADING):
+        if name not in kept:
             del os.environ[name]
     # Read when torch was imported.
     torch.set_float32_matmul_precision("highest")

@@ -88,6 +88,7 @@ def test_what_would_be_read_is_gone(monkeypatch):
     monkeypatch.setenv("PARALLELISM_CONFIG_TP_SIZE", "2")
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     drop_overrides()
     prepare_process()
