@@ -66,11 +66,11 @@ def test_float32_is_multiplied_as_such(monkeypatch, dtype, default):
     assert os.environ.get("TRITON_F32_DEFAULT") == default
 
 
-def test_a_person_has_the_last_word(monkeypatch):
+def test_fp32_is_fp32_whatever_the_environment_says(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("TRITON_F32_DEFAULT", "tf32")
     arguments("m", max_model_len=64, dtype="float32", config=EngineConfig())
-    assert os.environ["TRITON_F32_DEFAULT"] == "tf32"
+    assert os.environ["TRITON_F32_DEFAULT"] == "ieee"
 
 
 def test_segments_of_the_gpus_memory_grow():
