@@ -47,7 +47,10 @@ TRIALS = {
     ),
 }
 """By the name of a preset."""
-NOT_TRIED = {"sft": "the likelihood of what it is given: no policy's draws, no reward"}
+NOT_TRIED = {
+    "rae": "it remembers: what a batch is given depends on those before it",
+    "sft": "the likelihood of what it is given: no policy's draws, no reward",
+}
 
 
 def load(name: str) -> tuple[GRPO, Trial]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from agentrl.algorithms import GRPO
-from tests.support.by_hand import advantages, group
+from agentrl.types import CallScores
+from tests.support.by_hand import advantages, call, gradient, group
 from tests.support.ideas import LINES, PRESETS, config_of, load
 from tests.support.terms import make_terms
 
@@ -18,7 +19,7 @@ from tests.support.terms import make_terms
 @pytest.mark.parametrize("idea", LINES)
 def test_an_idea_is_a_file_of_at_most_40_lines(idea):
     assert LINES[idea] <= 40
-    assert len(LINES) - len(PRESETS) == 6
+    assert len(LINES) - len(PRESETS) == 15
 
 
 @pytest.mark.parametrize("idea", LINES)
@@ -111,3 +112,84 @@ def test_the_opponent_takes_the_policys_weights_now_and_then():
         policy = Namespace(weights=lambda step=step: step)
         load("self_play").renew_opponent(Namespace(step=step, policy=policy, serving=serving))
     assert taken == [2, 4]
+
+
+def at_ratios(*ratios: float, advantages: list[float]) -> dict:
+    """Terms of one call at a log-prob of -1, sampled from the policy before the first step."""
+    proximal = [-1 - math.log(ratio) for ratio in ratios]
+    return {"proximal": proximal, "sampler": proximal, "advantages": advantages}
+
+
+def test_gmpo_clips_before_the_mean():
+    algorithm = load("gmpo").algorithm
+    given = at_ratios(math.exp(1.0), math.exp(0.2), advantages=[1.0, 1.0])
+    # Log ratios 1 and 0.2, the first clipped to 0.4: exp(0.3) for both.
+    losses = algorithm.loss(make_terms(torch.full((2,), -1.0), **given))
+    assert losses.values.tolist() == pytest.approx([-math.exp(0.3)] * 2)
+    assert gradient(algorithm, [-1.0, -1.0], **given) == pytest.approx([0.0, -math.exp(0.3)])
+    assert algorithm.weigh(algorithm.advantages([group((1.0, [2]), (0.0, [8]))]))[0] == [0.5, 0.125]
+
+
+def test_topr_lets_go_of_bad_calls_that_became_unlikely():
+    algorithm = load("topr").algorithm
+    assert advantages(algorithm, group((1.0, [1]), (0.0, [1]))) == [0.5, -0.5]
+    for advantage, alpha in ((0.5, 1.0), (-0.5, 0.5 * 0.8)):
+        given = at_ratios(0.5, 0.8, advantages=[advantage] * 2)
+        found = gradient(algorithm, [-1.0, -1.0], **given)
+        assert found == pytest.approx([-alpha * advantage] * 2)
+
+
+def test_opsm_masks_bad_calls_that_the_policy_has_left():
+    algorithm = load("opsm").algorithm
+    left, near = (
+        at_ratios(0.5, 0.9, advantages=[-1.0] * 2),
+        at_ratios(0.95, 1.0, advantages=[-1.0] * 2),
+    )
+    assert gradient(algorithm, [-1.0] * 2, **left) == [0.0, 0.0]
+    assert gradient(algorithm, [-1.0] * 2, **near) == pytest.approx([0.95, 1.0])
+    good = {**left, "advantages": [1.0, 1.0]}
+    assert gradient(algorithm, [-1.0] * 2, **good) == pytest.approx([-0.5, -0.9])
+
+
+def test_opo_weighs_its_baseline_by_length():
+    found = advantages(load("opo").algorithm, group((1.0, [3]), (0.0, [1])))
+    assert found == [0.25, -0.75]
+
+
+def test_gpg_makes_up_for_groups_that_say_nothing():
+    two = group((1.0, [1]), (0.0, [1])), group((1.0, [1]), (1.0, [1]))
+    assert advantages(load("gpg").algorithm, *two) == [1.0, -1.0, 0.0, 0.0]
+    assert advantages(load("gpg").algorithm, two[1]) == [0.0, 0.0]
+
+
+def test_opmd_has_a_soft_maximum_for_a_baseline():
+    found = advantages(load("opmd").algorithm, group((1.0, [1]), (0.0, [1])))
+    assert found == pytest.approx([1 - 0.620115, -0.620115], abs=1e-6)
+    assert gradient(load("opmd").algorithm, [-1.0], sampler=[-1.0], advantages=[3.0]) == [-1.5]
+
+
+def test_reinforce_pp_is_whitened_over_the_tokens():
+    algorithm = load("reinforce_pp").ReinforcePP(discount=0.5)
+    found = advantages(algorithm, group((1.0, [2]), (0.0, [1])))
+    # 0.5, 1 and 0: of mean 0.5 and deviation 0.5.
+    assert found == [pytest.approx([0.0, 1.0], abs=1e-6), pytest.approx([-1.0])]
+
+
+def test_m2po_drops_what_is_furthest_from_its_sampler():
+    gaps = [(0.1, 0.3), (0.2, 2.0)]
+    calls = [
+        call(2, scores=CallScores(logprobs=tuple(g - 1.0 for g in two), entropies=(0.0, 0.0)))
+        for two in gaps
+    ]
+    found = advantages(load("m2po").algorithm, group((1.0, [calls[0]]), (0.0, [calls[1]])))
+    # Squares 0.01, 0.04, 0.09: their mean is 0.0467, and of two 0.025.
+    a = 0.70711
+    assert found == [pytest.approx([a, 0.0], abs=1e-5), pytest.approx([-a, 0.0], abs=1e-5)]
+
+
+def test_kpop_masks_by_the_larger_divergence():
+    algorithm = load("kpop").algorithm
+    p, q = torch.tensor([0.9, 0.3]), torch.tensor([0.5, 0.25])
+    terms = make_terms(p.log(), q.log().tolist(), [1.0, 1.0])
+    # 0.37 and 0.51 nats; 0.006.
+    assert algorithm.importance(terms).tolist() == pytest.approx([0.0, 1.2])
