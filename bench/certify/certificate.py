@@ -16,7 +16,7 @@ from bench.certify.worlds import SMALL, WORLDS, World
 
 SIZES = (2, 3)
 """Episodes of a group."""
-MOST = 10_000
+MOST = 6_000
 """Batches of a case at most."""
 UNBIASED = 1e-5
 """What fp32 leaves of a bias of 0: advantages and weights are packed in it."""

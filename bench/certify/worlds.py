@@ -19,6 +19,7 @@ class Ask:
     prompt_ids: list[int]
     max_tokens: int
     agent: str = "agent"
+    state: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +61,7 @@ class World:
                     completion_ids=ids,
                     logprobs=nothing,
                     agent=ask.agent,
+                    state=ask.state,
                 )
                 yield from self.episodes(task, (*calls, call))
 
@@ -82,12 +84,13 @@ def one_turn(world: World, task: Task, calls: Sequence[Call]) -> Ask | None:
 def two_turns(world: World, task: Task, calls: Sequence[Call]) -> Ask | None:
     """A first token that is the last of the vocabulary calls a tool, which answers in a token."""
     if not calls:
-        return Ask(world.prompt(task), world.limits[0])
+        return Ask(world.prompt(task), world.limits[0], state="start")
     (*_, last) = calls
     if len(calls) == 2 or last.completion_ids[0] != world.vocabulary[-1]:
         return None
     answer = world.vocabulary[len(last.completion_ids) % 2]
-    return Ask([*last.ids, answer, world.vocabulary[1]], world.limits[1])
+    prompt = [*last.ids, answer, world.vocabulary[1]]
+    return Ask(prompt, world.limits[1], state=f"answer {answer}")
 
 
 def two_agents(world: World, task: Task, calls: Sequence[Call]) -> Ask | None:
