@@ -216,6 +216,7 @@ def test_what_it_does_not_take():
         triton_attention(*inputs(2, 1, 1, 257)[:3], tree, 1.0)
 
 
+@pytest.mark.slow
 def test_torch_knows_the_operators():
     tree = plan(random_tree(1), DEVICE)
     q, k, v, grad = (x.requires_grad_() for x in inputs(len(tree), 2, 1, 16))
