@@ -93,8 +93,8 @@ def certify_in(name: str, world: World, sizes: tuple[int, ...] = SIZES) -> Row:
     )
 
 
-def controls() -> dict[str, float]:
+def controls(world: World = WORLDS[1]) -> dict[str, float]:
     """The bias of RLOO with sums over episodes, by what is wrong."""
-    case = case_of(enumerated(WORLDS[1]), 2)
+    case = case_of(enumerated(world), 2)
     truth = reward_gradient(case.world)
     return {name: run(REFERENCE, case).bias(truth) for name, run in CONTROLS.items()}
