@@ -14,7 +14,7 @@ test: .venv/installed-agents tests/node/node_modules  ## the quick tests
 	$(TESTS) loadfile
 
 slow: .venv/installed-agents tests/node/node_modules  ## whole runs, by the minute
-	$(TESTS) worksteal -m slow --durations=0 --durations-min=5
+	$(TESTS) worksteal -m "slow and not gpu" --durations=0 --durations-min=5
 
 soak: .venv/installed-agents tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
 	$(BIN)/python -m tests.support.soak $(FLAGS)
