@@ -101,6 +101,8 @@ class OutputParser:
         )
         parser.set_prompt_token_ids(prompt_ids)
         for part in (parser.reasoning_parser, parser.tool_parser):
+            # Some are adapters of it.
+            part = getattr(part, "_parser_engine", part)
             if engine := getattr(part, "_engine", None):
                 engine.feed = partial(_feed_in_parts, engine.feed)
         try:
