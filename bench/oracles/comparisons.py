@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from bench.oracles.example import (
     loss_of,
     step_credit_of,
 )
-from bench.oracles.trainers import Functions
+from bench.oracles.stubs import Settings
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _values(
     return Comparison(f"{algorithm.name} {note}".strip(), theirs, make, why)
 
 
-def comparisons(f: dict[str, Functions]) -> Iterator[Comparison]:
+def comparisons(f: dict[str, Any]) -> Iterator[Comparison]:
     yield from _clipped(f)
     yield from _sequences(f)
     yield from _soft(f)
@@ -90,9 +91,9 @@ def comparisons(f: dict[str, Functions]) -> Iterator[Comparison]:
     yield from _credits(f)
 
 
-def _clipped(f: dict[str, Functions]) -> Iterator[Comparison]:
+def _clipped(f: dict[str, Any]) -> Iterator[Comparison]:
     trl, verl, trinity, areal, skyrl, openrlhf = (
-        f[name]["loss"] for name in ("trl", "verl", "trinity", "areal", "skyrl", "openrlhf")
+        f[name].loss for name in ("trl", "verl", "trinity", "areal", "skyrl", "openrlhf")
     )
     ppo = "ppo_policy_loss.PPOPolicyLossFn"
     token, higher = GRPO(), GRPO(clip_high=0.28)
@@ -126,9 +127,9 @@ def _clipped(f: dict[str, Functions]) -> Iterator[Comparison]:
     yield _loss(dual, "openrlhf", lambda b: openrlhf(b, c=1.2))
 
 
-def _sequences(f: dict[str, Functions]) -> Iterator[Comparison]:
+def _sequences(f: dict[str, Any]) -> Iterator[Comparison]:
     trl, verl, trinity, areal, skyrl, openrlhf = (
-        f[name]["loss"] for name in ("trl", "verl", "trinity", "areal", "skyrl", "openrlhf")
+        f[name].loss for name in ("trl", "verl", "trinity", "areal", "skyrl", "openrlhf")
     )
     low, high = bounds = 3e-2, 4e-2
     wide = {"clip_low": low, "clip_high": high}
@@ -150,8 +151,8 @@ def _sequences(f: dict[str, Functions]) -> Iterator[Comparison]:
     )
 
 
-def _soft(f: dict[str, Functions]) -> Iterator[Comparison]:
-    trl, verl, trinity, skyrl = (f[n]["loss"] for n in ("trl", "verl", "trinity", "skyrl"))
+def _soft(f: dict[str, Any]) -> Iterator[Comparison]:
+    trl, verl, trinity, skyrl = (f[n].loss for n in ("trl", "verl", "trinity", "skyrl"))
     upper = _named("cispo", clip_high=0.28)
     yield _loss(upper, "trl", lambda b: trl(b, "cispo", high=1.28), "upper bound alone")
     both = _named("cispo", clip_low=0.2, clip_high=0.28)
@@ -159,40 +160,40 @@ def _soft(f: dict[str, Functions]) -> Iterator[Comparison]:
     ranges = {"clip_range_low": 0.2, "clip_range_high": 0.28}
     path = "cispo_policy_loss.CISPOPolicyLossFn"
     yield _loss(both, "trinity", lambda b: trinity(b, path, **ranges), "both bounds")
-    clip = _settings(cispo_eps_clip_low=0.2, cispo_eps_clip_high=0.28)
+    clip = Settings(cispo_eps_clip_low=0.2, cispo_eps_clip_high=0.28)
     yield _loss(both, "skyrl", lambda b: skyrl(b, "cispo", cispo=clip), "both bounds")
     sapo, mean, taus = _named("sapo"), _named("sapo", aggregation="token"), (1.0, 1.05)
     yield _loss(sapo, "trl", lambda b: trl(b, "sapo"))
     yield _loss(sapo, "verl", lambda b: verl(b, "sapo", "seq-mean-token-mean"))
-    own = _settings(tau_pos=taus[0], tau_neg=taus[1])
+    own = Settings(tau_pos=taus[0], tau_neg=taus[1])
     yield _loss(sapo, "skyrl", lambda b: skyrl(b, "sapo", "sequence_mean", sapo=own))
-    yield _loss(mean, "areal", f["areal"]["sapo"], "token mean")
+    yield _loss(mean, "areal", f["areal"].sapo, "token mean")
     detached = "its gate is detached, and multiplies the log-probability"
     path = "sapo_policy_loss.SAPOPolicyLossFn"
     yield _loss(mean, "trinity", lambda b: trinity(b, path), "token mean", why=detached)
 
 
-def _trust(f: dict[str, Functions]) -> Iterator[Comparison]:
-    verl, skyrl = f["verl"]["loss"], f["skyrl"]["loss"]
+def _trust(f: dict[str, Any]) -> Iterator[Comparison]:
+    verl, skyrl = f["verl"].loss, f["skyrl"].loss
     detached = "value: -sg(ratio) A logprob; the gradient is the same while a ratio is at most 20"
     for kind, bound in (("tv", 0.2), ("kl", 0.05)):
         dppo = _named("dppo", divergence=kind, clip_low=bound, clip_high=bound)
-        own = _settings(dppo_type=f"binary_{kind}", delta_low=bound, delta_high=bound)
+        own = Settings(dppo_type=f"binary_{kind}", delta_low=bound, delta_high=bound)
         yield _loss(dppo, "skyrl", lambda b, own=own: skyrl(b, "dppo", dppo=own), kind)
         name = f"dppo_{kind}"
         theirs = lambda b, name=name, d=bound: verl(b, name, low=d, high=d)  # noqa: E731
         yield _loss(dppo, "verl", theirs, kind, why=detached)
 
 
-def _corrections(f: dict[str, Functions]) -> Iterator[Comparison]:
-    loss, weights = f["verl"]["loss"], f["verl"]["weights"]
+def _corrections(f: dict[str, Any]) -> Iterator[Comparison]:
+    loss, weights = f["verl"].loss, f["verl"].weights
 
     def verl(level: str, threshold: float | str) -> Callable[[Batch], Tensor]:
         return lambda b: loss(b, "vanilla", weights=weights(b, level, threshold))
 
     def areal(b: Batch) -> Tensor:
-        rejection = f["areal"]["rejection"](action="clamp", upper=1.1)
-        return f["areal"]["loss"](b, rejection=rejection)
+        rejection = f["areal"].rejection(action="clamp", upper=1.1)
+        return f["areal"].loss(b, rejection=rejection)
 
     elsewhere = {"elsewhere": True}
     yield _loss(GRPO(importance_sampling_cap=1.1), "verl", verl("token", 1.1), "cap", **elsewhere)
@@ -205,13 +206,13 @@ def _corrections(f: dict[str, Functions]) -> Iterator[Comparison]:
     yield _loss(truncated, "verl", verl("sequence", 1.1), "sequence, floor 0", **elsewhere)
 
 
-def _kl(f: dict[str, Functions]) -> Iterator[Comparison]:
+def _kl(f: dict[str, Any]) -> Iterator[Comparison]:
     """The term alone: what it adds to the loss at weight 1."""
 
     def term(algorithm: GRPO, b: Batch) -> Tensor:
         return loss_of(algorithm, b) - loss_of(GRPO(), b)
 
-    verl, trinity = f["verl"]["kl"], f["trinity"]["kl"]
+    verl, trinity = f["verl"].kl, f["trinity"].kl
     names = {
         "k1": ("kl", "K1Fn"),
         "k2": ("mse", "K2Fn"),
@@ -225,20 +226,20 @@ def _kl(f: dict[str, Functions]) -> Iterator[Comparison]:
             continue
         yield _loss(kl, "trinity", lambda b, n=of_trinity: trinity(b, n), estimate, **own)
         for name in ("areal", "openrlhf", "skyrl"):
-            theirs = f[name]["kl"]
+            theirs = f[name].kl
             yield _loss(kl, name, lambda b, t=theirs, n=estimate: t(b, n), estimate, **own)
     both = replace(load_algorithm("kl"), kl_weight=0.1, aggregation="call")
-    trl = f["trl"]["loss"]
+    trl = f["trl"].loss
     yield _loss(both, "trl beta 0.1", lambda b: trl(b, "grpo", beta=0.1), "k3, call mean")
 
 
-def _credits(f: dict[str, Functions]) -> Iterator[Comparison]:
-    verl, trinity, skyrl = (f[name]["credit"] for name in ("verl", "trinity", "skyrl"))
+def _credits(f: dict[str, Any]) -> Iterator[Comparison]:
+    verl, trinity, skyrl = (f[name].credit for name in ("verl", "trinity", "skyrl"))
     yield _credit("grpo", "verl", lambda: verl("grpo"))
     yield _credit("grpo", "trinity", lambda: trinity("grpo_advantage.GRPOGroupedAdvantage"))
     yield _credit("grpo", "skyrl", lambda: skyrl("compute_grpo_outcome_advantage"))
     yield _credit("dr_grpo", "verl", lambda: verl("grpo", norm_adv_by_std_in_grpo=False))
-    yield _credit("dr_grpo", "tinker", f["tinker"]["credit"])
+    yield _credit("dr_grpo", "tinker", f["tinker"].credit)
     yield _credit("rloo", "verl", lambda: verl("rloo"))
     yield _credit("rloo", "skyrl", lambda: skyrl("compute_rloo_outcome_advantage"))
     name = "reinforce_plus_plus_baseline"
@@ -248,37 +249,31 @@ def _credits(f: dict[str, Functions]) -> Iterator[Comparison]:
 
     weights = [1.0, 0.5]
     gdpo = _named("gdpo", part_weights=dict(zip(PARTS, weights, strict=True)))
-    theirs = f["verl"]["gdpo"]
+    theirs = f["verl"].gdpo
     yield _values(gdpo, "verl", lambda: credit_of(gdpo, 2), lambda: theirs(PARTS, weights))
     yield from _of_steps(f["trinity"])
 
 
-def _of_steps(trinity: Functions) -> Iterator[Comparison]:
+def _of_steps(trinity: Any) -> Iterator[Comparison]:
     """Rewards of steps, and states that no two tasks have both: Trinity's are the batch's."""
     tasks, runs, rewards, states = zip(*STEPS, strict=True)
     numbers = [sum(s[:2] == step[:2] for s in STEPS[:i]) for i, step in enumerate(STEPS)]
     infos = [{"step_reward": r, "env_state_hash": s} for r, s in zip(rewards, states, strict=True)]
 
     def steps() -> list:
-        return trinity["steps"](rewards, tasks, runs, numbers, infos)
+        return trinity.steps(rewards, tasks, runs, numbers, infos)
 
     path = "multi_step_grpo_advantage.StepWiseGRPOAdvantageFn"
     for over in ("group", "batch"):
         for norm in (False, True):
             ours = _named("multi_step_grpo", std_over=over, step_norm=norm)
             own = {"std_cal_level": over, "enable_step_norm": norm}
-            theirs = partial(lambda own: trinity["operator"](path, steps(), **own), own)
+            theirs = partial(lambda own: trinity.operator(path, steps(), **own), own)
             note = f"{over}{', step norm' * norm}"
             yield _values(ours, "trinity", partial(step_credit_of, ours), theirs, note)
     path = "gigpo_advantage.GiGPOAdvantageFn"
     for std in (True, False):
         ours, own = _named("gigpo", std=std), {"gamma": 0.95, "fnorm": "std" if std else "none"}
-        theirs = partial(lambda own: trinity["operator"](path, steps(), **own), own)
+        theirs = partial(lambda own: trinity.operator(path, steps(), **own), own)
         note = "std" if std else "no std"
         yield _values(ours, "trinity", partial(step_credit_of, ours), theirs, note)
-
-
-def _settings(**values):
-    from bench.oracles.stubs import Settings
-
-    return Settings(**values)

@@ -1,7 +1,9 @@
 """Batch: padded answers as other trainers have them, and what our algorithms make of the same."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,10 @@ class Batch:
     @property
     def by_token(self) -> Tensor:
         return self.advantages[:, None].expand_as(self.mask) * self.mask
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over tokens."""
+        return (values * self.mask).sum() / self.mask.sum()
 
 
 def example(*, is_sampled_elsewhere: bool = False) -> Batch:
@@ -69,9 +75,18 @@ def loss_of(algorithm: GRPO, b: Batch) -> Tensor:
 
 REWARDS = torch.tensor([1.0, 0.0, 0.5, 0.25, 1.0, 0.0, 0.0], dtype=torch.float64)
 GROUP_OF = torch.tensor([0, 0, 0, 1, 1, 1, 1])
-
-
+INDEX = np.array([str(int(group)) for group in GROUP_OF])
 PARTS = {"right": REWARDS, "short": torch.tensor([0.1, 0.2, 0.3, 0.0, 0.0, 0.5, 0.7]).double()}
+
+
+def rewards_by_group() -> list[list[float]]:
+    return [REWARDS[number == GROUP_OF].tolist() for number in (0, 1)]
+
+
+def outcome_rewards() -> dict[str, Any]:
+    """As verl and what derives from it take them: an answer of one token each."""
+    one = torch.ones(len(REWARDS), 1, dtype=torch.float64)
+    return {"token_level_rewards": REWARDS[:, None], "response_mask": one, "index": INDEX}
 
 
 def credit_of(algorithm: GRPO, num_parts: int = 0) -> Tensor:
