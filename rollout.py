@@ -143,14 +143,16 @@ def refill(
     ``drop``, that the others go, unless no group is wanted.
     """
     rng, wanted, asked = Random(f"{config.seed}-{step}"), list(tasks), set()
-    kept, others = [], []
+    kept, others, known = [], [], None
     for _ in range(rounds):
         asked |= {task["id"] for task in wanted}
         for group in collect(wanted, config, serving, ranks, run, step):
             (kept if keep(group) else others).append(group)
         if len(kept) == len(tasks):
             break
-        fresh = [task for task in find_tasks(config)[0] if task["id"] not in asked]
+        # Read once, and only where a batch is not full: a data set may be large.
+        known = known or find_tasks(config)[0]
+        fresh = [task for task in known if task["id"] not in asked]
         wanted = rng.sample(fresh, min(len(fresh), len(tasks) - len(kept)))
     return kept if drop and kept else (kept + others)[: len(tasks)]
 

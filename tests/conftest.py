@@ -73,6 +73,15 @@ def no_run_is_left():
     Running.started.clear()
 
 
+@pytest.fixture
+def one_thread():
+    """A model this small waits for a second one longer than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tiny_folder):
     from transformers import AutoTokenizer

@@ -6,7 +6,7 @@ one world is enumerated here, and played with a real engine in the tests.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from agentrl.types import Call, Episode, Task
@@ -116,14 +116,7 @@ WORLDS = [
 ]
 """Of 15, 13 and 9 episodes a task."""
 SMALL = [
-    World(name="one turn", vocabulary=BINARY, next=one_turn, limits=(2,)),
-    World(name="two turns", vocabulary=BINARY, next=two_turns, limits=(2, 1)),
-    World(
-        name="two agents",
-        vocabulary=BINARY,
-        next=two_agents,
-        limits=(1, 2),
-        agents=("first", "second"),
-    ),
+    replace(world, vocabulary=BINARY, limits=limits)
+    for world, limits in zip(WORLDS, ((2,), (2, 1), (1, 2)), strict=True)
 ]
 """Of 3, 5 and 6: for algorithms whose credit looks at several groups at once."""

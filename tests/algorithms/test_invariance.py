@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 
 from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import algorithm_names, load_algorithm
@@ -16,6 +15,7 @@ from agentrl.types import Call, CallScores, Group
 from tests.support.small_samples import TEMPERATURE, groups
 from tests.support.updating import Weights, language_model, largest_difference
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXACT, WRONG = 1e-6, 1e-3
 """Differences relative to a weight's largest entry; what is packed is fp32."""
 DEPENDS_ON_ORDER = {"rae"}
@@ -103,12 +103,3 @@ def test_groups_are_split_where_credit_allows_it(name):
         halves.append([share * weight for weight in gradient(algorithm, [group])])
     added = [a + b for a, b in zip(*halves, strict=True)]
     assert (largest_difference(added, whole) < EXACT) == algorithm.separable
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A model this small waits for a second one longer than it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -40,21 +40,13 @@ from tests.support.updating import (
     updated,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXACT, WRONG = 2e-6, 1e-3
 """Differences relative to a weight's largest entry; what is packed is fp32."""
 GROUPS = groups()
 SAMPLES = credit(GROUPS)
 CALLS = [sample.call for sample in SAMPLES]
 ADVANTAGE = {id(sample.call): sample.advantage for sample in SAMPLES}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A model this small waits for a second one longer than it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def num_tokens(calls) -> int:
