@@ -40,7 +40,7 @@ def test_a_quadratic_one_would_be_noticed(monkeypatch):
         return sum(len(text[i:]) for i in range(0, len(text), 100))
 
     monkeypatch.setattr(parsers, "PARTS", ("a",))
-    assert parsers.worst(quadratic, size=400_000, rounds=2)[0] > 2.6
+    assert parsers.worst(quadratic, size=200_000, rounds=2)[0] > 2.6
 
 
 def random_text(rng: random.Random) -> str:

@@ -4,12 +4,12 @@ Attention stays an operator between the graphs; checkpointing and FSDP2 stay aro
 """
 
 import copy
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 
 import pytest
 import torch
-import torch.distributed as dist
-from accelerate.state import AcceleratorState, PartialState
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,7 +29,8 @@ pytestmark = pytest.mark.slow
 SIZES_OF_TREES = (17, 8, 34)
 """In calls: 101, 55 and 200 tokens."""
 GRAPHS = 4
-"""Of all layers: around attention, and in it before and after its operator."""
+"""Of all layers: around attention, and in it before and after its operator. With FSDP2 two of them
+are compiled again where the backward pass recomputes: weights have gradients then."""
 
 
 @cache
@@ -72,7 +73,7 @@ def num_graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def check(compiled: Policy, eager: Policy) -> None:
+def check(compiled: Policy, eager: Policy, at_most: int = GRAPHS) -> None:
     """The same gradients and calls of attention, and no graph after the first tree's."""
     before, graphs = num_graphs(), []
     for calls in SIZES_OF_TREES:
@@ -82,7 +83,7 @@ def check(compiled: Policy, eager: Policy) -> None:
         graphs.append(num_graphs() - before)
     assert graphs == [graphs[0]] * len(SIZES_OF_TREES)
     # Fewer, where another test has had the same compiled.
-    assert graphs[0] <= GRAPHS
+    assert graphs[0] <= at_most
 
 
 @pytest.mark.parametrize(
@@ -97,19 +98,17 @@ def test_it_compiles_once_for_all_layers_and_sizes(attention, recompute):
     )
 
 
-@pytest.fixture
-def sharding(monkeypatch):
+def check_with_fsdp() -> None:
     """One rank whose policy FSDP2 holds, in fp32."""
-    monkeypatch.setattr(Ranks, "_shards", True)
-    for state in (PartialState, AcceleratorState):
-        monkeypatch.setattr(state, "_shared_state", {})
-    yield Ranks("float32", Signals())
-    dist.destroy_process_group()
-
-
-def test_fsdp_wraps_what_is_compiled(sharding):
+    Ranks._shards = True
+    ranks, optim = Ranks("float32", Signals()), OptimConfig()
     policies = [make_policy(recompute="selective", compile=c) for c in (True, False)]
-    optim = OptimConfig()
-    compiled, eager = (sharding.prepare(p, adamw(p.trainable(), optim))[0] for p in policies)
+    compiled, eager = (ranks.prepare(p, adamw(p.trainable(), optim))[0] for p in policies)
     assert all(isinstance(weight, DTensor) for weight in compiled.parameters())
-    check(compiled, eager)
+    check(compiled, eager, at_most=GRAPHS + 2)
+
+
+def test_fsdp_wraps_what_is_compiled():
+    """In a process of its own, for a process group of its own: engines of other tests have one."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        process.submit(check_with_fsdp).result()
