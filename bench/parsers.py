@@ -68,7 +68,7 @@ Parser = Callable[[str], object]
 
 def texts(size: int) -> Iterator[tuple[str, str]]:
     for part in PARTS:
-        text = (part * (size // len(part) + 1))[:size]
+        text = repeated(part, size)
         yield part, text
         yield f"{part} in a box", f"\\boxed{{{text}!}}"
 
@@ -124,11 +124,20 @@ def worst(parser: Parser, size: int = SIZE, rounds: int = ROUNDS) -> tuple[float
         if once < max(SHORTEST, found[1] / 2):
             found = max(found, (0.0, once, part))
             continue
-        # In turn: another program's minute is in both.
-        pairs = [[seconds(parser, one, 1) for one in (text, longer)] for _ in range(rounds)]
-        short, long = map(min, zip(*pairs, strict=True))
-        found = max(found, ((long / short) ** 0.5, long, part))
+        found = max(found, (*growth(parser, text, longer, rounds), part))
     return found
+
+
+def growth(parser: Parser, text: str, longer: str, rounds: int = ROUNDS) -> tuple[float, float]:
+    """How many times as long twice the text takes; the seconds of what is four times as long."""
+    # In turn: another program's minute is in both.
+    pairs = [[seconds(parser, one, 1) for one in (text, longer)] for _ in range(rounds)]
+    short, long = map(min, zip(*pairs, strict=True))
+    return (long / short) ** 0.5, long
+
+
+def repeated(part: str, size: int) -> str:
+    return (part * (size // len(part) + 1))[:size]
 
 
 def main() -> None:

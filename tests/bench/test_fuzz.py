@@ -1,0 +1,37 @@
+"""Fuzzers find nothing in what reads a model's text or flags, and what is there elsewhere."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.checkout import ROOT
+from tests.support.sizes import sizes
+
+SLOW = """
+def read(text):
+    return sum(len(text[i:]) for i in range(0, len(text), 20)) if "<tool_call>" in text else 0
+"""
+
+
+def fuzz(kind: str, seconds: int) -> tuple[int, str]:
+    command = [sys.executable, "-m", "bench.fuzz", kind, "--seconds", str(seconds)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("seconds", sizes(10, soak=300))
+@pytest.mark.parametrize("kind", ["text", "reply", "template", "flags"])
+def test_fuzzers_find_nothing(kind, seconds):
+    status, said = fuzz(kind, seconds)
+    assert status == 0, said[-3000:]
+    assert int(re.search(r"executed_units: (\d+)", said)[1]) > seconds
+
+
+@pytest.mark.slow
+def test_what_is_there_is_found(tmp_path):
+    (tmp_path / "parser.py").write_text(SLOW)
+    status, said = fuzz(f"{tmp_path}/parser.py:read", 60)
+    assert status != 0
+    assert "is not linear in" in said
