@@ -50,9 +50,12 @@ class GRPO:
     """The loss has a gradient where the advantage is 0 (KL, entropy, likelihood, a critic)."""
     collect: ClassVar[str | None] = None
     """The ``collect`` seam that it needs, as ``package.module:function``."""
+    ignores: ClassVar[tuple[str, ...]] = ()
+    """Numbers that its methods do not read: to give one is refused."""
 
     def __post_init__(self):
-        own = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        unread = f"{self.name} does not read it, leave it out"
         for name, is_right, remedy in (
             ("clip_low", 0 < self.clip_low <= 1, "give above 0, at most 1"),
             ("clip_high", self.clip_high > 0, "give above 0"),
@@ -60,8 +63,9 @@ class GRPO:
             ("aggregation", self.aggregation != 0, "give a length, or what to take the mean over"),
             ("updates", self.updates > 0, "give at least 1"),
             ("passes", self.passes > 0, "give at least 1"),
+            *((n, own[n] == getattr(type(self), n), unread) for n in self.ignores),
             # Whatever numbers a subclass has: NaN alone is unlike itself.
-            *((name, value == value, "give a number") for name, value in own),
+            *((name, value == value, "give a number") for name, value in own.items()),
         ):
             if not is_right:
                 raise ValueError(f"algorithm.{name} is {getattr(self, name)}: {remedy}")

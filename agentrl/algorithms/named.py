@@ -43,7 +43,7 @@ def _load(name: str) -> GRPO:
 def describe(algorithm: GRPO) -> str:
     """In a line, what it switches on: the numbers in which it differs from GRPO, and its seam."""
     on = {**_differing(algorithm), "collect": algorithm.collect}
-    said = [f"{name} {value}" for name, value in on.items() if value is not None]
+    said = [f"{n} {v}" for n, v in on.items() if v is not None and n not in algorithm.ignores]
     return ", ".join([algorithm.name, *said])
 
 
@@ -69,7 +69,8 @@ def _combined(a: GRPO, b: GRPO) -> GRPO:
         raise ValueError(f"{a.name} and {b.name} collect episodes in ways of their own: choose one")
     kinds = (type(b), type(a)) if b_first else (type(a), type(b))
     bases = tuple(dict.fromkeys(kind for kind in kinds if kind is not GRPO)) or (GRPO,)
-    both = type(f"{a.name}+{b.name}", bases, {})
+    # Its defaults, too: what was not given is not refused.
+    both = type(f"{a.name}+{b.name}", bases, values)
     return dataclass(frozen=True, kw_only=True)(both)(**values)
 
 

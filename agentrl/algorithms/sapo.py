@@ -17,6 +17,7 @@ class SAPO(GRPO):
     tau_negative: float = 1.05
     aggregation: Aggregation = "call"
     updates: int = 4
+    ignores = ("clip_low", "clip_high")
 
     def loss(self, terms):
         ratio, weight = (terms.logprobs - terms.proximal_logprobs).exp(), self.importance(terms)

@@ -12,6 +12,8 @@ from agentrl.algorithms.terms import Losses
 
 @dataclass(frozen=True, kw_only=True)
 class SFT(GRPO):
+    ignores = ("clip_low", "clip_high", "importance_sampling_cap")
+
     def advantages(self, groups):
         return credit(groups, lambda rewards: [1.0] * len(rewards))
 

@@ -13,7 +13,7 @@ from agentrl.algorithms.advantages import credit
 from agentrl.algorithms.grpo import GRPO
 from agentrl.algorithms.nodes import nearest_others
 from agentrl.algorithms.weights import Aggregation
-from agentrl.types import Group, Sample
+from agentrl.types import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class TreeLOO(GRPO):
     """Nodes are the states that the agent names, not the beginnings of token ids."""
     aggregation: Aggregation = 3000
 
-    def advantages(self, groups: Sequence[Group]) -> list[Sample]:
+    def advantages(self, groups):
         of_agent = defaultdict(list)
         for sample in credit(groups, list):
             of_agent[sample.group, sample.call.agent].append(sample)

@@ -19,6 +19,10 @@ class Turns(GRPO):
     turn_weight: float = 1.0
     discount: float = 1.0
 
+    @property
+    def ignores(self) -> tuple[str]:
+        return ("turn_weight" if self.turn_credit == "returns" else "discount",)
+
     def advantages(self, groups):
         samples = credit(groups)
         turns = list(turn_returns(groups, samples, self.discount))

@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
-    """Draw held-out success, training reward, agents' rewards and habits over the steps.
+    """Draw held-out success, training reward, rewards by agent and part, and habits over the steps.
 
     runs: the rows of each. Of several, the mean and, as a band, one standard deviation to each
     side.

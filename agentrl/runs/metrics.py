@@ -13,13 +13,15 @@ from kernels.tree import build_tree
 def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
     """Rewards and the experiment's own metrics over the scored episodes; counts over all.
 
-    Where rewards are per agent, ``reward/NAME`` is one's mean over the episodes that give it one.
-    ``failure`` is the commonest cause of a failure. Where no episode was scored there are no means.
+    Where rewards are per agent, ``reward/NAME`` is one's mean over the episodes that give it one;
+    ``reward/parts/NAME`` is a part's. ``failure`` is the commonest cause of a failure. Where no
+    episode was scored there are no means.
     """
     scored = [episode for group in groups for episode in group.scored]
     statuses = Counter(episode.status for group in groups for episode in group.episodes)
     causes = Counter(e.error for group in groups for e in group.episodes if e.error)
-    own = sorted({name for episode in scored for name in episode.metrics})
+    own = [e.metrics | {f"reward/parts/{n}": x for n, x in e.parts.items()} for e in scored]
+    names = sorted(set().union(*own))
     agents = sorted({name for e in scored if isinstance(e.reward, dict) for name in e.reward})
     rewards = {agent: [episode.reward_of(agent) for episode in scored] for agent in agents}
     means = {
@@ -27,7 +29,7 @@ def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
         "reward/mean": [episode.mean_reward for episode in scored],
         "success": [episode.success for episode in scored],
         "episodes/calls": [len(episode.calls) for episode in scored],
-        **{name: [e.metrics[name] for e in scored if name in e.metrics] for name in own},
+        **{name: [of[name] for of in own if name in of] for name in names},
     }
     return {
         **{name: sum(values) / len(values) for name, values in means.items() if values},

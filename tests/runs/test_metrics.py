@@ -49,6 +49,19 @@ def test_a_number_counts_for_every_agent():
     }
 
 
+def test_a_part_is_the_mean_of_the_episodes_that_have_it():
+    """As it was given: its weight is in the reward alone."""
+    given = ({"right": 1.0, "short": 0.5}, {"right": 0.0}, {})
+    plain = group(1.25, 0.0, 0.5)
+    pairs = zip(plain.episodes, given, strict=True)
+    episodes = (*(replace(e, parts=parts) for e, parts in pairs), *group(None).episodes)
+    assert rewards(replace(plain, episodes=episodes)) == {
+        "reward/mean": 1.75 / 3,
+        "reward/parts/right": 0.5,
+        "reward/parts/short": 0.5,
+    }
+
+
 def test_tokens_are_those_of_the_trained_calls():
     groups = [group(1.0, 0.0)]
     calls = [call for episode in groups[0].episodes for call in episode.calls]

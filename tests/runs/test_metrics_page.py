@@ -40,10 +40,12 @@ def test_the_page_and_the_code_agree():
         reward={"solver": 1.0},
         success=True,
         metrics={"habit/own": 1.0},
+        parts={"right": 1.0},
     )
     groups = [Group(episode.task, (episode,))]
     of_episodes = set(episode_metrics(groups)) - {"habit/own"}
-    assert {name.replace("solver", "AGENT") for name in of_episodes} == page()["Episodes"]
+    general = {"reward/solver": "reward/AGENT", "reward/parts/right": "reward/parts/PART"}
+    assert {general.get(name, name) for name in of_episodes} == page()["Episodes"]
     assert set(token_metrics(groups, [Sample(call, 0.0)], 2)) == page()["Tokens"]
     of_update = set(of_one_update(groups, call)) - of_episodes - page()["Tokens"]
     named = of_update | named_in_training() | set(Clock().metrics())

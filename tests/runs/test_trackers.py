@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 import signal
 from pathlib import Path
 
@@ -183,9 +184,9 @@ def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
     own = {name for row in trained for name in row.metrics}
     rows = map(json.loads, (folder / "metrics.jsonl").open())
     names = {name for row in rows for name in row} - own - {f"eval/{name}" for name in own}
-    agents = {name for name in described() if "AGENT" in name}
+    named = {name for name in described() if re.search("AGENT|PART", name)}
     assert own == {"habit/no_print", "habit/impatient"}
-    assert names == described() - agents
+    assert names == described() - named
 
 
 def test_a_key_that_wandb_does_not_take(monkeypatch):

@@ -6,7 +6,7 @@ import { go } from "./place.js";
 
 // What metrics begin with, in the order in which they are shown; the others come last.
 const ORDER = [
-  ...["eval/success", "eval/reward/mean", "reward/mean", "success", "loss", "entropy"],
+  ...["eval/success", "eval/reward/mean", "reward/mean", "reward/", "success", "loss", "entropy"],
   ...["habit/", "eval/habit/", "gap/", "grad_norm", "episodes/", "tokens/", "eval/", ""],
 ];
 
