@@ -50,8 +50,6 @@ class GRPO:
     """The loss has a gradient where the advantage is 0 (KL, entropy, likelihood, a critic)."""
     collect: ClassVar[str | None] = None
     """The ``collect`` seam that it needs, as ``package.module:function``."""
-    ignores: ClassVar[tuple[str, ...]] = ()
-    """Numbers that its methods do not read: to give one is refused."""
 
     def __post_init__(self):
         own = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -63,12 +61,16 @@ class GRPO:
             ("aggregation", self.aggregation != 0, "give a length, or what to take the mean over"),
             ("updates", self.updates > 0, "give at least 1"),
             ("passes", self.passes > 0, "give at least 1"),
-            *((n, own[n] == getattr(type(self), n), unread) for n in self.ignores),
+            *((n, own[n] == getattr(type(self), n), unread) for n in self.ignored()),
             # Whatever numbers a subclass has: NaN alone is unlike itself.
             *((name, value == value, "give a number") for name, value in own.items()),
         ):
             if not is_right:
                 raise ValueError(f"algorithm.{name} is {getattr(self, name)}: {remedy}")
+
+    def ignored(self) -> tuple[str, ...]:
+        """Numbers that it has from elsewhere and does not read: to give one is refused."""
+        return ()
 
     @property
     def name(self) -> str:

@@ -42,8 +42,9 @@ def _load(name: str) -> GRPO:
 
 def describe(algorithm: GRPO) -> str:
     """In a line, what it switches on: the numbers in which it differs from GRPO, and its seam."""
+    unread = algorithm.ignored()
     on = {**_differing(algorithm), "collect": algorithm.collect}
-    said = [f"{n} {v}" for n, v in on.items() if v is not None and n not in algorithm.ignores]
+    said = [f"{n} {v}" for n, v in on.items() if v is not None and n not in unread]
     return ", ".join([algorithm.name, *said])
 
 

@@ -17,7 +17,9 @@ class SAPO(GRPO):
     tau_negative: float = 1.05
     aggregation: Aggregation = "call"
     updates: int = 4
-    ignores = ("clip_low", "clip_high")
+
+    def ignored(self):
+        return ("clip_low", "clip_high")
 
     def loss(self, terms):
         ratio, weight = (terms.logprobs - terms.proximal_logprobs).exp(), self.importance(terms)

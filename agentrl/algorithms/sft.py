@@ -12,10 +12,11 @@ from agentrl.algorithms.terms import Losses
 
 @dataclass(frozen=True, kw_only=True)
 class SFT(GRPO):
-    ignores = ("clip_low", "clip_high", "importance_sampling_cap")
-
     def advantages(self, groups):
         return credit(groups, lambda rewards: [1.0] * len(rewards))
+
+    def ignored(self):
+        return ("clip_low", "clip_high", "importance_sampling_cap")
 
     def loss(self, terms):
         return Losses(-terms.advantages * terms.logprobs)

@@ -19,9 +19,9 @@ class Turns(GRPO):
     turn_weight: float = 1.0
     discount: float = 1.0
 
-    @property
-    def ignores(self) -> tuple[str]:
-        return ("turn_weight" if self.turn_credit == "returns" else "discount",)
+    def ignored(self):
+        unread = "turn_weight" if self.turn_credit == "returns" else "discount"
+        return (*super().ignored(), unread)
 
     def advantages(self, groups):
         samples = credit(groups)

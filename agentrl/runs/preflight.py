@@ -146,6 +146,14 @@ def with_max_model_len(config: Config, folder: str | Path, display: Display) -> 
     return replace(config, model=replace(config.model, max_model_len=max_model_len))
 
 
+def with_max_tokens(config: Config) -> Config:
+    """The config whose algorithm knows how long a call may be, where it asks for that."""
+    if getattr(config.algorithm, "max_tokens", 0) is not None:
+        return config
+    algorithm = replace(config.algorithm, max_tokens=config.sampling.max_tokens)
+    return replace(config, algorithm=algorithm)
+
+
 def _num_positions(model: PreTrainedConfig) -> int | None:
     """How long a model's contexts may be; None where nothing says so."""
     text = model.get_text_config()

@@ -74,7 +74,8 @@ class Session:
         preflight.check_surroundings(config, tasks, held_out, ranks.num_engines, self.display)
         if config.deterministic:
             compute_repeatably()
-        config = self.config = preflight.with_max_model_len(config, self.model, self.display)
+        config = preflight.with_max_model_len(config, self.model, self.display)
+        config = self.config = preflight.with_max_tokens(config)
         preflight.check_model(config, self.model, ranks.size, ranks.size_here, self.display)
         self._begin()
         self._recorder = Recorder(self.run.records, writes=ranks.is_first)

@@ -4,7 +4,7 @@ import json
 import math
 from argparse import Namespace
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import chain
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 
 import rollout
 from agentrl.algorithms import GRPO
-from agentrl.algorithms.named import describe, load_algorithm
+from agentrl.algorithms.named import algorithm_names, describe, load_algorithm
 from agentrl.algorithms.weights import aggregate
 from agentrl.cli import parse
 from agentrl.types import Call, CallScores, Group, Sample, weighted_sum
@@ -291,7 +291,7 @@ def test_a_teacher_has_to_be_named(capsys):
 
 
 def test_dapo_penalises_what_is_overlong():
-    algorithm = replace(load_algorithm("dapo+dr_grpo"), max_tokens=64, buffer=16)
+    algorithm = replace(load_algorithm("dapo+dr_grpo"), max_tokens=64, buffer=0.25)
     lengths = (1, 48, 52, 56, 64, 80)
     rewards = [0, 0, -0.25, -0.5, -1, -1]
     found = advantages(algorithm, group(*[(0.0, [n]) for n in lengths]))
@@ -309,9 +309,14 @@ def test_dapo_clips_higher():
     assert gradient(GRPO(), [-1.0, -1.0], **given) == [0.0, 0.0]
 
 
+def test_dapos_buffer_is_a_share():
+    with pytest.raises(ValueError, match=r"algorithm.buffer is 4096.0: give a share, above 0 to 1"):
+        replace(load_algorithm("dapo"), buffer=4096.0)
+
+
 def test_what_dapo_switches_on_is_a_line():
     assert describe(load_algorithm("dapo")) == (
-        "DAPO, clip_high 0.28, updates 16, max_tokens 20480, buffer 4096, collect rollout:refill"
+        "DAPO, clip_high 0.28, updates 16, buffer 0.2, collect rollout:refill"
     )
     assert describe(GRPO()) == "GRPO"
 
@@ -370,6 +375,60 @@ def test_flags_of_a_combination_are_those_of_both():
     assert json.dumps(config.algorithm.name) == '"RLOO+CISPO+KL"'
 
 
+# What is not read.
+
+
+class Reading:
+    """The numbers that were read of an algorithm, by name."""
+
+    def __getattribute__(self, name):
+        if name in (own := vars(type(self))["own"]):
+            own[name] = True
+        return super().__getattribute__(name)
+
+
+def unread(algorithm: GRPO) -> set[str]:
+    """The numbers that none of its methods asks for, nor the loop, the rewards, the loading."""
+    elsewhere = {"updates", "passes", "part_weights", "teacher"}
+    names = {field.name for field in fields(algorithm)} - elsewhere
+    kind = type("Watched", (Reading, type(algorithm)), {"own": dict.fromkeys(names, False)})
+    watched = kind(**{field.name: getattr(algorithm, field.name) for field in fields(algorithm)})
+    made = [group((float(i), [scored((-1.0,), (-2.0,), state="s")])) for i in (0, 1)]
+    made = replace(made[0], episodes=(*made[0].episodes, *made[1].episodes))
+    kind.own |= dict.fromkeys(names, False)
+    watched.weigh(watched.advantages([made, made]))
+    given = {"sampler": [-1.0], "advantages": [1.0], "ref_logprobs": torch.tensor([-2.0])}
+    terms = make_terms(torch.tensor([-1.0], requires_grad=True), **given)
+    watched.loss(replace(terms, entropies=torch.tensor([0.5])))
+    return {name for name, was_read in kind.own.items() if not was_read}
+
+
+@pytest.mark.parametrize("name", algorithm_names())
+def test_what_is_said_not_to_be_read_is_what_is_not(name):
+    numbers = {"dapo": {"max_tokens": 8}, "opd": {"teacher": "t"}}.get(name, {})
+    algorithm = replace(load_algorithm(name), **numbers)
+    # Where turns are compared by their rewards, the discount is read and is of no consequence.
+    assert unread(algorithm) == {*algorithm.ignored()} - {"discount"}
+
+
+@pytest.mark.parametrize("names", ["turns+sapo", "sapo+turns"])
+def test_what_two_do_not_read_is_refused_in_either_order(names):
+    algorithm = load_algorithm(names)
+    assert {*algorithm.ignored()} == {"clip_low", "clip_high", "discount"}
+    with pytest.raises(ValueError, match=r"discount is 0.5: \S+ does not read it, leave it out"):
+        replace(algorithm, discount=0.5)
+    returns = replace(algorithm, turn_credit="returns", discount=0.5)
+    assert "turn_weight" not in describe(returns)
+    with pytest.raises(ValueError, match=r"turn_weight is 0.5: \S+ does not read it"):
+        replace(returns, turn_weight=0.5)
+
+
+def test_what_another_preset_brings_and_is_not_read_is_not_refused():
+    assert load_algorithm("icepop+sft").importance_sampling_cap == 5.0
+    with pytest.raises(ValueError, match=r"importance_sampling_cap is 2.0: IcePop\+SFT does not"):
+        replace(load_algorithm("icepop+sft"), importance_sampling_cap=2.0)
+
+
 # Named rewards, rewards and states a call.
 
 
@@ -410,7 +469,7 @@ def test_gdpo_compares_each_part_by_itself():
 
 
 def test_gdpo_takes_a_penalty_for_a_part():
-    algorithm = replace(load_algorithm("dapo+gdpo"), max_tokens=64, buffer=16)
+    algorithm = replace(load_algorithm("dapo+gdpo"), max_tokens=64)
     long, short = with_parts({"right": 1.0}, num_tokens=64), with_parts({"right": 1.0})
     both = replace(long, episodes=(*long.episodes, replace(short.episodes[0], index=1)))
     found = advantages(algorithm, both)

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import load_algorithm
 from agentrl.cli import load_experiment
-from agentrl.config import Config, EngineConfig, ModelConfig, ServerConfig
+from agentrl.config import Config, EngineConfig, ModelConfig, SamplingConfig, ServerConfig
 from agentrl.runs import memory, preflight
 from agentrl.runs.progress import Display
 from agentrl.types import Call, CannotStart, Episode, Group
@@ -60,6 +60,22 @@ def test_a_length_that_is_not_given_is_the_models(tiny_folder, tmp_path, capsys)
     assert resolved(tmp_path) == 4096
     assert capsys.readouterr().out == ""
     assert load_experiment("gsm8k").model.max_model_len is None
+
+
+def test_how_long_a_call_may_be_is_samplings_where_an_algorithm_asks(tmp_path):
+    """DAPO's penalty is of what nearly reaches the end; 20480, as published, would be out of it."""
+
+    def resolved(name, **numbers):
+        algorithm = dataclasses.replace(load_algorithm(name), **numbers)
+        sampling = SamplingConfig(max_tokens=192)
+        config = dataclasses.replace(
+            make_config(tmp_path, tmp_path), algorithm=algorithm, sampling=sampling
+        )
+        return preflight.with_max_tokens(config).algorithm
+
+    assert resolved("dapo+kl").max_tokens == 192
+    assert resolved("dapo", max_tokens=100).max_tokens == 100
+    assert resolved("grpo") == GRPO()
 
 
 def test_what_is_counted_of_a_model(tiny_folder, tmp_path, monkeypatch):
