@@ -46,8 +46,16 @@ def nodes(call: Call) -> list[Node]:
 class Enumerated:
     """Every episode of a world, its calls scored by the policy, and what it leads to."""
 
-    def __init__(self, world: World, policy: Policy, reference: Policy | None = None):
+    def __init__(
+        self,
+        world: World,
+        policy: Policy,
+        reference: Policy | None = None,
+        sampler: Policy | None = None,
+    ):
+        """sampler: whose the episodes are; the policy's own, where it is not told."""
         self.world, self.policy, self.reference = world, policy, reference
+        self.sampler = sampler or policy
         unscored = [list(world.episodes(task)) for task in world.tasks]
         distinct = {key(call): call for task in unscored for e in task for call in e.calls}
         self.calls = self._scored(list(distinct.values()))
@@ -101,7 +109,7 @@ class Enumerated:
     def chances(self) -> list[np.ndarray]:
         """Of each task's episodes; they add up to 1."""
         with torch.no_grad():
-            of_node, _ = self.node_logprobs(self.policy)
+            of_node, _ = self.node_logprobs(self.sampler)
         return [
             np.array([self.logprob(of_node, e.calls).exp().item() for e in of_task])
             for of_task in self.episodes

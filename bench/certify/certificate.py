@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from torch import Tensor
 
+from agentrl.algorithms import GRPO
 from bench.certify.cases import Case, Enumerated
 from bench.certify.controls import CONTROLS
 from bench.certify.estimates import estimate
-from bench.certify.reference import REFERENCE, with_credit_of, with_weights_of
+from bench.certify.reference import REFERENCE, reference_of, with_credit_of, with_weights_of
 from bench.certify.trials import Trial, enumerate_world, load
-from bench.certify.truth import expected_reward, gradient
+from bench.certify.truth import Worth, expected_reward, gradient
 from bench.certify.worlds import SMALL, WORLDS, World
 
 SIZES = (2, 3)
@@ -32,7 +33,7 @@ class Row:
     cosines: list[float]
     biases: list[float]
     variances: list[float]
-    """In units of RLOO's; only where the objective is RLOO's."""
+    """In units of RLOO's; only where the objective is what episodes are worth."""
     of_credit: float
     """The bias that is left with RLOO's weights, in the smallest groups."""
     of_weights: float | None
@@ -45,17 +46,25 @@ class Row:
 
 
 enumerated = cache(enumerate_world)
+taught = cache(partial(enumerate_world, is_taught=True))
 case_of = cache(Case)
 
 
 @cache
-def reward_gradient(world: Enumerated) -> Tensor:
-    return gradient(expected_reward(world), world)
+def reward_gradient(world: Enumerated, worth: Worth = Trial.worth) -> Tensor:
+    return gradient(expected_reward(world, worth), world)
+
+
+def truth_of(trial: Trial, algorithm: GRPO, world: Enumerated) -> Tensor:
+    if trial.objective is None:
+        return reward_gradient(world, trial.worth)
+    return gradient(trial.objective(world, algorithm), world)
 
 
 @cache
-def rloo_variance(case: Case) -> float:
-    return estimate(REFERENCE, case).relative_variance(reward_gradient(case.world))
+def rloo_variance(case: Case, worth: Worth) -> float:
+    truth = reward_gradient(case.world, worth)
+    return estimate(reference_of(worth), case).relative_variance(truth)
 
 
 def worlds_of(name: str) -> list[World]:
@@ -71,12 +80,15 @@ def certify(name: str) -> Iterator[Row]:
 def certify_in(name: str, world: World, sizes: tuple[int, ...] = SIZES) -> Row:
     algorithm, trial = load(name)
     num_groups = 1 if algorithm.separable else 2
-    cases = [case_of(enumerated(world), size, num_groups) for size in sizes]
+    every = taught(world) if trial.is_taught else enumerated(world)
+    cases = [case_of(every, size, num_groups) for size in sizes]
     cases = [case for case in cases if case.size <= MOST]
-    truth = gradient(trial.objective(cases[0].world, algorithm), cases[0].world)
+    if trial.memory:
+        algorithm.load_state(trial.memory(every))
+    truth = truth_of(trial, algorithm, every)
     found = [estimate(algorithm, case) for case in cases]
-    is_reward = trial.objective is Trial.objective
-    pairs = zip(found, cases, strict=True)
+    is_worth = trial.objective is None
+    weights_alone = with_credit_of(reference_of(trial.worth), algorithm)
     return Row(
         world=world.name,
         objective=trial.named,
@@ -84,12 +96,12 @@ def certify_in(name: str, world: World, sizes: tuple[int, ...] = SIZES) -> Row:
         cosines=[one.cosine(truth) for one in found],
         biases=[one.bias(truth) for one in found],
         variances=[
-            one.relative_variance(truth) / rloo_variance(case) for one, case in pairs if is_reward
+            one.relative_variance(truth) / rloo_variance(case, trial.worth)
+            for one, case in zip(found, cases, strict=True)
+            if is_worth
         ],
         of_credit=estimate(with_weights_of(REFERENCE, algorithm), cases[0]).bias(truth),
-        of_weights=estimate(with_credit_of(REFERENCE, algorithm), cases[0]).bias(truth)
-        if is_reward
-        else None,
+        of_weights=estimate(weights_alone, cases[0]).bias(truth) if is_worth else None,
     )
 
 

@@ -11,15 +11,18 @@ from torch import Tensor
 from agentrl.types import Episode
 from bench.certify.cases import Enumerated
 
+Worth = Callable[[Episode, str], float]
+"""What an episode is worth to an agent."""
+
 
 def expected_reward(
     world: Enumerated,
-    worth: Callable[[float], float] = lambda reward: reward,
+    worth: Worth = Episode.reward_of,
     value: Callable[[Tensor], Tensor] = lambda expected: expected,
 ) -> Tensor:
-    """The mean over tasks; each agent's own reward, as a function of its own tokens alone.
+    """The mean over tasks; what is each agent's own, as a function of its own tokens alone.
 
-    worth: of a reward. value: of what a task's are worth in expectation.
+    value: of what a task's are worth in expectation.
     """
     of_node, _ = world.node_logprobs(world.policy)
     expected = [
@@ -35,14 +38,14 @@ def _expected(
     of_node: Tensor,
     episodes: Sequence[Episode],
     agent: str,
-    worth: Callable[[float], float],
+    worth: Worth,
 ) -> Tensor:
     total = of_node.new_zeros(())
     for episode in (e for e in episodes if agent in e.agents):
         own = [call for call in episode.calls if call.agent == agent]
         others = [call for call in episode.calls if call.agent != agent]
         logprob = world.logprob(of_node, own) + world.logprob(of_node, others).detach()
-        total = total + worth(episode.reward_of(agent)) * logprob.exp()
+        total = total + worth(episode, agent) * logprob.exp()
     return total
 
 
@@ -57,6 +60,17 @@ def divergence(world: Enumerated) -> Tensor:
         gap = mine - world.logprob(theirs, episode.calls)
         total = total + mine.exp() * gap / len(world.episodes)
     return total
+
+
+def likelihood(world: Enumerated) -> Tensor:
+    """The expected log-probability of what the sampler draws."""
+    of_node, _ = world.node_logprobs(world.policy)
+    pairs = [
+        (chance, world.logprob(of_node, episode.calls))
+        for of_task, chances in zip(world.episodes, world.chances, strict=True)
+        for episode, chance in zip(of_task, chances, strict=True)
+    ]
+    return sum(chance * logprob for chance, logprob in pairs) / len(world.episodes)
 
 
 def gradient(objective: Tensor, world: Enumerated) -> Tensor:

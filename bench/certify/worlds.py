@@ -63,18 +63,32 @@ class World:
                     agent=ask.agent,
                     state=ask.state,
                 )
+                (*_, so_far) = self.said(task, (*calls, call))
+                call = replace(call, reward=drawn("call", so_far, (None, 0.5, 1.0)))
                 yield from self.episodes(task, (*calls, call))
 
     def judged(self, task: Task, calls: tuple[Call, ...]) -> Episode:
-        """Each call adds to each agent's reward what its tokens, and those before it, draw."""
-        said = [[self.vocabulary.index(i) for i in call.completion_ids] for call in calls]
-        seeds = [(task["number"], said[: i + 1]) for i in range(len(calls))]
-        worth = {
-            agent: sum(random.Random(repr((agent, seed))).choice((0.0, 0.5, 1.0)) for seed in seeds)
-            for agent in self.agents
-        }
-        reward = worth if len(self.agents) > 1 else worth["agent"]
-        return Episode(task=task, index=0, calls=calls, reward=reward)
+        """Each call adds to each agent's reward what its tokens, and those before it, draw; of one
+        agent alone a part of the reward is drawn so, too, and the rest is the other part."""
+        said = self.said(task, calls)
+        some, *worth = (
+            sum(drawn(who, one, (0.0, 0.5, 1.0)) for one in said) for who in ("some", *self.agents)
+        )
+        if len(worth) > 1:
+            reward, parts = dict(zip(self.agents, worth, strict=True)), {}
+        else:
+            (reward,), parts = worth, {"some": some, "rest": worth[0] - some}
+        return Episode(task=task, index=0, calls=calls, reward=reward, parts=parts)
+
+    def said(self, task: Task, calls: Sequence[Call]) -> list[tuple]:
+        """Of each call the task, and the tokens of all calls up to its end."""
+        words = [[self.vocabulary.index(i) for i in call.completion_ids] for call in calls]
+        return [(task["number"], words[: i + 1]) for i in range(len(calls))]
+
+
+def drawn(who: str, said: tuple, values: Sequence) -> float | None:
+    """Always the same of what was said."""
+    return random.Random(repr((who, said))).choice(values)
 
 
 def one_turn(world: World, task: Task, calls: Sequence[Call]) -> Ask | None:

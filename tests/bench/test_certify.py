@@ -1,10 +1,12 @@
 """Certify says what is so: of algorithms, of what is wrong on purpose, and of a real engine."""
 
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from itertools import accumulate, islice, zip_longest
 from random import Random
 
 import numpy as np
@@ -16,12 +18,13 @@ from agentrl.algorithms.tree_loo import TreeLOO
 from agentrl.learning.policy import Policy
 from agentrl.serving.client import Serving
 from agentrl.serving.server import Server
+from agentrl.types import Episode, Group
 from bench.certify.__main__ import COLUMNS
 from bench.certify.cases import TEMPERATURE, Case, Enumerated, key
 from bench.certify.certificate import UNBIASED, case_of, certify_in, controls, enumerated
 from bench.certify.estimates import Pipeline, credit, estimate, of_batches
 from bench.certify.reference import REFERENCE
-from bench.certify.trials import presets
+from bench.certify.trials import load, presets
 from bench.certify.truth import expected_reward, gradient
 from bench.certify.worlds import SMALL, World, two_turns
 from rollout import collect
@@ -32,7 +35,8 @@ from tests.support.spy import make_handler
 from tests.support.updating import make_config, one_rank, updated
 
 _, TWO_TURNS, _ = SMALL
-UNBIASED_PRESETS = {"dr_grpo", "tree_loo"}
+UNBIASED_PRESETS = {"dr_grpo", "tree_loo", "tree_loo states"}
+PRESET_ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \| .* \| .* \| (.*) \|$", re.MULTILINE)
 
 
 def test_a_preset_with_a_bias_and_one_without():
@@ -67,6 +71,41 @@ def test_chances_and_episodes():
     assert first[0].episodes[0].calls[0] is not first[0].episodes[1].calls[0]
 
 
+def blind(group: Group) -> Group:
+    """Without parts, rewards of calls and states."""
+
+    def plain(episode: Episode) -> Episode:
+        calls = tuple(replace(call, reward=None, state=None) for call in episode.calls)
+        return replace(episode, calls=calls, parts={})
+
+    return replace(group, episodes=tuple(map(plain, group.episodes)))
+
+
+def test_worlds_have_parts_rewards_of_calls_and_states():
+    episodes = [e for of_task in enumerated(TWO_TURNS).episodes for e in of_task]
+    assert all(sum(e.parts.values()) == e.reward for e in episodes)
+    assert {len({e.parts[name] for e in episodes}) for name in ("some", "rest")} == {4}
+    calls = [call for e in episodes for call in e.calls]
+    assert {call.reward for call in calls} == {None, 0.5, 1.0}
+    # Each task's second calls are in one state, wherever in the tree they begin.
+    second = {tuple(call.prompt_ids) for call in calls if call.state == "answer 0"}
+    assert len(second) == 4
+
+
+SEEING = ("gdpo", "gigpo", "multi_step_grpo", "tree_loo states", "turns", "turns returns")
+
+
+@pytest.mark.parametrize("name", [*SEEING, "grpo"])
+def test_presets_see_there_what_they_are_for(name):
+    algorithm, _ = load(name)
+    differ = (
+        [s.advantage for s in algorithm.advantages(batch)]
+        != [s.advantage for s in algorithm.advantages([*map(blind, batch)])]
+        for batch in islice(Case(enumerated(TWO_TURNS), 3).batches(), 125)
+    )
+    assert any(differ) == (name in SEEING)
+
+
 def test_one_pass_is_the_mean_of_all_batches_one_by_one():
     """Packing, tree and kernels against transformers, and the sum of weights against the sum."""
     case, algorithm = case_of(enumerated(TWO_TURNS), 2), load_algorithm("grpo")
@@ -92,20 +131,49 @@ def test_an_algorithm_of_ones_own():
     assert UNBIASED < row.biases[0] < 1
 
 
+def cells(line: str) -> list[str]:
+    stops = accumulate(width for _, width in COLUMNS)
+    return [line[stop - width : stop].strip() for stop, (_, width) in zip(stops, COLUMNS)]
+
+
+def is_documented(row: list[str]) -> bool:
+    """Where there are groups of three, of two turns or else of one."""
+    _, world, _, batches, *_ = row
+    return world != "two agents" and len(batches.split()) == 2
+
+
+def figures(row: list[str]) -> tuple[str, str]:
+    """The preset, and what its bias and variance are in groups of three, for which objective."""
+    name, _, objective, _, _, biases, _, _, variances = row
+    found = [biases.split()[1], *variances.split()[1:]]
+    return name, ", ".join(found) + f" ({objective})" * (objective != "r")
+
+
+def documented() -> dict[str, str]:
+    """The same by docs/algorithms.md: in a row one behind the other, for each that it names."""
+    found = {}
+    for names, said in PRESET_ROW.findall((ROOT / "docs" / "algorithms.md").read_text()):
+        names = re.findall(r"`(\w+)`", names)
+        for name, one in zip_longest(names, said.split("; ")):
+            label, _, numbers = one.rpartition(": ")
+            found[name or f"{names[0]} {label}"] = numbers
+    return found
+
+
 @pytest.mark.slow
 def test_every_preset_in_under_two_minutes():
     """In a process of its own: types that are checked in every call would take most of the time."""
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "bench.certify"]
     said = subprocess.check_output(command, cwd=ROOT, env=one_thread, text=True).splitlines()
-    start, stop = (sum(width for _, width in COLUMNS[:n]) for n in (5, 6))
+    rows = [row for row in map(cells, said) if row[0] in presets()]
     biases = {name: [] for name in presets()}
-    for row in said:
-        if (name := row[:26].strip()) in biases:
-            biases[name] += row[start:stop].split()
+    for name, _, _, _, _, bias, *_ in rows:
+        biases[name] += bias.split()
     assert all(len(of_preset) >= 4 for of_preset in biases.values())
     unbiased = {name for name, of_preset in biases.items() if {*of_preset} == {"0"}}
     assert unbiased == UNBIASED_PRESETS
+    assert documented() == dict(map(figures, filter(is_documented, rows)))
     assert sum(row.endswith("  caught") for row in said) == 5
     assert int(said[-1].removesuffix(" CPU seconds")) < 120
 
