@@ -8,6 +8,7 @@ first optimizer step of a batch, with the policy that drew it: ratios are 1.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from agentrl.algorithms import GRPO
 from agentrl.algorithms.advantages import trainable
+from agentrl.algorithms.weights import Aggregation
 from agentrl.learning.packing import MicroBatch, pack, split, with_gradient
 from agentrl.types import Sample
 from bench.certify.cases import BUDGET, TEMPERATURE, Case, Enumerated, nodes
@@ -58,7 +60,21 @@ class Estimate:
 
 
 def credit(algorithm: GRPO, case: Case) -> Credit:
-    """Every batch through the real methods, up to the first optimizer step."""
+    """Every batch through the real methods, up to the first optimizer step; once for all algorithms
+    that differ in their loss alone."""
+    kind = type(algorithm)
+    if (kind.advantages, kind.weigh) == (GRPO.advantages, GRPO.weigh):
+        # No more parts than groups.
+        return _of_grpo(case, algorithm.aggregation, min(algorithm.updates, case.num_groups))
+    return _credit(algorithm, case)
+
+
+@cache
+def _of_grpo(case: Case, aggregation: Aggregation, updates: int) -> Credit:
+    return _credit(GRPO(aggregation=aggregation, updates=updates), case)
+
+
+def _credit(algorithm: GRPO, case: Case) -> Credit:
     state = algorithm.state() if hasattr(algorithm, "state") else None
     numbers: dict[tuple, int] = {}
     samples, entries = [], []
