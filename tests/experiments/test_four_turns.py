@@ -1,7 +1,10 @@
 """Four turns with a reward each: what they are worth, and that all presets read the same sum."""
 
 import asyncio
-from collections.abc import Mapping
+import json
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,40 +13,53 @@ from agentrl.algorithms.advantages import turn_rewards
 from agentrl.algorithms.named import load_algorithm
 from agentrl.types import Episode, Group
 from tests.experiments.four_turns import play
-from tests.support.families import QWEN25, write
-from tests.support.spy import Scripted
+from tests.support.scripted_model import CALL
 
 SAID = {"n": "Tom", "m": "Ann", "t": "pens"}
 TASK = {"id": "a", "start": 12, "steps": [2, 3, -4, -2], "said": SAID}
 EARLIER_AND_LAST = {"earlier": 0.0, "last": 0.0}
 
 
-def code(text: str) -> str:
-    return write(QWEN25, None, "", [{"name": "python", "arguments": {"code": text}}])
-
-
-# The second turn of the first forgets to print, and its third guesses.
+# The second turn of the first forgets to print, and its third calls nothing.
 TURNS = (
-    (code("print(12+2)"), code("(14+3)"), "\\boxed{10}", code("print(14-2)")),
-    tuple(map(code, ("print(12+2)", "print(14+3)", "print(17-4)", "print(13-2)"))),
+    ("print(12+2)", "(14+3)", None, "print(14-2)"),
+    ("print(12+2)", "print(14+3)", "print(17-4)", "print(13-2)"),
 )
+
+
+class Told:
+    """A model that calls the tool with what it is told to, and its own client."""
+
+    name = "policy"
+
+    def __init__(self, codes: Sequence[str | None]):
+        self.calls, self.key, self._codes = [], None, [*codes]
+        self.openai = Namespace(chat=Namespace(completions=self))
+
+    def state(self, key: str) -> None:
+        self.key = key
+
+    def reward(self, value: float) -> None:
+        self.calls[-1] = replace(self.calls[-1], reward=value)
+
+    async def create(self, *, model, messages, tools) -> Namespace:
+        self.calls.append(replace(CALL, state=self.key, messages=tuple(messages)))
+        if (code := self._codes.pop(0)) is None:
+            return Namespace(choices=[Namespace(message=Namespace(tool_calls=None))])
+        called = Namespace(function=Namespace(arguments=json.dumps({"code": code})))
+        return Namespace(choices=[Namespace(message=Namespace(tool_calls=[called]))])
 
 
 @pytest.fixture(scope="module")
 def group():
     """Of those two, with what a preset's ``part_weights`` make of their rewards."""
-    played = []
-    for turns in TURNS:
-        model = Scripted(QWEN25)
-        for said in turns:
-            model.says(said)
-        output = asyncio.run(play(TASK, model.client))
-        played.append((Episode(task=TASK, index=len(played), calls=tuple(model.calls)), output))
-        model.client.close()
-        model.serving.server.close()
+    models = [Told(codes) for codes in TURNS]
+    outputs = [asyncio.run(play(TASK, model)) for model in models]
+    episodes = [Episode(task=TASK, index=i, calls=tuple(m.calls)) for i, m in enumerate(models)]
 
     def weighed(weights: Mapping[str, float]) -> Group:
-        return Group(TASK, tuple(scored(one, output, output, weights) for one, output in played))
+        both = zip(episodes, outputs, strict=True)
+        return Group(TASK, tuple(scored(one, output, output, weights) for one, output in both))
 
     return weighed
 
