@@ -33,8 +33,6 @@ from agentrl.callables import ROOT
 from agentrl.records import open_run
 from experiments.ledger import spread
 
-Rows = list[dict]
-
 
 def main() -> None:
     argv = [*sys.argv[1:], "--"]
@@ -64,7 +62,7 @@ def newest(folder: Path) -> Path | None:
     return max((file.parent for file in folder.glob("*/*/metrics.jsonl")), default=None)
 
 
-def rows_of(folder: Path) -> Rows:
+def rows_of(folder: Path) -> list[dict]:
     run = newest(folder)
     return open_run(run).metrics() if run else []
 
@@ -113,15 +111,12 @@ def table(runs: dict[str, list[Path]], measure: str | None = None) -> list[str]:
     for preset, of in rows.items():
         numbers = [summary(of_run, measure, tokens) for of_run in of]
         found = [*zip(*numbers, strict=True), [skipped(run) for run in runs[preset]]]
-        lines.append([f"`{preset}`", *map(cell, found)])
+        cells = ["none" if None in of_seeds else spread(of_seeds, ".3f") for of_seeds in found]
+        lines.append([f"`{preset}`", *cells])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def cell(of_seeds: Sequence[float | None]) -> str:
-    return "none" if None in of_seeds else spread(of_seeds, ".3f")
-
-
-def summary(rows: Rows, measure: str, tokens: float) -> tuple[float | None, ...]:
+def summary(rows: list[dict], measure: str, tokens: float) -> tuple[float | None, ...]:
     """Of one run: the measure before, at so many tokens and on the way there, and ``clipped``."""
     known, values = curve(rows, measure)
     at = [*(x for x in known if x < tokens), tokens]
@@ -131,7 +126,7 @@ def summary(rows: Rows, measure: str, tokens: float) -> tuple[float | None, ...]
     return values[0], float(line[-1]), mean, fmean(clipped) if clipped else None
 
 
-def curve(rows: Rows, measure: str) -> tuple[list[float], list[float]]:
+def curve(rows: list[dict], measure: str) -> tuple[list[float], list[float]]:
     """Tokens, and the measure there. A row's evaluation is of the weights that its update made,
     all else of those before it."""
     tokens = np.cumsum([row.get("tokens/trained", 0) for row in rows]).tolist()
