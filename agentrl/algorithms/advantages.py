@@ -5,10 +5,9 @@ reward is compared with the same agent's rewards in the group's other episodes, 
 else's.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from itertools import accumulate
 
 import numpy as np
 
@@ -88,21 +87,29 @@ def turn_rewards(episode: Episode, agent: str) -> list[float]:
     return [*rewards[:-1], rewards[-1] + episode.reward_of(agent)]
 
 
-def turn_returns(
-    groups: Sequence[Group], samples: Sequence[Sample], discount: float
-) -> Iterator[tuple[int, float]]:
-    """Of each sample the number of its turn, among its agent's in the episode, and the return from
-    there on: the turn's reward, and ``discount`` times the return from the next turn."""
-    seen: Counter = Counter()
-    returns: dict[tuple, list[float]] = {}
-    for sample in samples:
-        owner = sample.group, sample.episode, sample.call.agent
-        if owner not in returns:
-            rewards = turn_rewards(groups[owner[0]].episodes[owner[1]], owner[2])
-            backwards = accumulate(rewards[::-1], lambda later, r: r + discount * later)
-            returns[owner] = list(backwards)[::-1]
-        yield seen[owner], returns[owner][seen[owner]]
-        seen[owner] += 1
+def gae(
+    samples: Sequence[Sample], discount: float, decay: float = 1.0, values: str | None = None
+) -> list[Sample]:
+    """Generalised advantage estimates (arXiv 1506.02438, eq. 16), over an agent's calls in an
+    episode, whose reward comes with the last of them: ``credit(groups, list)`` has it.
+
+    values: one for each sampled token, in ``call.scores.others``; without, a call has one, of 0,
+    and what comes out with a decay of 1 is the discounted return from the call on.
+    """
+    found, later = [], {}
+    for sample in reversed(samples):
+        call, owner = sample.call, (sample.group, sample.episode, sample.call.agent)
+        reward, after, estimate = later.get(owner, (sample.advantage, 0.0, 0.0))
+        reward, estimates = reward + (call.reward or 0.0), []
+        # A call that is not trained is not scored: what it was worth comes with the one before.
+        each = [0.0] if values is None else call.scores.others[values] if call.scores else ()
+        for value in reversed(each):
+            estimate = reward + discount * (after + decay * estimate) - value
+            reward, after = 0.0, value
+            estimates.append(estimate)
+        later[owner] = reward, after, estimate
+        found.append(replace(sample, advantage=estimates[::-1]))
+    return found[::-1]
 
 
 def compared(keys: Sequence[Hashable], values: Sequence[float], compare: Compare) -> list[float]:

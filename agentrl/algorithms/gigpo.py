@@ -10,9 +10,9 @@ from agentrl.algorithms.advantages import (
     centred,
     compared,
     credit,
+    gae,
     group_normalised,
     shaped,
-    turn_returns,
     turn_rewards,
 )
 from agentrl.algorithms.grpo import GRPO
@@ -28,7 +28,7 @@ class GiGPO(GRPO):
     def advantages(self, groups):
         compare = group_normalised if self.std else centred
         samples = credit(shaped(groups, lambda e, agent: sum(turn_rewards(e, agent))), compare)
-        returns = [r for _, r in turn_returns(groups, samples, self.discount)]
+        returns = [s.advantage[0] for s in gae(credit(groups, list), self.discount)]
         states = [(s.group, s.call.agent, s.call.state or i) for i, s in enumerate(samples)]
         both = zip(samples, compared(states, returns, compare), strict=True)
         return [replace(s, advantage=s.advantage + self.omega * a) for s, a in both]

@@ -37,6 +37,8 @@ class Terms:
     """Which of the micro-batch's calls each term is of, counted from 0."""
     others: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
     """What a policy of one's own computes besides, such as values."""
+    proximal_others: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
+    """The same before the batch's first optimizer step, without a gradient."""
 
     def sum_of_call(self, values: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """For each term, the sum of the values of its call."""

@@ -4,10 +4,11 @@ A[turn] = A_outcome + turn_weight * A_turn, A_turn of the turn's own reward; wit
 its reward + discount * the next turn's return, the outcome being the last turn's
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agentrl.algorithms.advantages import compared, credit, group_normalised, turn_returns
+from agentrl.algorithms.advantages import compared, credit, gae, group_normalised
 from agentrl.algorithms.grpo import GRPO
 
 
@@ -25,10 +26,14 @@ class Turns(GRPO):
 
     def advantages(self, groups):
         samples = credit(groups)
-        turns = list(turn_returns(groups, samples, self.discount))
-        same = [(s.group, s.call.agent, n) for s, (n, _) in zip(samples, turns, strict=True)]
+        seen, same = Counter(), []
+        for sample in samples:
+            owner = sample.group, sample.call.agent, sample.episode
+            same.append((*owner[:2], seen[owner]))
+            seen[owner] += 1
         if self.turn_credit == "returns":
-            found = compared(same, [value for _, value in turns], group_normalised)
+            returns = [s.advantage[0] for s in gae(credit(groups, list), self.discount)]
+            found = compared(same, returns, group_normalised)
         else:
             own = compared(same, [s.call.reward or 0.0 for s in samples], group_normalised)
             found = [s.advantage + self.turn_weight * a for s, a in zip(samples, own, strict=True)]

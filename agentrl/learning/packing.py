@@ -6,7 +6,7 @@ clipping and weights stay exact however much is shared.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class MicroBatch:
     """How much each term counts."""
     proximal_logprobs: Float[Tensor, " N"] | None = None
     ref_logprobs: Float[Tensor, " N"] | None = None
+    proximal_others: dict[str, Float[Tensor, " N"]] = field(default_factory=dict)
     samples: tuple[int, ...]
     """Which of the packed samples these are; their terms follow one another in this order."""
 
@@ -173,6 +174,10 @@ def _micro_batch(
         weights=_float32([_per_token(w, n) for w, n in zip(weights, counts, strict=True)]),
         proximal_logprobs=_float32([s.logprobs for s in scores]) if proximal else None,
         ref_logprobs=_float32([s.ref_logprobs for s in scores]) if has_reference else None,
+        proximal_others={
+            name: _float32([s.others[name] for s in scores])
+            for name in (scores[0].others if proximal else ())
+        },
         samples=tuple(numbers),
     )
 

@@ -122,7 +122,9 @@ class Policy(nn.Module):
         """The loss terms of a micro-batch: from its tree tokens to a row a sampled token."""
         logprobs, entropies, others = self(micro, temperature)
         logprobs = logprobs[micro.term]  # (N,)
+        others = {name: values[micro.term] for name, values in others.items()}
         proximal = micro.proximal_logprobs
+        detached = {name: values.detach() for name, values in others.items()}
         return Terms(
             logprobs=logprobs,
             entropies=entropies[micro.term],
@@ -131,7 +133,8 @@ class Policy(nn.Module):
             ref_logprobs=micro.ref_logprobs,
             advantages=micro.advantages,
             call=micro.call,
-            others={name: values[micro.term] for name, values in others.items()},
+            others=others,
+            proximal_others=micro.proximal_others or detached,
         )
 
     @torch.no_grad()

@@ -2,12 +2,13 @@
 
 import sys
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
 
+from agentrl.algorithms.named import algorithm_names, load_algorithm
 from bench.oracles.comparisons import Comparison, comparisons
 from bench.oracles.trainers import load
 
@@ -31,6 +32,21 @@ def rows(made: Iterable[Comparison]) -> list[tuple[Comparison, float, float | No
     return found
 
 
+def by_trainers(made: Iterable[Comparison]) -> dict[str, list[str]]:
+    """What is equal with two trainers or more, with one, with none; of the last, what differs, and
+    the presets that no trainer here has."""
+    trainers: dict[str, set[str]] = defaultdict(set)
+    presets = {load_algorithm(name).name for name in algorithm_names()}
+    for one in made:
+        presets.discard(one.ours.partition(" ")[0])
+        trainers[one.formula] |= set() if one.why else {one.theirs.partition(" ")[0]}
+    trainers |= {name: set() for name in presets}
+    found: dict[str, list[str]] = {"two or more": [], "one": [], "none": []}
+    for name, of in sorted(trainers.items()):
+        found[("none", "one", "two or more")[min(len(of), 2)]].append(name)
+    return found
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     found, wrong = rows(comparisons(load(FOLDER))), 0
@@ -41,8 +57,8 @@ def main() -> None:
         verdict = one.why if not agrees and one.why else "" if agrees else "DIFFERS"
         shown = "" if gradient is None else f"{gradient:8.1e}"
         print(f"{one.ours:42s} {one.theirs:14s} {value:8.1e} {shown:8s} {verdict}".rstrip())
-    counts = Counter(one.ours.partition(" ")[0] for one, *_ in found if not one.why)
-    print("equal: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    for number, names in by_trainers(one for one, *_ in found).items():
+        print(f"equal with {number}: {', '.join(names)}")
     sys.exit(f"{wrong} are not as expected" if wrong else 0)
 
 

@@ -5,18 +5,28 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import load_algorithm
+from agentrl.types import Episode, Group
 from bench.oracles.example import (
+    GAMES,
     PARTS,
     STEPS,
     Batch,
+    added_by,
     credit_of,
     example,
+    game_credit_of,
+    likelihood_of,
     loss_of,
+    returns_of,
+    scored_episodes,
     step_credit_of,
+    surprise,
+    with_a_tool,
 )
 from bench.oracles.stubs import Settings
 
@@ -31,6 +41,19 @@ class Comparison:
     """Our value and its gradient, theirs and its."""
     why: str = ""
     """Where they are not to agree."""
+    is_loss: bool = False
+
+    @property
+    def formula(self) -> str:
+        """What is compared, whatever mean is taken of it."""
+        name, _, note = self.ours.partition(" ")
+        notes = ", ".join(part for part in note.split(", ") if part not in SAME)
+        return f"{name} {'loss' if self.is_loss else 'credit'} {notes}".strip()
+
+
+OF_MEANS = ("token mean", "call mean", "constant length")
+SAME = (*OF_MEANS, "clip-higher", "upper bound", "both bounds", "of 5 games")
+"""Notes that are of a mean, of a number, or of a batch."""
 
 
 def _named(name: str, **numbers) -> GRPO:
@@ -54,7 +77,7 @@ def _loss(
         first, second = gradients
         return values[0], first, values[1], second
 
-    return Comparison(f"{algorithm.name} {note}".strip(), theirs, make, why)
+    return Comparison(f"{algorithm.name} {note}".strip(), theirs, make, why, is_loss=True)
 
 
 def _gradient(value: Tensor, b: Batch) -> Tensor:
@@ -88,7 +111,11 @@ def comparisons(f: dict[str, Any]) -> Iterator[Comparison]:
     yield from _trust(f)
     yield from _corrections(f)
     yield from _kl(f)
+    yield from _likelihoods(f)
     yield from _credits(f)
+    yield from _rewards(f)
+    yield from _critics(f)
+    yield from _players(f)
 
 
 def _clipped(f: dict[str, Any]) -> Iterator[Comparison]:
@@ -154,7 +181,7 @@ def _sequences(f: dict[str, Any]) -> Iterator[Comparison]:
 def _soft(f: dict[str, Any]) -> Iterator[Comparison]:
     trl, verl, trinity, skyrl = (f[n].loss for n in ("trl", "verl", "trinity", "skyrl"))
     upper = _named("cispo", clip_high=0.28)
-    yield _loss(upper, "trl", lambda b: trl(b, "cispo", high=1.28), "upper bound alone")
+    yield _loss(upper, "trl", lambda b: trl(b, "cispo", high=1.28), "upper bound")
     both = _named("cispo", clip_low=0.2, clip_high=0.28)
     yield _loss(both, "verl", lambda b: verl(b, "cispo", high=0.28), "both bounds")
     ranges = {"clip_range_low": 0.2, "clip_range_high": 0.28}
@@ -198,7 +225,13 @@ def _corrections(f: dict[str, Any]) -> Iterator[Comparison]:
     elsewhere = {"elsewhere": True}
     yield _loss(GRPO(importance_sampling_cap=1.1), "verl", verl("token", 1.1), "cap", **elsewhere)
     yield _loss(GRPO(importance_sampling_cap=1.1), "areal", areal, "cap", **elsewhere)
+    openrlhf = f["openrlhf"].loss
+    clip = ("clip", 0.0, 1.1)
+    theirs = lambda b: openrlhf(b, weights=clip)  # noqa: E731
+    yield _loss(GRPO(importance_sampling_cap=1.1), "openrlhf", theirs, "cap", **elsewhere)
     ice = _named("icepop")
+    theirs = lambda b: openrlhf(b, weights=("mask", 0.5, 5.0))  # noqa: E731
+    yield _loss(ice, "openrlhf", theirs, **elsewhere)
     yield _loss(ice, "verl", verl("token", "0.5_5.0"), **elsewhere)
     whole = replace(ice, importance_level="sequence")
     yield _loss(whole, "verl", verl("sequence", "0.5_5.0"), "sequence", **elsewhere)
@@ -207,11 +240,7 @@ def _corrections(f: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _kl(f: dict[str, Any]) -> Iterator[Comparison]:
-    """The term alone: what it adds to the loss at weight 1."""
-
-    def term(algorithm: GRPO, b: Batch) -> Tensor:
-        return loss_of(algorithm, b) - loss_of(GRPO(), b)
-
+    """The term alone, at weight 1."""
     verl, trinity = f["verl"].kl, f["trinity"].kl
     names = {
         "k1": ("kl", "K1Fn"),
@@ -220,7 +249,7 @@ def _kl(f: dict[str, Any]) -> Iterator[Comparison]:
         "k3+": ("low_var_kl+", None),
     }
     for estimate, (of_verl, of_trinity) in names.items():
-        kl, own = _named("kl", kl_weight=1.0, kl_estimate=estimate), {"part": term}
+        kl, own = _named("kl", kl_weight=1.0, kl_estimate=estimate), {"part": added_by}
         yield _loss(kl, "verl", lambda b, n=of_verl: verl(b, n), estimate, **own)
         if of_trinity is None:
             continue
@@ -233,6 +262,56 @@ def _kl(f: dict[str, Any]) -> Iterator[Comparison]:
     yield _loss(both, "trl beta 0.1", lambda b: trl(b, "grpo", beta=0.1), "k3, call mean")
 
 
+def _likelihoods(f: dict[str, Any]) -> Iterator[Comparison]:
+    trinity, part = f["trinity"], {"part": likelihood_of}
+    yield _loss(_named("sft"), "openrlhf", f["openrlhf"].likelihood, **part)
+    yield _loss(_named("sft"), "trinity", lambda b: trinity.loss(b, "sft_loss.SFTLossFn"), **part)
+    bonus = _named("entropy_bonus", entropy_weight=0.1)
+    theirs = lambda b: -trinity.entropy(surprise(b), b, 0.1)  # noqa: E731
+    yield _loss(bonus, "trinity", theirs, part=added_by)
+
+
+def _rewards(f: dict[str, Any]) -> Iterator[Comparison]:
+    """What is made of a reward of 0; and of no reward at all."""
+    b, longest, buffer = example(), 4, 3
+    dapo = _named("dapo", max_tokens=longest, buffer=buffer)
+    kl = _named("kl_in_reward", kl_weight=0.1)
+
+    def made(reward: Callable[[Episode, str], float]) -> Callable[[], Tensor]:
+        return lambda: torch.tensor([reward(e, "agent") for e in scored_episodes(b)]).double()
+
+    unbounded = "it goes below -1"
+    for name in ("trl", "openrlhf", "trinity", "areal"):
+        theirs = partial(f[name].penalty, b, longest, buffer)
+        why = unbounded if name == "areal" else ""
+        yield _values(dapo, name, made(dapo.overlong), theirs, "penalty", why)
+    yield _values(kl, "verl", made(kl.penalised), partial(f["verl"].kl_in_reward, b, 0.1))
+    opd = load_algorithm("opd")
+
+    def opinions() -> Tensor:
+        samples = opd.advantages([Group({}, tuple(scored_episodes(b)))])
+        return torch.tensor([a for s in samples for a in s.advantage], dtype=torch.float64)
+
+    yield _values(opd, "trinity", opinions, partial(f["trinity"].distilled, b))
+
+
+def _critics(f: dict[str, Any]) -> Iterator[Comparison]:
+    b, numbers = example(), (0.9, 0.8)
+    # One of them knows of tools.
+    for name, mask in (("verl", with_a_tool(b)), ("verl", b.mask), ("skyrl", b.mask)):
+        ours = partial(returns_of, b, mask, *numbers)
+        theirs = partial(f[name].gae, b, mask, *numbers)
+        yield Comparison("GAE", name, lambda o=ours, t=theirs: (o(), None, t(), None))
+
+
+def _players(f: dict[str, Any]) -> Iterator[Comparison]:
+    at_the_end = "its means move once a batch, by the batch's mean"
+    for batches, note, why in (([[g] for g in GAMES], "", ""), ([GAMES], "of 5 games", at_the_end)):
+        ours = partial(game_credit_of, _named("rae"))
+        theirs = lambda b=batches: torch.tensor([*f["spiral"].credit(b)]).double()  # noqa: E731
+        yield _values(_named("rae"), "spiral", ours, theirs, note, why)
+
+
 def _credits(f: dict[str, Any]) -> Iterator[Comparison]:
     verl, trinity, skyrl = (f[name].credit for name in ("verl", "trinity", "skyrl"))
     yield _credit("grpo", "verl", lambda: verl("grpo"))
@@ -242,10 +321,14 @@ def _credits(f: dict[str, Any]) -> Iterator[Comparison]:
     yield _credit("dr_grpo", "tinker", f["tinker"].credit)
     yield _credit("rloo", "verl", lambda: verl("rloo"))
     yield _credit("rloo", "skyrl", lambda: skyrl("compute_rloo_outcome_advantage"))
+    yield _credit("rloo", "trinity", f["trinity"].rloo)
     name = "reinforce_plus_plus_baseline"
     yield _credit("reinforce_pp_baseline", "verl", lambda: verl(name))
     constant = "its 1e-6 beside the mean"
-    yield _credit("maxrl", "skyrl", lambda: skyrl("compute_maxrl_advantage"), why=constant)
+    name = "compute_maxrl_advantage"
+    yield _credit("maxrl", "skyrl", lambda: skyrl(name), why=constant)
+    # Of larger rewards the same comes, and it does not show.
+    yield _credit("maxrl", "skyrl x 1000", lambda: skyrl(name, scale=1000.0))
 
     weights = [1.0, 0.5]
     gdpo = _named("gdpo", part_weights=dict(zip(PARTS, weights, strict=True)))

@@ -1,6 +1,7 @@
 """Batch: padded answers as other trainers have them, and what our algorithms make of the same."""
 
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from agentrl.algorithms import GRPO, Terms
-from agentrl.types import Call, Episode, Group, Sample, weighted_sum
+from agentrl.algorithms.advantages import gae
+from agentrl.types import Call, CallScores, Episode, Group, Sample, weighted_sum
 
 
 @dataclass
@@ -25,6 +27,10 @@ class Batch:
     @property
     def by_token(self) -> Tensor:
         return self.advantages[:, None].expand_as(self.mask) * self.mask
+
+    @property
+    def lengths(self) -> list[int]:
+        return self.mask.sum(-1).long().tolist()
 
     def mean(self, values: Tensor) -> Tensor:
         """Over tokens."""
@@ -50,13 +56,83 @@ def example(*, is_sampled_elsewhere: bool = False) -> Batch:
     return Batch(logp.requires_grad_(), old, advantages, mask, ref, rollout)
 
 
+def surprise(b: Batch) -> Tensor:
+    """What stands for an entropy: something with a gradient."""
+    return b.logp**2
+
+
+def likelihood_of(algorithm: GRPO, b: Batch) -> Tensor:
+    """Where every answer counts alike."""
+    return loss_of(algorithm, replace(b, advantages=torch.ones_like(b.advantages)))
+
+
+def added_by(algorithm: GRPO, b: Batch) -> Tensor:
+    """What it adds to GRPO's loss."""
+    return loss_of(algorithm, b) - loss_of(GRPO(), b)
+
+
+def scored_episodes(b: Batch) -> list[Episode]:
+    """Each answer is a call of an episode of its own, scored before the first step; its reward is
+    0."""
+    found = []
+    for i, is_there in enumerate(b.mask.bool()):
+        own, of_reference = (tuple(x[i][is_there].tolist()) for x in (b.old, b.ref))
+        scores = CallScores(logprobs=own, entropies=own, ref_logprobs=of_reference)
+        calls = (replace(_call(len(own)), scores=scores),)
+        found.append(Episode(task={}, index=i, calls=calls, reward=0.0))
+    return found
+
+
+def with_a_tool(b: Batch) -> Tensor:
+    """The mask, where a tool says the second token of each longer answer: it is of two calls."""
+    mask = b.mask.clone()
+    mask[mask.sum(-1) > 2, 1] = 0
+    return mask
+
+
+def returns_of(b: Batch, mask: Tensor, discount: float, decay: float) -> Tensor:
+    """Of each token GAE and its value, where values are the old log-probabilities and the reward is
+    the advantage."""
+    samples = []
+    for i, row in enumerate(mask.bool().tolist()):
+        for is_sampled, columns in groupby(range(len(row)), row.__getitem__):
+            values = tuple(b.old[i, [*columns]].tolist())
+            if is_sampled:
+                scores = CallScores(logprobs=values, entropies=values, others={"values": values})
+                call = replace(_call(len(values)), scores=scores)
+                samples.append(Sample(call, b.advantages[i].item(), group=0, episode=i))
+    found = [a for s in gae(samples, discount, decay, "values") for a in s.advantage]
+    return b.old[mask.bool()] + torch.tensor(found, dtype=torch.float64)
+
+
+def their_rewards(b: Batch, mask: Tensor) -> Tensor:
+    """The same rewards, with the last token of each answer."""
+    last = mask.shape[1] - 1 - mask.flip(-1).argmax(-1)
+    return torch.zeros_like(mask).scatter(1, last[:, None], b.advantages[:, None])
+
+
+GAMES = [[1.0, -1.0], [-0.5, 0.5], [1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]]
+"""What two players got."""
+
+
+def game_credit_of(algorithm: GRPO) -> Tensor:
+    """The advantages of both players, game by game."""
+    games = [dict(zip(("first", "second"), rewards, strict=True)) for rewards in GAMES]
+    episodes = [
+        Episode(task={}, index=i, reward=of, calls=tuple(replace(_call(1), agent=p) for p in of))
+        for i, of in enumerate(games)
+    ]
+    found = algorithm.advantages([Group({}, tuple(episodes))])
+    return torch.tensor([sample.advantage for sample in found], dtype=torch.float64)
+
+
 def loss_of(algorithm: GRPO, b: Batch) -> Tensor:
     """Each answer is a call of an episode of its own; three of them are a group."""
-    mask, counts = b.mask.bool(), b.mask.sum(-1).long().tolist()
+    mask, counts = b.mask.bool(), b.lengths
     call = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     terms = Terms(
         logprobs=b.logp[mask],
-        entropies=torch.zeros_like(b.logp[mask]),
+        entropies=surprise(b)[mask],
         sampler_logprobs=b.rollout[mask],
         proximal_logprobs=b.old[mask],
         ref_logprobs=b.ref[mask],
@@ -83,10 +159,10 @@ def rewards_by_group() -> list[list[float]]:
     return [REWARDS[number == GROUP_OF].tolist() for number in (0, 1)]
 
 
-def outcome_rewards() -> dict[str, Any]:
+def outcome_rewards(scale: float = 1.0) -> dict[str, Any]:
     """As verl and what derives from it take them: an answer of one token each."""
     one = torch.ones(len(REWARDS), 1, dtype=torch.float64)
-    return {"token_level_rewards": REWARDS[:, None], "response_mask": one, "index": INDEX}
+    return {"token_level_rewards": scale * REWARDS[:, None], "response_mask": one, "index": INDEX}
 
 
 def credit_of(algorithm: GRPO, num_parts: int = 0) -> Tensor:

@@ -15,6 +15,7 @@ from agentrl.records import open_run
 from agentrl.records.recorder import Recorder
 from agentrl.runs.run import Run
 from agentrl.types import Call, Episode, Group
+from tests.support.checkout import ROOT
 from tests.support.device import RUN_TOLERANCE, two_gpus
 from tests.support.running import (
     EXPERIMENT,
@@ -23,6 +24,7 @@ from tests.support.running import (
     Running,
     are_equal,
     metrics,
+    moments,
     repeatable,
     said_of,
     start,
@@ -167,6 +169,7 @@ def test_killed_at_random_moments_it_ends_as_if_left_alone(
         assert run.end() == 0, run.said
         assert metrics(the_run(folder)) == metrics(alone)
         assert are_equal(weights(the_run(folder)), weights(alone))
+        assert are_equal(moments(the_run(folder)), moments(alone))
         assert records(the_run(folder)) == records(alone)
         ends += 1
 
@@ -211,9 +214,65 @@ def go_back(run: Path, folder: Path, step: int) -> Path:
     """A copy of a run, as it was when it had just saved this step."""
     copy = folder / "runs" / run.parent.name / run.name
     shutil.copytree(run, copy)
-    for later in range(step + 1, STEPS + 1):
-        shutil.rmtree(copy / "checkpoints" / f"step-{later:05d}")
+    for later in steps_saved(copy):
+        if later > step:
+            shutil.rmtree(copy / "checkpoints" / f"step-{later:05d}")
     return copy
+
+
+CURRICULUM = str(ROOT / "tests" / "ideas" / "curriculum.py")
+REMEMBERING = (
+    *("--algorithm", "rae", "--judge", f"{EXPERIMENT}:judge", "--deterministic"),
+    *("--steps", "3", "--save-every", "1", "--tasks-per-step", "2", "--group-size", "4"),
+    *("--sampling.max-tokens", "24", "--eval.every", "3", "--eval.num-tasks", "4"),
+)
+
+
+@pytest.mark.slow
+def test_what_remembers_is_killed_and_goes_on(tmp_path, tiny_folder):
+    """An algorithm, RAE's means, and a seam, a curriculum's counts, each of which makes the rest of
+    the run another where it is forgotten."""
+
+    def started(folder: Path, *flags: str | Path, **options) -> Running:
+        flags = (*REMEMBERING, *flags)
+        return start(folder, tiny_folder, *flags, experiment=CURRICULUM, **options)
+
+    whole, killed = started(tmp_path / "whole"), started(tmp_path / "killed")
+    killed.wait_for(said_of(2, 3)).kill()
+    again = the_run(tmp_path / "killed")
+    assert metrics(again)[-1]["step"] == 2
+    killed = started(tmp_path / "killed", "--resume", again, afresh=True)
+    assert [run.end() for run in (whole, killed)] == [0, 0], whole.said + killed.said
+    alone = the_run(tmp_path / "whole")
+    assert remembered(again) == remembered(alone)
+    assert metrics(again) == metrics(alone)
+    assert are_equal(weights(again), weights(alone))
+    assert are_equal(moments(again), moments(alone))
+    assert records(again) == records(alone)
+    for forgets in ("algorithm", "batches"):
+        run = go_back(alone, tmp_path / forgets, 2)
+        file = run / "checkpoints" / "step-00002" / "resume" / "seams.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), forgets: {}}))
+        resumed = started(tmp_path / forgets, "--resume", run)
+        assert resumed.end() == 0, resumed.said
+        assert not are_equal(weights(run), weights(alone))
+        # The means change what is made of the same episodes; the counts, whose they are.
+        assert (drawn(run, 3) == drawn(alone, 3)) == (forgets == "algorithm")
+
+
+def drawn(run: Path, step: int) -> list[list[list[int]]]:
+    """Of each episode of a step what each call said."""
+    episodes = open_run(run).read_step(step)
+    return [[call.completion_ids.tolist() for call in episode.calls] for episode in episodes]
+
+
+def remembered(run: Path) -> dict:
+    """By the newest checkpoint."""
+    resume = run / "checkpoints" / f"step-{steps_saved(run)[-1]:05d}" / "resume"
+    found = json.loads((resume / "seams.json").read_text())
+    assert set(found) == {"algorithm", "batches"}
+    assert all(found.values())
+    return found
 
 
 @two_gpus

@@ -1,6 +1,6 @@
-"""A critic: PPO's value baseline (arXiv 1707.06347), on the policy's trunk; lambda and discount 1.
-A = r - V        loss += value_weight * (V - r) ** 2
-"""
+"""PPO's critic (arXiv 1707.06347), a head on the policy's trunk, with GAE over an agent's calls:
+A = delta + discount * decay * A[next token]    delta = r + discount * V[next token] - V
+loss += (V - R) ** 2 / 2, R = A + V before the batch's first optimizer step"""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 
 from agentrl.algorithms import GRPO
-from agentrl.algorithms.advantages import credit
+from agentrl.algorithms.advantages import credit, gae
 from agentrl.learning.loading import load_as
 from agentrl.learning.policy import Policy
 from experiments.gsm8k_offline import config as demo
@@ -25,16 +25,16 @@ class ActorCritic(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Critic(GRPO):
-    value_weight: float = 0.5
-    every_call = True
+    decay: float = 0.95
+    discount: float = 1.0
+    scores = every_call = True
 
     def advantages(self, groups):
-        return credit(groups, list)  # the rewards, as they are
+        return gae(credit(groups, list), self.discount, self.decay, "values")
 
     def loss(self, terms):
-        error = terms.advantages - terms.others["values"]
-        plain = super().loss(replace(terms, advantages=error.detach()))
-        return replace(plain, values=plain.values + self.value_weight * error**2)
+        plain, target = super().loss(terms), terms.advantages + terms.proximal_others["values"]
+        return replace(plain, values=plain.values + (terms.others["values"] - target) ** 2 / 2)
 
 
-config = replace(demo, algorithm=Critic(), load_policy=partial(load_as, ActorCritic))
+config = replace(demo, algorithm=Critic(updates=4), load_policy=partial(load_as, ActorCritic))

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from argparse import Namespace
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean, pstdev
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from agentrl.algorithms import GRPO
-from agentrl.types import CallScores
+from agentrl.types import Call, CallScores
 from tests.support.by_hand import advantages, call, gradient, group
 from tests.support.ideas import LINES, PRESETS, config_of, load
 from tests.support.terms import make_terms
@@ -44,18 +45,46 @@ def test_several_passes():
     assert value == pytest.approx(-math.exp(-0.1) * 1.2)
 
 
-def test_critic():
+def valued(*values: float, **fields) -> Call:
+    """A call whose tokens have these values."""
+    nothing = (0.0,) * len(values)
+    scores = CallScores(logprobs=nothing, entropies=nothing, others={"values": values})
+    return call(len(values), scores=scores, **fields)
+
+
+def test_critic_has_gae_over_the_calls_of_an_episode():
+    algorithm = replace(load("critic").config.algorithm, discount=0.5, decay=0.5)
+    three = [valued(1.0, 2.0), valued(3.0, reward=0.5), valued(4.0)]
+    # Backwards: 1 - 4; 0.5 + 4/2 - 3 = -0.5 and a quarter of -3; 3/2 - 2 = -0.5 and a quarter of
+    # -1.25; 2/2 - 1 = 0 and a quarter of -0.8125.
+    by_hand = [[-0.203125, -0.8125], [-1.25], [-3.0]]
+    assert advantages(algorithm, group((1.0, three))) == by_hand
+    # Another episode, and another agent in between, are apart.
+    between = [three[0], valued(9.0, agent="other"), *three[1:]]
+    found = advantages(algorithm, group((1.0, between), (5.0, [valued(7.0)])))
+    assert found == [by_hand[0], [-8.0], *by_hand[1:], [-2.0]]
+    # What is not trained has no values: its reward, and the episode's, come with the call before.
+    (*found, last, none) = advantages(algorithm, group((1.0, [*three, call(2, reward=0.25)])))
+    assert (last, none) == ([-2.75], [])
+    assert found == [[-0.203125 + 0.25 / 4**3, -0.8125 + 0.25 / 4**2], [-1.25 + 0.25 / 4]]
+    # Of both 1: the return, less the value.
+    plain = replace(algorithm, discount=1.0, decay=1.0)
+    assert advantages(plain, group((1.0, three))) == [[0.5, -0.5], [-1.5], [-3.0]]
+
+
+def test_critic_pulls_its_values_to_where_they_were_and_the_advantage():
     algorithm = load("critic").config.algorithm
     values = torch.tensor([0.25, 0.75], requires_grad=True)
     logprobs = torch.tensor([-1.0, -1.0], requires_grad=True)
-    terms = make_terms(logprobs, [-1.0, -1.0], [1.0, 0.0], others={"values": values})
-    losses = algorithm.loss(terms)
-    assert losses.values.tolist() == pytest.approx([-0.75 + 0.28125, 0.75 + 0.28125])
+    # Targets 0.5 + 1 and 0.5 - 1: of an earlier step's values, not of these.
+    before = {"values": torch.tensor([0.5, 0.5])}
+    given = {"others": {"values": values}, "proximal_others": before}
+    losses = algorithm.loss(make_terms(logprobs, [-1.0, -1.0], [1.0, -1.0], **given))
+    assert losses.values.tolist() == pytest.approx([-1.0 + 1.25**2 / 2, 1.0 + 1.25**2 / 2])
     of_policy, of_values = torch.autograd.grad(losses.values.sum(), (logprobs, values))
-    # -(r - V) for the policy; 2 * 0.5 * (V - r) for the critic, and no more: A is detached.
-    assert (of_policy.tolist(), of_values.tolist()) == ([-0.75, 0.75], [-0.75, 0.75])
-    assert advantages(algorithm, group((1.0, [1, 1]), (0.5, [1]))) == [1.0, 1.0, 0.5]
+    assert (of_policy.tolist(), of_values.tolist()) == ([-1.0, 1.0], [-1.25, 1.25])
     assert algorithm.every_call
+    assert algorithm.updates > 1
 
 
 def test_pass_at_k():

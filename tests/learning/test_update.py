@@ -200,14 +200,22 @@ def test_the_proximal_policy_is_the_one_before_the_first_step():
                 (terms.proximal_logprobs - terms.logprobs).abs().max().item()
             )
             seen.setdefault("proximal", []).extend(terms.proximal_logprobs.tolist())
+            own, before = (o["first"] for o in (terms.others, terms.proximal_others))
+            seen.setdefault("own", []).append((before - own).abs().max().item())
+            seen.setdefault("before", []).extend(before.tolist())
             return super().loss(terms)
 
-    updated(Policy(language_model()), Looking(passes=2), GROUPS, micro_batch_tokens=10_000)
-    # At the first step it is the policy; at the second the policy has moved away from it.
-    assert seen["first"][0] < 1e-6
-    assert seen["first"][1] > 1e-2
-    half = len(seen["proximal"]) // 2
-    assert seen["proximal"][:half] == seen["proximal"][half:]
+    updated(WithDepth(language_model()), Looking(passes=2), GROUPS, micro_batch_tokens=10_000)
+    for apart, proximal in (("first", "proximal"), ("own", "before")):
+        # At the first step it is the policy; at the second the policy has moved away from it.
+        assert seen[apart][0] < 1e-6
+        assert seen[apart][1] > 1e-2
+        half = len(seen[proximal]) // 2
+        assert seen[proximal][:half] == seen[proximal][half:]
+    # Of one step, and where nothing was scored, it is the policy's own.
+    seen.clear()
+    updated(WithDepth(language_model()), Looking(), GROUPS, micro_batch_tokens=10_000)
+    assert seen["own"] == [0.0]
 
 
 def test_without_several_steps_no_call_is_scored_before():

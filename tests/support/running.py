@@ -12,7 +12,9 @@ from typing import ClassVar
 
 import psutil
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 
 from tests.support.checkout import ROOT
 from tests.support.warm import WarmProcess
@@ -168,6 +170,16 @@ def steps_saved(run: Path) -> list[int]:
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Those of the newest checkpoint."""
     return load_file(run / "checkpoints" / f"step-{steps_saved(run)[-1]:05d}" / "model.safetensors")
+
+
+def moments(run: Path) -> dict[str, torch.Tensor]:
+    """AdamW's, of the newest checkpoint."""
+    reader = FileSystemReader(run / "checkpoints" / f"step-{steps_saved(run)[-1]:05d}" / "resume")
+    kept = reader.read_metadata().state_dict_metadata
+    found = {n: torch.empty(k.size) for n, k in kept.items() if ".exp_avg" in n}
+    assert found
+    dcp.load(found, storage_reader=reader, no_dist=True)
+    return found
 
 
 def are_equal(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:

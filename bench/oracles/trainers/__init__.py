@@ -1,4 +1,4 @@
-"""Seven trainers, from their unpacked wheels, a file each: ``loss(batch, ...)`` is a scalar,
+"""Eight trainers, from their unpacked wheels, a file each: ``loss(batch, ...)`` is a scalar,
 ``kl(batch, ...)`` a mean, ``credit(...)`` the advantages of the example's rewards."""
 
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from bench.oracles.trainers.areal import AReaL
 from bench.oracles.trainers.openrlhf import OpenRLHF
 from bench.oracles.trainers.skyrl import SkyRL
+from bench.oracles.trainers.spiral import Spiral
 from bench.oracles.trainers.tinker import Tinker
 from bench.oracles.trainers.trinity import Trinity
 from bench.oracles.trainers.trl import TRL
@@ -20,6 +21,7 @@ WHEELS = {
     "skyrl": SkyRL,
     "openrlhf": OpenRLHF,
     "tinker_cookbook": Tinker,
+    "spiral_rl": Spiral,
 }
 """Which versions, requirements-oracles.txt says."""
 

@@ -35,6 +35,11 @@ class AReaL:
         given = {"level": "token", "action": "mask", "metric": "ratio", "agg": "mean"}
         return Settings(**{**given, "lower": None, "upper": 2.0, **settings})
 
+    def penalty(self, b: Batch, longest: int, buffer: int) -> Tensor:
+        rewards = torch.zeros(len(b.lengths))
+        data = {"rewards": rewards, "input_ids": b.mask, "loss_mask": b.mask}
+        return self._functional.reward_overlong_penalty(data, buffer, 1.0, longest)["rewards"]
+
     def kl(self, b: Batch, name: str) -> Tensor:
         each = self._estimator(name, apply_clamp=False)(b.logp, b.ref)
         return b.mean(each)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bench.oracles.example import Batch, outcome_rewards
+from bench.oracles.example import Batch, outcome_rewards, their_rewards
 from bench.oracles.stubs import Settings, bare, fake, stub
 
 
@@ -45,8 +45,13 @@ class SkyRL:
             b.logp, b.old, scaled, config, b.mask, None
         )[0]
 
-    def credit(self, name: str) -> Tensor:
-        return getattr(self._utils, name)(**outcome_rewards())[0][:, 0]
+    def credit(self, name: str, scale: float = 1.0) -> Tensor:
+        return getattr(self._utils, name)(**outcome_rewards(scale))[0][:, 0]
+
+    def gae(self, b: Batch, mask: Tensor, discount: float, decay: float) -> Tensor:
+        function = self._utils.compute_gae_advantage_return
+        given = their_rewards(b, mask), b.old * mask, mask, discount, decay
+        return function(*given)[1][mask.bool()]
 
     def kl(self, b: Batch, name: str) -> Tensor:
         each = self._utils.compute_approx_kl(b.logp, b.ref, None, kl_estimator_type=name)

@@ -4,15 +4,18 @@ import importlib
 import inspect
 import logging
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.oracles.example import Batch, rewards_by_group
-from bench.oracles.stubs import bare, fake, stub
+from bench.oracles.example import Batch, outcome_rewards, rewards_by_group
+from bench.oracles.stubs import Settings, bare, fake, pick, stub
 
+OF_BATCH = {"on_policy_distill": "OnPolicyDistillAdvantage", "rloo": "RLOOAdvantageFn"}
+"""Credit that is of verl's batches: their files import it."""
 LOSSES, CREDITS = "trinity.algorithm.policy_loss_fn", "trinity.algorithm.advantage_fn"
 
 
@@ -21,6 +24,16 @@ class Trinity:
         _make_importable(root)
         self._experience = importlib.import_module("trinity.common.experience")
         self._estimates = importlib.import_module("trinity.algorithm.kl_fn.kl_fn")
+        entropies = importlib.import_module("trinity.algorithm.entropy_loss_fn.entropy_loss_fn")
+        self._entropy_loss = entropies.DefaultEntropyLossFn
+        folder, base = root / "trinity/algorithm/advantage_fn", {"AdvantageFn": object}
+        names = {**base, "torch": torch, "defaultdict": defaultdict}
+        self._of_batch = {
+            name: getattr(pick(folder / f"{file}_advantage.py", [name], **names), name)
+            for file, name in OF_BATCH.items()
+        }
+        path, name = root / "trinity/common/rewards/dapo_reward.py", "MathDAPORewardFn"
+        self._overlong = getattr(pick(path, [name], RewardFn=object), name)
 
     def loss(self, b: Batch, path: str, **settings: Any) -> Tensor:
         file, name = path.split(".")
@@ -34,6 +47,27 @@ class Trinity:
         given = {"logprob": b.logp, "ref_logprob": b.ref, "old_logprob": b.old}
         each = function.calculate_kl(**{k: v for k, v in given.items() if k in known})
         return b.mean(each)
+
+    def entropy(self, entropies: Tensor, b: Batch, weight: float) -> Tensor:
+        return self._entropy_loss(weight)(entropies, b.mask)[0]
+
+    def penalty(self, b: Batch, longest: int, buffer: int) -> Tensor:
+        settings = {"max_response_length": longest, "cache_length": buffer, "penalty_factor": 1.0}
+        function = self._overlong(**settings).compute_overlong_penalty
+        return torch.tensor([function([0] * n) for n in b.lengths])
+
+    def distilled(self, b: Batch) -> Tensor:
+        """Of each token, the reference being the teacher."""
+        given = {"old_log_probs": b.old, "teacher_logprobs": b.ref, "response_mask": b.mask}
+        batch = Settings(batch=given)
+        self._of_batch["OnPolicyDistillAdvantage"]()(batch)
+        return given["advantages"][b.mask.bool()]
+
+    def rloo(self) -> Tensor:
+        given = outcome_rewards()
+        batch = Settings(batch=given, non_tensor_batch={"uid": given["index"]})
+        self._of_batch["RLOOAdvantageFn"]()(batch)
+        return given["advantages"][:, 0]
 
     def steps(self, rewards, tasks, runs, numbers, infos=None) -> list:
         """An experience a step, of one token."""
@@ -71,7 +105,14 @@ class Trinity:
 def _make_importable(root: Path) -> None:
     stub("ray", "omegaconf")
     packages = ("algorithm", "algorithm.policy_loss_fn", "algorithm.advantage_fn")
-    packages += ("algorithm.kl_fn", "buffer", "buffer.operators", "common", "utils")
+    packages += (
+        "algorithm.kl_fn",
+        "algorithm.entropy_loss_fn",
+        "buffer",
+        "buffer.operators",
+        "common",
+        "utils",
+    )
     bare(root, "trinity", *(f"trinity.{name}" for name in packages))
     sys.modules["trinity.buffer.operators"].ExperienceOperator = type("Operator", (), {})
     base = importlib.import_module(f"{LOSSES}.policy_loss_fn")

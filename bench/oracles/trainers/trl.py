@@ -14,9 +14,10 @@ from bench.oracles.example import Batch
 class TRL:
     def __init__(self, root: Path):
         sys.path.append(str(root))
+        from trl.rewards import get_soft_overlong_punishment
         from trl.trainer.grpo_trainer import GRPOTrainer
 
-        self._trainer = GRPOTrainer
+        self._trainer, self._overlong = GRPOTrainer, get_soft_overlong_punishment
 
     def loss(
         self, b: Batch, loss_type: str, *, low=0.2, high=0.2, beta=0.0, level="token"
@@ -34,6 +35,9 @@ class TRL:
             get_gamma_weights=self._trainer.get_gamma_weights,
         )
         return self._trainer._compute_loss(trainer, None, _inputs(b))
+
+    def penalty(self, b: Batch, longest: int, buffer: int) -> Tensor:
+        return torch.tensor(self._overlong(longest, buffer)([[0] * n for n in b.lengths]))
 
 
 def _inputs(b: Batch) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.oracles.example import INDEX, REWARDS, Batch, outcome_rewards
-from bench.oracles.stubs import Settings, bare, fake, stub
+from bench.oracles.example import INDEX, REWARDS, Batch, outcome_rewards, their_rewards
+from bench.oracles.stubs import Settings, bare, fake, pick, stub
 
 
 class Verl:
@@ -18,6 +18,11 @@ class Verl:
         _make_importable(root)
         self._algorithms = importlib.import_module("verl.trainer.ppo.core_algos")
         self._correction = importlib.import_module("verl.trainer.ppo.rollout_corr_helper")
+        functions = importlib.import_module("verl.utils.torch_functional")
+        names = {"torch": torch, "masked_mean": functions.masked_mean}
+        path = root / "verl/trainer/ppo/ray_trainer.py"
+        found = pick(path, ["apply_kl_penalty"], **names, core_algos=self._algorithms)
+        self._penalise = found.apply_kl_penalty
 
     def loss(
         self, b: Batch, name: str, agg="token-mean", *, low=0.2, high=0.2, c=100.0, weights=None
@@ -58,8 +63,29 @@ class Verl:
             batch={"prompts": torch.zeros(size, 1), "attention_mask": torch.ones(size, 2).long()},
         )[0][:, 0]
 
+    def kl_in_reward(self, b: Batch, weight: float) -> Tensor:
+        """Of each answer: what is left of a reward of 0."""
+        rows = _Rows(old_log_probs=b.old, ref_log_prob=b.ref, response_mask=b.mask)
+        rows["token_level_scores"] = torch.zeros_like(b.mask)
+        control = Settings(value=weight, update=lambda **k: None)
+        self._penalise(Settings(batch=rows), control)
+        return rows["token_level_rewards"].sum(-1)
+
+    def gae(self, b: Batch, mask: Tensor, discount: float, decay: float) -> Tensor:
+        function = self._algorithms.compute_gae_advantage_return
+        given = their_rewards(b, mask), b.old * mask, mask, discount, decay
+        return function(*given)[1][mask.bool()]
+
     def kl(self, b: Batch, name: str) -> Tensor:
         return b.mean(self._algorithms.kl_penalty(b.logp, b.ref, name))
+
+
+class _Rows(dict):
+    """A batch by name, as a TensorDict says how large it is."""
+
+    @property
+    def batch_size(self) -> tuple[int]:
+        return (len(self["response_mask"]),)
 
 
 def _make_importable(root: Path) -> None:
