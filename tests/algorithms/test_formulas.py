@@ -6,12 +6,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
 from math import exp, inf, log, prod, sqrt
 
 import pytest
 import torch
 
 from agentrl.algorithms import GRPO
+from agentrl.algorithms.advantages import credit, gae
 from agentrl.algorithms.named import load_algorithm
 from agentrl.types import Call, CallScores, Episode, Group, Sample
 from tests.support.terms import make_terms
@@ -57,7 +59,9 @@ def call(rng: random.Random, context: list[int], agent: str) -> Call:
         agent=agent,
         reward=rng.choice([None, 0.0, 0.5, 1.0]),
         state=rng.choice(["hall", "shop", "street", None]),
-        scores=CallScores(logprobs=own, entropies=own, ref_logprobs=of_reference),
+        scores=CallScores(
+            logprobs=own, entropies=own, ref_logprobs=of_reference, others={"values": own[::-1]}
+        ),
     )
 
 
@@ -255,6 +259,24 @@ def passes(calls: Sequence[Call], above: Sequence, states: bool) -> bool:
     return any(c.ids[: len(above)] == above for c in calls)
 
 
+def generalised(groups, discount, decay):
+    """GAE (arXiv 1506.02438, eq. 16): the sum over l of (gamma lambda)^l delta_(t + l), where
+    delta_t = r_t + gamma V(s_(t + 1)) - V(s_t), over all tokens of an agent's calls."""
+    A = {}
+    for episodes in compared(groups):
+        for R, calls in episodes:
+            V = [v for c in calls for v in c.scores.others["values"]] + [0.0]
+            ends = list(accumulate(len(c.completion_ids) for c in calls))
+            r = dict(zip([end - 1 for end in ends], rewards_of_turns(R, calls), strict=True))
+            T = len(V) - 1
+            delta = [r.get(t, 0.0) + discount * V[t + 1] - V[t] for t in range(T)]
+            A_t = [
+                sum((discount * decay) ** k * delta[t + k] for k in range(T - t)) for t in range(T)
+            ]
+            A |= {id(c): A_t[e - len(c.completion_ids) : e] for c, e in zip(calls, ends)}
+    return A
+
+
 def opd(groups, teacher):
     """On-policy distillation (arXiv 2306.13649), reverse KL: log p_T - log p_S of each token."""
     A = {}
@@ -354,6 +376,18 @@ def test_credit(name, numbers, formula, symbol, other):
         assert found == pytest.approx(right, rel=EXACT, abs=EXACT)
         gaps.append(gap(found, wrong))
     assert max(gaps) > APART
+
+
+def test_gae():
+    for groups in map(batch, SEEDS):
+        samples = gae(credit(groups, list), 0.9, 0.8, "values")
+        found = by_token({id(sample.call): sample.advantage for sample in samples})
+        right, wrong = (
+            by_token(one(groups, 0.9, 0.8))
+            for one in (generalised, altered(generalised, "V[t + 1]", "V[t]"))
+        )
+        assert found == pytest.approx(right, rel=EXACT, abs=EXACT)
+        assert gap(found, wrong) > APART
 
 
 def by_token(A: dict[int, float | list[float]]) -> dict[tuple[int, int], float]:

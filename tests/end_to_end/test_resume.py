@@ -245,6 +245,7 @@ def test_what_remembers_is_killed_and_goes_on(tmp_path, tiny_folder):
     assert [run.end() for run in (whole, killed)] == [0, 0], whole.said + killed.said
     alone = the_run(tmp_path / "whole")
     assert remembered(again) == remembered(alone)
+    assert sum(tried for _, tried in remembered(alone)["batches"].values()) == 3 * 2 * 4
     assert metrics(again) == metrics(alone)
     assert are_equal(weights(again), weights(alone))
     assert are_equal(moments(again), moments(alone))
