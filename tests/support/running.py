@@ -12,9 +12,7 @@ from typing import ClassVar
 
 import psutil
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
-from torch.distributed.checkpoint import FileSystemReader
 
 from tests.support.checkout import ROOT
 from tests.support.warm import WarmProcess
@@ -174,6 +172,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def moments(run: Path) -> dict[str, torch.Tensor]:
     """AdamW's, of the newest checkpoint."""
+    # A second of imports, which most tests need not wait for.
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import FileSystemReader
+
     reader = FileSystemReader(run / "checkpoints" / f"step-{steps_saved(run)[-1]:05d}" / "resume")
     kept = reader.read_metadata().state_dict_metadata
     found = {n: torch.empty(k.size) for n, k in kept.items() if ".exp_avg" in n}

@@ -28,7 +28,6 @@ class Spiral:
                 [SimpleNamespace(transitions=[SimpleNamespace(reward=r)]) for r in rewards]
                 for rewards in games
             ]
-            # What it counts of a trajectory is its length.
             for game in played:
                 for reward, _ in asyncio.run(builder.compute_group_rewards(game)):
                     yield reward
