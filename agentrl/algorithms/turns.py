@@ -1,7 +1,7 @@
 """Turn credit, of ``model.reward(x)``: MT-GRPO (arXiv 2505.11821), or returns from each turn on.
 
-A[turn] = A_outcome + turn_weight * A_turn, A_turn of the turn's own reward; with returns of
-its reward + discount * the next turn's return, the outcome being the last turn's
+A[turn] = A_outcome + turn_weight * A_turn, A_turn of its reward among the same turn's in the group;
+with returns of its reward + discount * the next turn's return, the outcome being the last turn's
 """
 
 from collections import Counter
@@ -14,15 +14,12 @@ from agentrl.algorithms.grpo import GRPO
 
 @dataclass(frozen=True, kw_only=True)
 class Turns(GRPO):
-    """A turn is compared with the same turn of its agent in the group's other episodes."""
-
     turn_credit: Literal["rewards", "returns"] = "rewards"
     turn_weight: float = 1.0
     discount: float = 1.0
 
     def ignored(self):
-        unread = "turn_weight" if self.turn_credit == "returns" else "discount"
-        return (*super().ignored(), unread)
+        return (*super().ignored(), "turn_weight" if self.turn_credit == "returns" else "discount")
 
     def advantages(self, groups):
         samples = credit(groups)

@@ -407,8 +407,7 @@ def unread(algorithm: GRPO) -> set[str]:
 def test_what_is_said_not_to_be_read_is_what_is_not(name):
     numbers = {"dapo": {"max_tokens": 8}, "opd": {"teacher": "t"}}.get(name, {})
     algorithm = replace(load_algorithm(name), **numbers)
-    # Where turns are compared by their rewards, the discount is read and is of no consequence.
-    assert unread(algorithm) == {*algorithm.ignored()} - {"discount"}
+    assert unread(algorithm) == {*algorithm.ignored()}
 
 
 @pytest.mark.parametrize("names", ["turns+sapo", "sapo+turns"])
