@@ -3,7 +3,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
+
+# A model this small waits for a second thread longer than it computes, and the most of all where
+# two processes share the cores. Read by torch when it is imported, here and in what tests start:
+# an engine on a CPU takes ``torch.set_num_threads`` away from its process.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from tests.support.device import ON_GPU
 
@@ -25,8 +29,6 @@ from tests.support.tiers import pytest_collection_modifyitems as pytest_collecti
 
 # Before anything imports vLLM.
 prepare_process()
-# As many as a laptop has: results must not depend on the machine more than they have to.
-torch.set_num_threads(2)
 
 SMALL = Recipe(hidden=64, layers=2, heads=2, kv_heads=1, transcripts=64, steps=20, batch=8)
 """Real in every part, and trained just enough not to be uniform."""
@@ -71,15 +73,6 @@ def no_run_is_left():
     for run in Running.started:
         run.kill()
     Running.started.clear()
-
-
-@pytest.fixture
-def one_thread():
-    """A model this small waits for a second one longer than it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from agentrl.types import Call, CallScores, Group
 from tests.support.small_samples import TEMPERATURE, groups
 from tests.support.updating import Weights, language_model, largest_difference
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 EXACT, WRONG = 1e-6, 1e-3
 """Differences relative to a weight's largest entry; what is packed is fp32."""
 DEPENDS_ON_ORDER = {"rae"}

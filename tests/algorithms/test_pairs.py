@@ -47,7 +47,6 @@ def update_of(algorithm: GRPO):
 
 @pytest.mark.slow
 def test_every_pair_makes_an_update():
-    torch.set_num_threads(1)
     made = {pair: algorithm for pair in PAIRS if (algorithm := loaded("+".join(pair)))}
     # So many go together; each change of a preset's methods or numbers shows here.
     assert (len(PAIRS), len(made)) == (276, 166)

@@ -57,7 +57,7 @@ def test_a_reader_that_goes_away_is_like_ctrl_c(tmp_path, tiny_folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     for line in run.stdout:
         if line.startswith("step  2/50"):

@@ -1,7 +1,6 @@
 """docs/architecture.md says which files a task enters until its weight is pushed."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -45,7 +44,6 @@ def test_a_step_enters_these_files_and_no_others(tmp_path, tiny_folder):
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.trace", tmp_path / "entered.json", *flags],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

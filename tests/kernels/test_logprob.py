@@ -15,13 +15,9 @@ DEVICES = {"torch": "cpu", "triton": DEVICE}
 
 @pytest.fixture(autouse=True)
 def _memory_starts_as_nan():
-    threads = torch.get_num_threads()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # These tensors are too small to be worth sharing out.
-    torch.set_num_threads(1)
     yield
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

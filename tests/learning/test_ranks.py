@@ -32,7 +32,7 @@ def results(tmp_path_factory) -> dict[tuple[int, int], dict]:
         # Should a library crash, it says where. An allocator's thread would not survive the fork.
         # Gloo's ranks need no GPU, nor as many as ranks.
         env=os.environ
-        | {"PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        | {"PYTHONFAULTHANDLER": "1", "CUDA_VISIBLE_DEVICES": ""}
         | {"JE_ARROW_MALLOC_CONF": "background_thread:false"},
     )
     assert run.returncode == 0, run.stderr[-10000:]

@@ -40,7 +40,6 @@ from tests.support.updating import (
     updated,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 EXACT, WRONG = 2e-6, 1e-3
 """Differences relative to a weight's largest entry; what is packed is fp32."""
 GROUPS = groups()

@@ -44,7 +44,7 @@ class Running:
         within: a command that runs the rest. afresh: as a person starts it, from nothing, and not
         from what other runs have imported already; the others always are."""
         self._log, self._mark = log, uuid.uuid4().hex
-        environment = {"OMP_NUM_THREADS": "1", "MARK": self._mark, **(environment or {})}
+        environment = {"MARK": self._mark, **(environment or {})}
         if afresh or launch is not None or within:
             launcher = [] if launch is None else ["-m", "accelerate.commands.launch", *launch]
             command = [*within, sys.executable, *launcher, "train.py", *map(str, flags)]

@@ -58,7 +58,6 @@ def _server() -> subprocess.Popen:
         # As with a run that is started afresh, the second word says what it is.
         [sys.executable, __file__, "train.py"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
