@@ -26,7 +26,6 @@ def test_all_are_tried(found):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("name", NAMES)
 def test_twice_the_text_takes_no_more_than_twice_as_long(found, name):
     times, seconds, part = parsers.worst(found[name])

@@ -1,4 +1,4 @@
-"""Which tier each test is of: quick, slow or soak."""
+"""Tiers: which each test is of, quick, slow or soak; and what comes last in them."""
 
 import pytest
 
@@ -8,8 +8,13 @@ COLLECTED = pytest.StashKey[dict[str, set[str]]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Before the marks choose among them, note what there is."""
+    """Before the marks choose among them, note what there is.
+
+    Who has the machine alone comes last: before, it would wait for a long one beside it each time,
+    and keep another waiting.
+    """
     tiers = config.stash[COLLECTED] = {}
     for item in items:
         tier = next((name for name in ("soak", "slow") if item.get_closest_marker(name)), "quick")
         tiers.setdefault(item.nodeid.partition("[")[0], set()).add(tier)
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
