@@ -1,4 +1,5 @@
 import os
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def no_run_is_left():
     for run in Running.started:
         run.kill()
     Running.started.clear()
+
+
+@pytest.fixture(autouse=True)
+def signals_are_pytests():
+    """A command that a test calls listens until its process ends; Ctrl-C is to end pytest."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -222,11 +221,7 @@ def in_process(monkeypatch, capsys, tmp_path):
         text, code = (code, 1) if isinstance(code, str) else ("", code)
         return code, one_line(said.out + said.err + text)
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield call
-    # A command listens to signals until its process ends.
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return call
 
 
 def as_command(script: str, *argv: str, **environment: str) -> tuple[int, str]:
