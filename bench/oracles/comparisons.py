@@ -274,7 +274,7 @@ def _likelihoods(f: dict[str, Any]) -> Iterator[Comparison]:
 def _rewards(f: dict[str, Any]) -> Iterator[Comparison]:
     """What is made of a reward of 0; and of no reward at all."""
     b, longest, buffer = example(), 4, 3
-    dapo = _named("dapo", max_tokens=longest, buffer=buffer)
+    dapo = _named("dapo", max_tokens=longest, buffer=buffer / longest)
     kl = _named("kl_in_reward", kl_weight=0.1)
 
     def made(reward: Callable[[Episode, str], float]) -> Callable[[], Tensor]:

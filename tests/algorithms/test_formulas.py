@@ -301,7 +301,7 @@ def sft(groups):
 
 def dapo(groups, max_tokens, buffer):
     """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13), of an agent's longest call."""
-    A, L_max, L_cache = {}, max_tokens, buffer
+    A, L_max, L_cache = {}, max_tokens, buffer * max_tokens
     for episodes in compared(groups):
         rewards = []
         for r, calls in episodes:
@@ -355,7 +355,7 @@ CREDIT = [
     ("opd", {"teacher": "m"}, opd, "log_p_T - log_p_S", "log_p_S - log_p_T"),
     ("rejection", {"threshold": 0.5}, rejection, "r >= threshold", "r > threshold"),
     ("sft", {}, sft, "1.0", "0.5"),
-    ("dapo", {"max_tokens": 5, "buffer": 3}, dapo, "/ L_cache", "/ L_max"),
+    ("dapo", {"max_tokens": 5, "buffer": 0.6}, dapo, "/ L_cache", "/ L_max"),
     ("kl_in_reward", {"kl_weight": 0.1}, kl_in_reward, "- kl_weight", "+ kl_weight"),
 ]
 
