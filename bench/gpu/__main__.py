@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from bench.gpu import ON_GPU, engine, parity, report, timing, training
+from bench.gpu import engine, parity, report, timing, training
 from bench.gpu.report import Row
 
 
@@ -79,8 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[], choices=["A", "B", *CHECKS])
     parser.add_argument("--out", type=Path, default=report.default_path())
     options = parser.parse_args(arguments)
-    if not ON_GPU:
-        torch.set_num_threads(2)
     print(report.heading(), flush=True)
     rows: list[Row] = []
     for name in chosen(options.only):
