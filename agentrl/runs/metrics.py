@@ -1,7 +1,7 @@
 """Metrics of episodes and of tokens, and the clock of a step; ``tally`` has those of the loss."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,13 +41,12 @@ def episode_metrics(groups: Sequence[Group]) -> dict[str, Any]:
 def token_metrics(groups: Sequence[Group], samples: Sequence[Sample], computed: int) -> dict:
     """How many tokens the samples hold, how many of those are distinct within a group, how many
     were run; and how many were sampled under a grammar, which are not trained."""
-    sampled = {id(sample.call) for sample in samples}
+    of_group = defaultdict(list)
+    for sample in samples:
+        of_group[sample.group].append(sample.call.ids)
     return {
         "tokens/logical": sum(len(sample.call.ids) for sample in samples),
-        "tokens/unique": sum(
-            len(build_tree([c.ids for e in group.scored for c in e.calls if id(c) in sampled]))
-            for group in groups
-        ),
+        "tokens/unique": sum(len(build_tree(calls)) for calls in of_group.values()),
         "tokens/computed": computed,
         "tokens/trained": sum(len(sample.call.completion_ids) for sample in samples),
         "tokens/under_grammar": sum(

@@ -189,6 +189,17 @@ def test_two_updates_are_split_by_groups_and_ratios_are_to_the_first_policy():
     assert largest_difference(found.moved, wrong) > WRONG
 
 
+@pytest.mark.parametrize("numbers", [{"updates": 2}, {"passes": 2}])
+def test_tokens_are_counted_alike_where_calls_are_scored(numbers):
+    """A call that is scored is another object."""
+    once, several = (
+        updated(Policy(language_model()), GRPO(**kind), GROUPS).metrics for kind in ({}, numbers)
+    )
+    names = ("tokens/logical", "tokens/unique", "tokens/trained")
+    assert [several[name] for name in names] == [once[name] for name in names]
+    assert min(once[name] for name in names) > 0
+
+
 def test_the_proximal_policy_is_the_one_before_the_first_step():
     """Of every pass, for every call: what the trainer itself says of the untouched model."""
     seen = {}
