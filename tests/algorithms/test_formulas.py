@@ -330,6 +330,14 @@ def kl_in_reward(groups, kl_weight):
     return A
 
 
+def each(cases: list[tuple]) -> pytest.MarkDecorator:
+    """A preset, its numbers, the formula, and a symbol of it that is made another."""
+    ids = [" ".join([name, *map(str, numbers.values())]) for name, numbers, *_ in cases]
+    return pytest.mark.parametrize(
+        ("name", "numbers", "formula", "symbol", "other"), cases, ids=ids
+    )
+
+
 CREDIT = [
     # A preset, its numbers, the formula; a symbol of it, and another that makes it wrong.
     ("maxrl", {}, maxrl, "/ mean if", "/ 1 if"),
@@ -360,10 +368,7 @@ CREDIT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers", "formula", "symbol", "other"),
-    [pytest.param(*case, id=" ".join([case[0], *map(str, case[1].values())])) for case in CREDIT],
-)
+@each(CREDIT)
 def test_credit(name, numbers, formula, symbol, other):
     gaps = []
     for groups in map(batch, SEEDS):
@@ -586,10 +591,7 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers", "formula", "symbol", "other"),
-    [pytest.param(*case, id=" ".join([case[0], *map(str, case[1].values())])) for case in LOSSES],
-)
+@each(LOSSES)
 def test_loss(name, numbers, formula, symbol, other):
     gaps = []
     for calls in map(terms, SEEDS):

@@ -1,8 +1,10 @@
 """Fuzzers find nothing in what reads a model's text or flags, and what is there elsewhere."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,16 +17,18 @@ def read(text):
 """
 
 
-def fuzz(kind: str, seconds: int) -> tuple[int, str]:
+def fuzz(kind: str, seconds: int, folder: Path) -> tuple[int, str]:
+    """Its status, and what it said; its inputs are in the folder."""
     command = [sys.executable, "-m", "bench.fuzz", kind, "--seconds", str(seconds)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    own = os.environ | {"TMPDIR": str(folder)}
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=own)
     return ended.returncode, ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("seconds", sizes(10, soak=300))
 @pytest.mark.parametrize("kind", ["text", "reply", "template", "flags"])
-def test_fuzzers_find_nothing(kind, seconds):
-    status, said = fuzz(kind, seconds)
+def test_fuzzers_find_nothing(kind, seconds, tmp_path):
+    status, said = fuzz(kind, seconds, tmp_path)
     assert status == 0, said[-3000:]
     assert int(re.search(r"executed_units: (\d+)", said)[1]) > seconds
 
@@ -32,6 +36,6 @@ def test_fuzzers_find_nothing(kind, seconds):
 @pytest.mark.slow
 def test_what_is_there_is_found(tmp_path):
     (tmp_path / "parser.py").write_text(SLOW)
-    status, said = fuzz(f"{tmp_path}/parser.py:read", 60)
+    status, said = fuzz(f"{tmp_path}/parser.py:read", 60, tmp_path)
     assert status != 0
     assert "is not linear in" in said
