@@ -18,8 +18,12 @@ class SFT(GRPO):
     def ignored(self):
         return ("clip_low", "clip_high", "importance_sampling_cap")
 
+    def importance(self, terms):
+        """1: a likelihood is of the text, whoever wrote it."""
+        return terms.logprobs.new_ones(len(terms.logprobs))
+
     def loss(self, terms):
-        return Losses(-terms.advantages * terms.logprobs)
+        return Losses(-self.importance(terms) * terms.advantages * terms.logprobs)
 
 
 algorithm = SFT()

@@ -15,6 +15,7 @@ from bench.oracles.example import (
     GAMES,
     PARTS,
     STEPS,
+    TWO_ALIKE,
     Batch,
     added_by,
     credit_of,
@@ -119,8 +120,9 @@ def comparisons(f: dict[str, Any]) -> Iterator[Comparison]:
 
 
 def _clipped(f: dict[str, Any]) -> Iterator[Comparison]:
-    trl, verl, trinity, areal, skyrl, openrlhf = (
-        f[name].loss for name in ("trl", "verl", "trinity", "areal", "skyrl", "openrlhf")
+    trl, verl, trinity, areal, skyrl, openrlhf, art = (
+        f[name].loss
+        for name in ("trl", "verl", "trinity", "areal", "skyrl", "openrlhf", "openpipe")
     )
     ppo = "ppo_policy_loss.PPOPolicyLossFn"
     token, higher = GRPO(), GRPO(clip_high=0.28)
@@ -128,9 +130,12 @@ def _clipped(f: dict[str, Any]) -> Iterator[Comparison]:
     yield _loss(token, "trl bnpo", lambda b: trl(b, "bnpo"), "token mean")
     yield _loss(token, "skyrl", lambda b: skyrl(b, "regular"), "token mean")
     yield _loss(token, "openrlhf", openrlhf, "token mean")
+    yield _loss(token, "openpipe", lambda b: art(b, ppo=True), "token mean")
     yield _loss(higher, "trl dapo", lambda b: trl(b, "dapo", high=0.28), "clip-higher")
     yield _loss(higher, "verl", lambda b: verl(b, "vanilla", high=0.28), "clip-higher")
     yield _loss(higher, "areal", lambda b: areal(b, high=0.28), "clip-higher")
+    wider = {"epsilon": 0.2, "epsilon_high": 0.28}
+    yield _loss(higher, "openpipe", lambda b: art(b, ppo=True, **wider), "clip-higher")
     yield _loss(call, "trl grpo", lambda b: trl(b, "grpo"), "call mean")
     yield _loss(call, "verl", lambda b: verl(b, "vanilla", "seq-mean-token-mean"), "call mean")
     yield _loss(call, "skyrl", lambda b: skyrl(b, "regular", "sequence_mean"), "call mean")
@@ -170,6 +175,10 @@ def _sequences(f: dict[str, Any]) -> Iterator[Comparison]:
     yield _loss(
         token, "verl", lambda b: verl(b, "gspo", "seq-mean-token-mean", low=low, high=high), "token"
     )
+    art = f["openpipe"].loss
+    own = {"ppo": True, "importance_sampling_level": "sequence", "epsilon": low}
+    theirs = lambda b: art(b, **own, epsilon_high=high)  # noqa: E731
+    yield _loss(mean, "openpipe", theirs, "token mean")
     ranges = dict(zip(("clip_range_low", "clip_range_high"), bounds, strict=True))
     path = "gspo_policy_loss.GSPOLossFn"
     yield _loss(token, "trinity", lambda b: trinity(b, path, **ranges), "token")
@@ -189,6 +198,9 @@ def _soft(f: dict[str, Any]) -> Iterator[Comparison]:
     yield _loss(both, "trinity", lambda b: trinity(b, path, **ranges), "both bounds")
     clip = Settings(cispo_eps_clip_low=0.2, cispo_eps_clip_high=0.28)
     yield _loss(both, "skyrl", lambda b: skyrl(b, "cispo", cispo=clip), "both bounds")
+    art, mean = f["openpipe"].loss, replace(both, aggregation="token")
+    wide = {"epsilon": 0.2, "epsilon_high": 0.28}
+    yield _loss(mean, "openpipe", lambda b: art(b, **wide), "both bounds, token mean")
     sapo, mean, taus = _named("sapo"), _named("sapo", aggregation="token"), (1.0, 1.05)
     yield _loss(sapo, "trl", lambda b: trl(b, "sapo"))
     yield _loss(sapo, "verl", lambda b: verl(b, "sapo", "seq-mean-token-mean"))
@@ -229,6 +241,9 @@ def _corrections(f: dict[str, Any]) -> Iterator[Comparison]:
     clip = ("clip", 0.0, 1.1)
     theirs = lambda b: openrlhf(b, weights=clip)  # noqa: E731
     yield _loss(GRPO(importance_sampling_cap=1.1), "openrlhf", theirs, "cap", **elsewhere)
+    art = f["openpipe"].loss
+    theirs = lambda b: art(b, ppo=True, truncated_importance_sampling=1.1)  # noqa: E731
+    yield _loss(GRPO(importance_sampling_cap=1.1), "openpipe", theirs, "cap", **elsewhere)
     ice = _named("icepop")
     theirs = lambda b: openrlhf(b, weights=("mask", 0.5, 5.0))  # noqa: E731
     yield _loss(ice, "openrlhf", theirs, **elsewhere)
@@ -292,7 +307,8 @@ def _rewards(f: dict[str, Any]) -> Iterator[Comparison]:
         samples = opd.advantages([Group({}, tuple(scored_episodes(b)))])
         return torch.tensor([a for s in samples for a in s.advantage], dtype=torch.float64)
 
-    yield _values(opd, "trinity", opinions, partial(f["trinity"].distilled, b))
+    for name, trainer in (("trinity", f["trinity"]), ("ms-swift", f["ms"])):
+        yield _values(opd, name, opinions, partial(trainer.distilled, b))
 
 
 def _critics(f: dict[str, Any]) -> Iterator[Comparison]:
@@ -330,10 +346,24 @@ def _credits(f: dict[str, Any]) -> Iterator[Comparison]:
     # Of larger rewards the same comes, and it does not show.
     yield _credit("maxrl", "skyrl x 1000", lambda: skyrl(name, scale=1000.0))
 
+    swift, large = f["ms"].credit, 1e6
+    yield _credit("dr_grpo", "ms-swift", lambda: swift("grpo", "none"))
+    yield _credit("rloo", "ms-swift", lambda: swift("rloo", "none"))
+    # What each has beside a std does not show in large rewards.
+    for name, of, over in (
+        ("grpo", "grpo", "group"),
+        ("reinforce_pp_baseline", "reinforce_plus_plus", "batch"),
+    ):
+        ours = partial(credit_of, load_algorithm(name), scale=large)
+        theirs = partial(swift, of, over, scale=large)
+        yield _values(load_algorithm(name), "ms-swift", ours, theirs)
+
     weights = [1.0, 0.5]
     gdpo = _named("gdpo", part_weights=dict(zip(PARTS, weights, strict=True)))
     theirs = f["verl"].gdpo
     yield _values(gdpo, "verl", lambda: credit_of(gdpo, 2), lambda: theirs(PARTS, weights))
+    ours = partial(credit_of, gdpo, 2, large, TWO_ALIKE)
+    yield _values(gdpo, "ms-swift", ours, partial(f["ms"].gdpo, weights, large))
     yield from _of_steps(f["trinity"])
 
 

@@ -151,6 +151,8 @@ def loss_of(algorithm: GRPO, b: Batch) -> Tensor:
 
 REWARDS = torch.tensor([1.0, 0.0, 0.5, 0.25, 1.0, 0.0, 0.0], dtype=torch.float64)
 GROUP_OF = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+TWO_ALIKE = 6
+"""So many of them are two groups of one size."""
 INDEX = np.array([str(int(group)) for group in GROUP_OF])
 PARTS = {"right": REWARDS, "short": torch.tensor([0.1, 0.2, 0.3, 0.0, 0.0, 0.5, 0.7]).double()}
 
@@ -165,15 +167,19 @@ def outcome_rewards(scale: float = 1.0) -> dict[str, Any]:
     return {"token_level_rewards": scale * REWARDS[:, None], "response_mask": one, "index": INDEX}
 
 
-def credit_of(algorithm: GRPO, num_parts: int = 0) -> Tensor:
-    """The advantages of those rewards, or of so many parts; a call of one token an episode."""
+def credit_of(
+    algorithm: GRPO, num_parts: int = 0, scale: float = 1.0, count: int = len(REWARDS)
+) -> Tensor:
+    """The advantages of the first of those rewards, or of so many parts; a call of one token an
+    episode."""
     groups = []
     for number in (0, 1):
-        rows = (number == GROUP_OF).nonzero()[:, 0].tolist()
+        rows = (number == GROUP_OF[:count]).nonzero()[:, 0].tolist()
         task, episodes = {"id": str(number)}, []
         for i, row in enumerate(rows):
-            parts = {name: PARTS[name][row].item() for name in list(PARTS)[:num_parts]}
-            reward = weighted_sum(parts, algorithm.part_weights) if parts else REWARDS[row].item()
+            parts = {name: scale * PARTS[name][row].item() for name in list(PARTS)[:num_parts]}
+            alone = scale * REWARDS[row].item()
+            reward = weighted_sum(parts, algorithm.part_weights) if parts else alone
             of = {"task": task, "index": i, "calls": (_call(1),)}
             episodes.append(Episode(**of, reward=reward, parts=parts))
         groups.append(Group(task, tuple(episodes)))

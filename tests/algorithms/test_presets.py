@@ -423,9 +423,15 @@ def test_what_two_do_not_read_is_refused_in_either_order(names):
 
 
 def test_what_another_preset_brings_and_is_not_read_is_not_refused():
-    assert load_algorithm("icepop+sft").importance_sampling_cap == 5.0
-    with pytest.raises(ValueError, match=r"importance_sampling_cap is 2.0: IcePop\+SFT does not"):
-        replace(load_algorithm("icepop+sft"), importance_sampling_cap=2.0)
+    assert load_algorithm("dapo+sft").clip_high == 0.28
+    with pytest.raises(ValueError, match=r"clip_high is 0.3: DAPO\+SFT does not"):
+        replace(load_algorithm("dapo+sft"), clip_high=0.3)
+
+
+def test_what_corrects_for_the_sampler_does_not_go_with_a_likelihood():
+    for name in ("sft", "rejection"):
+        with pytest.raises(ValueError, match="both have their own importance: choose one"):
+            load_algorithm(f"icepop+{name}")
 
 
 # Named rewards, rewards and states a call.

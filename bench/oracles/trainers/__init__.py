@@ -1,13 +1,15 @@
-"""Eight trainers, from their unpacked wheels, a file each: ``loss(batch, ...)`` is a scalar,
+"""Ten trainers, from their unpacked wheels, a file each: ``loss(batch, ...)`` is a scalar,
 ``kl(batch, ...)`` a mean, ``credit(...)`` the advantages of the example's rewards."""
 
 from pathlib import Path
 from typing import Any
 
 from bench.oracles.trainers.areal import AReaL
+from bench.oracles.trainers.art import ART
 from bench.oracles.trainers.openrlhf import OpenRLHF
 from bench.oracles.trainers.skyrl import SkyRL
 from bench.oracles.trainers.spiral import Spiral
+from bench.oracles.trainers.swift import Swift
 from bench.oracles.trainers.tinker import Tinker
 from bench.oracles.trainers.trinity import Trinity
 from bench.oracles.trainers.trl import TRL
@@ -22,6 +24,8 @@ WHEELS = {
     "openrlhf": OpenRLHF,
     "tinker_cookbook": Tinker,
     "spiral_rl": Spiral,
+    "ms_swift": Swift,
+    "openpipe_art": ART,
 }
 """Which versions, requirements-oracles.txt says."""
 
