@@ -1,16 +1,18 @@
 """Fuzzers: atheris on what reads a model's text, and on flags; ``python -m bench.fuzz reply``.
 
-    python -m bench.fuzz {text,reply,template,flags,path.py:function} [--seconds 1200] [--seed 1]
+    python -m bench.fuzz text reply template flags path.py:function [--seconds 1200] [--seed 1]
 
 Inputs grow out of those that reached new lines of ours and of vLLM's parsers, and out of the marks
 that models write. None may raise, or take a second. Each text is also taken again and again: one
 that takes longer a character than any before joins the inputs, and where twice as much of it takes
-more than 2.6 times as long, that is a finding. Ends with 0, or with the input that is one.
+more than 2.6 times as long, that is a finding. Ends with 0, or with the inputs that are one. Each
+target has the seconds to itself, in a process of its own.
 """
 
 import argparse
 import contextlib
 import io
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -116,19 +118,16 @@ def dictionary() -> str:
     return "".join(f'"{mark}"\n' for mark in escaped)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", help="text, reply, template, flags, or a function of a text")
-    parser.add_argument("--seconds", type=int, default=1200)
-    parser.add_argument("--seed", type=int, default=1)
-    given, folder = parser.parse_args(), Path(tempfile.mkdtemp(prefix="fuzz-"))
+def fuzz(kind: str, seconds: int, seed: int) -> None:
+    """Ends the process."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     (corpus := folder / "corpus").mkdir()
     for number, (mark, first) in enumerate(zip(MARKS, cycle(range(len(FAMILIES))))):
         (corpus / f"{number:06}").write_bytes(bytes([first]) + mark.encode())
     (folder / "marks").write_text(dictionary())
     options = {
-        "max_total_time": given.seconds,
-        "seed": given.seed,
+        "max_total_time": seconds,
+        "seed": seed,
         "max_len": PART,
         "dict": folder / "marks",
         "artifact_prefix": f"{folder}/",
@@ -139,8 +138,23 @@ def main() -> None:
         "print_final_stats": 1,
     }
     argv = [f"-{name}={value}" for name, value in options.items()]
-    atheris.Setup([sys.argv[0], *argv, str(corpus)], target(given.kind, corpus))
+    atheris.Setup([sys.argv[0], *argv, str(corpus)], target(kind, corpus))
     atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kinds", nargs="+", help="text, reply, template, flags, or of a text")
+    parser.add_argument("--seconds", type=int, default=1200)
+    parser.add_argument("--seed", type=int, default=1)
+    given, found = parser.parse_args(), []
+    for kind in given.kinds:
+        print(f"fuzzing {kind}", flush=True)
+        if (child := os.fork()) == 0:
+            fuzz(kind, given.seconds, given.seed)
+        _, status = os.waitpid(child, 0)
+        found += [kind] * bool(status)
+    sys.exit(f"found something in {', '.join(found)}" if found else 0)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,10 @@ def last_step(folder: Path) -> int:
 def test_interrupted_once_it_saves_and_says_where(
     tmp_path, tiny_folder, launch, number, all_of_them, status
 ):
-    run = start(tmp_path, tiny_folder, "--steps", "500", launch=launch).wait_for("step   2/500")
+    # What the launcher itself is asked, is asked of one that was started as a person does.
+    afresh = launch is not None and not all_of_them
+    run = start(tmp_path, tiny_folder, "--steps", "500", launch=launch, afresh=afresh)
+    run.wait_for("step   2/500")
     interrupted = time.monotonic()
     returned = run.signal(number, all_of_them=all_of_them).end()
     assert time.monotonic() - interrupted < 30

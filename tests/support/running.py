@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.checkout import ROOT
-from tests.support.warm import WarmProcess
+from tests.support.warm import LAUNCHER, RANK, WarmProcess
 
 EXPERIMENT = str(Path(__file__).with_name("drawn_rewards.py"))
 STEPS = 8
@@ -42,24 +42,28 @@ class Running:
     ):
         """launch: flags of ``accelerate launch``; without, train.py is started by itself.
         within: a command that runs the rest. afresh: as a person starts it, from nothing, and not
-        from what other runs have imported already; the others always are."""
+        from what other runs have imported already; what is within a command always is."""
         self._log, self._mark = log, uuid.uuid4().hex
-        environment = {"MARK": self._mark, **(environment or {})}
-        if afresh or launch is not None or within:
-            launcher = [] if launch is None else ["-m", "accelerate.commands.launch", *launch]
-            command = [*within, sys.executable, *launcher, "train.py", *map(str, flags)]
-            with log.open("w") as file:
+        self._ranks = log.with_name(f"{log.name}.ranks")
+        environment = {**os.environ, "MARK": self._mark, **(environment or {})}
+        command = ["train.py", *map(str, flags)]
+        with log.open("w") as file:
+            if afresh or within:
+                launcher = [] if launch is None else ["-m", "accelerate.commands.launch", *launch]
                 self.process = subprocess.Popen(
-                    command,
+                    [*within, sys.executable, *launcher, *command],
                     cwd=ROOT,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **environment},
+                    env=environment,
                     start_new_session=True,
                 )
-        else:
-            log.touch()
-            self.process = WarmProcess([*map(str, flags)], log, {**os.environ, **environment})
+            else:
+                if launch is not None:
+                    self._ranks.mkdir()
+                    environment |= {"PYTHON_EXEC": str(RANK), "RANKS": str(self._ranks)}
+                    command = [LAUNCHER, *launch, *command]
+                self.process = WarmProcess(command, file, environment)
         self._sessions = {self.process.pid}
         self.started.append(self)
 
@@ -75,13 +79,21 @@ class Running:
         """
         sessions = {p: _session(p) for p in psutil.process_iter()}
         self._sessions |= {sessions[p] for p in sessions if self._mark in _environment(p).values()}
+        self._sessions |= {*self._forked}
         return [p for p, session in sessions.items() if session in self._sessions]
 
     @property
     def ranks(self) -> list[psutil.Process]:
         """The trainers among them, in the order of their ranks."""
+        if forked := self._forked:
+            return sorted((p for p in self.alive if p.pid in forked), key=lambda p: forked[p.pid])
         trainers = [p for p in self.alive if "train.py" in p.cmdline()[1:3]]
         return sorted(trainers, key=lambda p: int(p.environ().get("RANK", 0)))
+
+    @property
+    def _forked(self) -> dict[int, int]:
+        """The launched ranks that were, and their numbers, by process id."""
+        return {int(p.read_text()): int(p.name) for p in self._ranks.glob("*")}
 
     def wait_for(self, text: str, seconds: float = 240) -> "Running":
         deadline = time.monotonic() + seconds
@@ -95,7 +107,9 @@ class Running:
 
     def signal(self, number: int, *, all_of_them: bool = False) -> "Running":
         """To the process that was started, or as a terminal does, to its whole session."""
-        for process in self.alive if all_of_them else [self.process]:
+        # What stands for a rank would pass on what the rank gets itself.
+        everyone = [p for p in self.alive if str(RANK) not in _command(p)] if all_of_them else []
+        for process in everyone or [self.process]:
             os.kill(process.pid, number)
         return self
 
@@ -122,6 +136,13 @@ def _session(process: psutil.Process) -> int | None:
         return None if is_zombie else os.getsid(process.pid)
     except (psutil.NoSuchProcess, ProcessLookupError):
         return None
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
