@@ -126,8 +126,7 @@ TYPED = [
     # Of each kind of mistake one or two: as the flags are read, a callable's name, an experiment's
     # own, a run's, a model's, and the machine's.
     *("--stepz 3", "--steps 0", "--workflow nowhere:solve", "--workflow experiments.gsm8k:judge"),
-    *("--resume MINE", "--tasks-per-step 50", "--model.path no/such", "--model.max-model-len 4096"),
-    *("--server.port TAKEN", "--trackers wandb", "--runs EMPTY/file/runs"),
+    *("--resume MINE", "--model.path no/such", "--server.port TAKEN", "--runs EMPTY/file/runs"),
 ]
 
 FILES = [

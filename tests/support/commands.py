@@ -1,11 +1,14 @@
 """The commands as a person types them, in a process; and short runs that learn from chance."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.support.checkout import ROOT
+from tests.support.warm import WarmProcess
 
 SHORT = (
     *("--steps", "2", "--tasks-per-step", "4", "--group-size", "4"),
@@ -26,11 +29,17 @@ RANDOM_REWARDS = """
 
 
 def run(*command: str, expect: int = 0) -> str:
-    result = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900
-    )
-    assert result.returncode == expect, result.stdout + result.stderr
-    return result.stdout + result.stderr
+    """What the command says; one of ours is forked, see ``warm``."""
+    with tempfile.TemporaryFile("w+") as output:
+        if command[0] in ("train.py", "rollout.py"):
+            status = WarmProcess(command, output, os.environ).wait(900)
+        else:
+            how = {"stdout": output, "stderr": subprocess.STDOUT, "timeout": 900}
+            status = subprocess.run([sys.executable, *command], cwd=ROOT, **how).returncode
+        output.seek(0)
+        said = output.read()
+    assert status == expect, said
+    return said
 
 
 def read_metrics(runs: Path) -> tuple[Path, list[dict]]:
