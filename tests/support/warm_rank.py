@@ -13,22 +13,30 @@ import sys
 from contextlib import suppress
 
 
-def pass_on(number, frame):
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+def main() -> None:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("\0" + os.environ["WARM"])
+    _unbuffered, *arguments = sys.argv[1:]
+    request = json.dumps({"start": arguments, "environment": {**os.environ}})
+    socket.send_fds(connection, [b" "], [1, 2])
+    connection.sendall(request.encode() + b"\n")
+    answers = connection.makefile()
+    pid = int(answers.readline())
+
+    def pass_on(number, frame):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, pass_on)
+    status = int(answers.readline())
+    if status < 0:
+        with suppress(OSError):
+            # Of SIGKILL there is no other way.
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
 
 
-connection = socket.socket(socket.AF_UNIX)
-connection.connect("\0" + os.environ["WARM"])
-unbuffered, *arguments = sys.argv[1:]
-socket.send_fds(connection, [b" "], [1, 2])
-connection.sendall(json.dumps({"start": arguments, "environment": {**os.environ}}).encode() + b"\n")
-answers = connection.makefile()
-pid = int(answers.readline())
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, pass_on)
-status = int(answers.readline())
-if status < 0:
-    signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
-    os.kill(os.getpid(), -status)
-sys.exit(status)
+if __name__ == "__main__":
+    main()
