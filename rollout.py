@@ -3,7 +3,7 @@
 As a command it runs an agent without training it:
 
     python rollout.py --exp gsm8k_offline --num-tasks 3 [--checkpoint DIR]
-    python rollout.py --exp gsm8k_offline --evaluate [--checkpoint DIR]
+    python rollout.py --exp gsm8k_offline --evaluate [--checkpoint RUN | --checkpoint DIR ...]
     python rollout.py --exp gsm8k_offline --debug [--base-url URL --api-key KEY]
     python rollout.py --chat runs/gsm8k_offline/TIME/checkpoints/step-00040
 """
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import groupby, islice
 from random import Random
 from typing import Any
 
@@ -37,21 +38,24 @@ from agentrl.agents.tools import ChatSetting
 from agentrl.callables import load_callable
 from agentrl.cli import experiment_module
 from agentrl.debug.chat import talk
+from agentrl.debug.checkpoints import Evaluation
 from agentrl.debug.episodes import debug
 from agentrl.debug.kept import KeptEpisodes
 from agentrl.debug.transcript import print_episode
 from agentrl.debug.upstream import Upstream
 from agentrl.learning.ranks import Ranks
+from agentrl.records import situations
 from agentrl.runs import preflight
-from agentrl.runs.metrics import episode_metrics
+from agentrl.runs.evaluation import evaluation_metrics
 from agentrl.runs.model import find_model
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 from agentrl.runs.session import Session
 from agentrl.serving.client import Serving
 from agentrl.serving.start import serve
+from agentrl.signals import Interrupted, Signals
 from agentrl.tasks.splits import read_splits
-from agentrl.types import CannotStart, Chunk, EngineStopped, Episode, Group, Report, Task
+from agentrl.types import EVAL_SET, CannotStart, Chunk, EngineStopped, Episode, Group, Report, Task
 
 EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
@@ -160,17 +164,13 @@ def refill(
 def evaluate(
     serving: InferencePool, held_out: Sequence[Task], config: Config, ranks: Ranks, run: Session
 ) -> dict[str, Any]:
-    """Metrics of one episode of each held-out task, drawn with the same seeds each time."""
+    """Metrics of the held-out tasks' episodes, drawn with the same seeds each time."""
     with run.phase("eval"):
-        shard = ranks.shard(held_out)
-        own_groups = run_groups(shard, config, serving, report=run.report, check=ranks.check)
+        shard, told = ranks.shard(held_out), {"report": run.report, "check": ranks.check}
+        own_groups = run_groups(shard, config, serving, group_size=config.eval.samples, **told)
         groups = ranks.gather(own_groups, "evaluation")
     run.record_evaluation(groups)
     return evaluation_metrics(groups)
-
-
-def evaluation_metrics(groups: Sequence[Group]) -> dict[str, Any]:
-    return {f"eval/{name}": value for name, value in episode_metrics(groups).items()}
 
 
 def run_groups(
@@ -191,9 +191,11 @@ def run_groups(
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
     keys = [(row, index) for row in range(len(tasks)) for index in range(group_size)]
-    own_sampling |= step == EVALUATION and config.eval.sampling == "agent"
-    open_client = partial(serving.open, step=step, own_sampling=own_sampling)
-    running = _Episodes(tasks, keys, config, serving, open_client)
+    sampling = {"own_sampling": own_sampling}
+    if step == EVALUATION:
+        sampling["own_sampling"] |= config.eval.sampling == "agent"
+        sampling["temperature"] = config.eval.temperature
+    running = _Episodes(tasks, keys, config, serving, partial(serving.open, step=step, **sampling))
     try:
         while running.start():
             running.end()
@@ -317,13 +319,17 @@ def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
     train, held_out = read_splits(config)
     if config.eval.every and not held_out:
         raise ValueError("there are no held-out tasks to evaluate: give some, or --eval.every None")
-    return train, held_out[: config.eval.num_tasks]
+    sets = groupby(held_out, lambda task: task.get(EVAL_SET))
+    return train, [task for _, tasks in sets for task in islice(tasks, config.eval.num_tasks)]
 
 
 def main() -> None:
     """Show some episodes, or do what the flags say; see ``agentrl.debug.command``."""
     config, flags = command.read(sys.argv[1:])
     display = Display()
+    if flags.evaluate:
+        _evaluate(config, flags, display)
+        return
     try:
         tasks = [] if flags.chat else _choose_tasks(flags, config)
         if flags.base_url:
@@ -356,6 +362,38 @@ def _start(config: Config, path: str | None, display: Display) -> Serving:
         return serve(config, folder)
 
 
+def _evaluate(config: Config, flags: Namespace, display: Display) -> None:
+    """Measure the checkpoints that have not been yet, one after the other, and show all."""
+    serving = None
+    try:
+        if flags.situations:
+            tasks = situations.read_situations(flags.situations)
+            config = replace(config, workflow=situations.answer, judge=None, trained_agents=None)
+        else:
+            tasks = _choose_tasks(flags, config)
+        preflight.check_ids([], tasks, display)
+        flags.checkpoints = flags.checkpoints or [str(find_model(config, None, display))]
+        evaluation = Evaluation(flags.checkpoints, tasks, config, flags.exp, display)
+        Signals().listen()
+        for checkpoint in evaluation.todo:
+            # One engine, where nothing but the weights is another.
+            if serving is None or not serving.load(checkpoint.folder):
+                serving = serving and serving.close()
+                serving = _start(config, checkpoint.folder, display)
+            if flags.situations:
+                situations.check_tokens(tasks, serving.decode)
+            with display.phase(checkpoint.name) as report:
+                size = config.eval.samples
+                groups = run_groups(tasks, config, serving, group_size=size, report=report)
+            evaluation.add(checkpoint.step, groups, serving.tokenizer)
+    except (ValueError, CannotStart, EngineStopped) as error:
+        sys.exit(f"error: {error}")
+    except Interrupted as signal:
+        display.line(f"{signal}: {evaluation.progress}; the same command goes on from there")
+        sys.exit(128 + signal.number)
+    evaluation.show()
+
+
 def _do(
     flags: Namespace, config: Config, serving: Any, tasks: list[Task], display: Display
 ) -> None:
@@ -373,21 +411,9 @@ def _do(
     else:
         with display.phase("episodes") as report:
             groups = run_groups(tasks, config, serving, report=report)
-        _show(groups, serving, display, metrics_alone=flags.evaluate)
-        keep(groups)
-
-
-def _show(groups: list[Group], serving: Serving, display: Display, *, metrics_alone: bool) -> None:
-    if not metrics_alone:
         for group in groups:
             print_episode(display.console, group.episodes[0], serving.decode)
-        return
-    metrics = evaluation_metrics(groups)
-    cause = metrics.pop("eval/failure")
-    rows = [(name, f"{value:.3f}") for name, value in metrics.items()]
-    display.table(f"{len(groups)} held-out tasks", ("", "mean or count"), rows)
-    if cause is not None:
-        display.line(f"the commonest failure: {cause}")
+        keep(groups)
 
 
 if __name__ == "__main__":

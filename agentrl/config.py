@@ -141,16 +141,36 @@ class EvalConfig:
     every: int | None = 20
     """Evaluate at step 0, every so many steps, and at the end. None: never."""
     num_tasks: int = 200
-    """Held-out tasks, the first ones, one episode each."""
+    """Held-out tasks, the first ones of each set."""
+    samples: int = 1
+    """Episodes of each: the k of mean@k and pass@k."""
+    temperature: float | None = None
+    """None: training's. 0: always the likeliest token."""
     sampling: Literal["training", "agent"] = "training"
     """As in training; or agent: as the agent asks for, where it does (temperature, top_p, ...)."""
+    sets: tuple[str, ...] = ()
+    """Held-out sets besides the experiment's own, which is called test then: NAME=FILE.jsonl ..."""
+    best: str = "eval/success"
+    """The metric that is highest for the best checkpoint, which keep_last keeps."""
+    patience: int | None = None
+    """End the run after so many evaluations in which best did not rise. None: never."""
 
     def __post_init__(self):
+        names = {one.partition("=")[0] for one in self.sets if "=" in one}
+        once = "give 1 or more, and 1 where eval.temperature is 0: the others would be the same"
         _check(
             self,
             "eval.",
             every=(self.every is None or self.every > 0, "give 1 or more"),
             num_tasks=(self.num_tasks > 0, "give 1 or more"),
+            samples=(self.samples == 1 or (self.samples > 1 and self.temperature != 0), once),
+            temperature=(0 <= (self.temperature or 0) <= 2, "give 0 to 2"),
+            sets=(len(names) == len(self.sets), "give each as NAME=FILE.jsonl, and its own name"),
+            best=(self.best.startswith("eval/"), "name a metric of an evaluation, eval/..."),
+            patience=(
+                self.patience is None or (self.patience > 0 and self.every is not None),
+                "give 1 or more, and --eval.every: it counts evaluations",
+            ),
         )
 
 

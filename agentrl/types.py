@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args
 
 Task = dict[str, Any]
 """One row of the dataset. Always has a stable ``"id"``."""
+EVAL_SET = "eval_set"
+"""The key of a held-out task under which the name of its set stands, where that has one."""
 
 Message = dict[str, Any]
 """A chat message in OpenAI's form."""
@@ -255,6 +257,10 @@ class NotFinite(StepRefused):
 
 class NothingToTrain(StepRefused):
     """No token that a batch sampled can be trained."""
+
+
+class StoppedEarly(Exception):
+    """A run has come to its end before its last step: it gets no better."""
 
 
 class EngineStopped(RuntimeError):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agentrl.records import open_run
 from agentrl.runs import curve
+from agentrl.runs.evaluation import has_stopped, shown
 from agentrl.runs.run import Run, flatten
 
 CURVES = Path(__file__).with_name("curves")
@@ -44,14 +45,15 @@ def finished(folder: Path) -> Run:
     run = Run(folder)
     try:
         run.rows, settings = open_run(folder).metrics(), run.settings
-        steps = settings["steps"]
+        steps, of_eval = settings["steps"], settings["eval"]
+        is_over = has_stopped(run.rows, of_eval.get("best", ""), of_eval.get("patience"))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{folder} is not the folder of a run ({type(error).__name__}: {error})"
         ) from error
     last = run.rows[-1]["step"] if run.rows else 0
     # Where the epochs decide, the runs have to have come to the same step.
-    if last == 0 or (steps and not settings["epochs"] and last < steps):
+    if last == 0 or (steps and not (settings["epochs"] or is_over) and last < steps):
         raise ValueError(
             f"{folder} has come to step {last} and is not finished: give --resume {folder} "
             "to train.py, or leave it out"
@@ -65,7 +67,8 @@ def check_alike(runs: Sequence[Run]) -> None:
         {
             **flatten(r.settings),
             "experiment": r.description["experiment"],
-            "end": r.rows[-1]["step"],
+            # What stops early stops where it may.
+            "end": r.rows[-1]["step"] if r.settings["eval"].get("patience") is None else None,
         }
         for r in runs
     ]
@@ -81,7 +84,7 @@ def row_of(runs: Sequence[Run], picture: str) -> str:
     command."""
     is_evaluated = any("eval/success" in row for run in runs for row in run.rows)
     measure = "eval/success" if is_evaluated else "reward/mean"
-    values = [[row[measure] for row in run.rows if measure in row] for run in runs]
+    measured = [[row for row in run.rows if measure in row] for run in runs]
     seconds = [sum(row.get("time/step_seconds", 0) for row in run.rows) for run in runs]
     described = [run.description for run in runs]
     command = re.sub(r"--seed[ =]\S+", "--seed N", described[0]["command"])
@@ -89,14 +92,18 @@ def row_of(runs: Sequence[Run], picture: str) -> str:
         f"[{described[0]['experiment']}]({picture})",
         ", ".join(sorted(str(run.settings["seed"]) for run in runs)),
         f"`{measure}`",
-        spread([of_run[0] for of_run in values], ".3f"),
-        spread([of_run[-1] for of_run in values], ".3f"),
+        *(_cell([of_run[at] for of_run in measured], measure) for at in (0, -1)),
         f"{spread(seconds, '.0f')} s",
         ", ".join(sorted({one.get("hardware", "not recorded") for one in described})),
         ", ".join(sorted({_short(one["commit"] or "none") for one in described})),
         f"`{command}`",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _cell(rows: Sequence[dict], measure: str) -> str:
+    """Over several seeds the spread; of one the interval over tasks, where it has one."""
+    return spread([r[measure] for r in rows], ".3f") if rows[1:] else shown(rows[0], measure)
 
 
 def spread(values: Sequence[float], form: str) -> str:

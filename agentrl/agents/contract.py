@@ -20,7 +20,7 @@ from agentrl.callables import callable_name, underlying
 from agentrl.types import Call, Episode, Reward, weighted_sum
 
 RESERVED = re.compile(
-    "(reward|episodes|tokens|gap|time|eval)/.*|step|success|failure|loss|clipped|importance"
+    "(reward|episodes|tokens|gap|time|eval|success)/.*|pass@.*|step|success|failure|loss|clipped|importance"
     "|entropy|grad_norm|lr|degenerate"
 )
 """Names of metrics that a run has of its own: ``docs/metrics.md``."""
@@ -80,9 +80,12 @@ class InferencePool(Protocol):
     engine: EngineHealth
 
     def open(
-        self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
+        self, *, step: int, task_id: str, episode: int, **sampling: Any
     ) -> tuple[Model, dict[str, Any]]:
-        """A new episode's client of the trained model, and those of the auxiliary ones."""
+        """A new episode's client of the trained model, and those of the auxiliary ones.
+
+        sampling: ``own_sampling`` and ``temperature``, see ``serving.recording.Recording``.
+        """
 
     def release(self, model: Model) -> None:
         """An episode is over, and those that come after it are open."""

@@ -16,7 +16,9 @@ from agentrl.runs.run import DESCRIPTION
 ABOUT = """Run an agent without training it.
 
   --num-tasks K              show K episodes
-  --evaluate                 measure all held-out tasks
+  --evaluate                 measure all held-out tasks: of a model, of each --checkpoint, or of a
+                             run's, all of them; started again it goes on
+  --situations FOLDER        in the place of held-out tasks: see python -m agentrl.records freeze
   --debug                    one episode at a time, in the main thread: breakpoints work, and Enter
                              runs it again with the experiment as it is on disk by then;
                              with --base-url URL its workflow gets a plain client of that server
@@ -26,7 +28,8 @@ ABOUT = """Run an agent without training it.
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-tasks", type=at_least_one)
-    parser.add_argument("--checkpoint", metavar="DIR")
+    parser.add_argument("--checkpoint", metavar="DIR", nargs="+", dest="checkpoints", default=[])
+    parser.add_argument("--situations", metavar="FOLDER", type=Path)
     parser.add_argument("--base-url", metavar="URL", help="of any OpenAI-compatible server")
     parser.add_argument(
         "--api-key", metavar="KEY", default=os.environ.get("OPENAI_API_KEY", "none")
@@ -48,6 +51,11 @@ def read(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     """The config and the flags. Exits with a sentence where they cannot be used together."""
     config, flags = parse(argv, ABOUT, add_flags, default_experiment)
     # What would be ignored is an error.
+    flags.checkpoint = flags.checkpoints[0] if flags.checkpoints else None
+    if flags.situations and not flags.evaluate:
+        _refuse("--situations goes with --evaluate")
+    if len(flags.checkpoints) > 1 and not flags.evaluate:
+        _refuse("several --checkpoint go with --evaluate: name one")
     if flags.chat and flags.checkpoint:
         _refuse("--chat names the checkpoint itself: drop --checkpoint")
     if flags.num_tasks and (flags.chat or flags.evaluate):
@@ -68,13 +76,18 @@ def read_again(argv: list[str], flags: argparse.Namespace, config: Config) -> Co
 
     Raises ValueError, with the lines at fault, where they cannot be.
     """
-    functions = (callable_name(value) for value in vars(config).values() if callable(value))
-    forget_modules([module_name(flags.exp), *functions])
+    forget_modules(named_in(config, flags.exp))
     try:
         return read(argv)[0]
     except SystemExit as stopped:
         said = stopped.code if isinstance(stopped.code, str) else "it takes these flags no more"
         raise ValueError(said.removeprefix("error: ")) from stopped
+
+
+def named_in(config: Config, exp: str) -> list[str]:
+    """The experiment's module and its functions, by their names."""
+    functions = (callable_name(value) for value in vars(config).values() if callable(value))
+    return [module_name(exp), *functions]
 
 
 def default_experiment(flags: argparse.Namespace) -> str | None:

@@ -136,6 +136,10 @@ class RunRecords:
         """The text of each token; where several make up one character, the first has it."""
         return self._texts.of(ids)
 
+    def text(self, ids: Ids) -> str:
+        """What these ids say together, special tokens included."""
+        return self._texts.whole(ids)
+
     @cached_property
     def _texts(self) -> Texts:
         return Texts(self.folder / "tokenizer")

@@ -1,5 +1,6 @@
 """Curve of one run, or of one experiment over several seeds, as a picture."""
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ Row = dict[str, Any]
 def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
     """Draw held-out success, training reward, rewards by agent and part, and habits over the steps.
 
-    runs: the rows of each. Of several, the mean and, as a band, one standard deviation to each
-    side.
+    runs: the rows of each. The band is a run's interval; of several, one standard deviation to each
+    side of their mean.
     """
     # Slow to import.
     import matplotlib
@@ -31,8 +32,14 @@ def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
         axes.plot(steps, means, label=label, **style)
         if len(runs) > 1:
             off = [statistics.stdev(at[s]) if len(at[s]) > 1 else 0.0 for s in steps]
-            low, high = zip(*((m - o, m + o) for m, o in zip(means, off, strict=True)), strict=True)
-            axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)
+            band = [(s, m - o, m + o) for s, m, o in zip(steps, means, off, strict=True)]
+        else:
+            ends = "step", f"{name}/low", f"{name}/high"
+            band = [[row[end] for end in ends] for row in runs[0] if ends[1] in row]
+        if band:
+            axes.fill_between(
+                *zip(*band, strict=True), color=style["color"], alpha=0.12, linewidth=0
+            )
     axes.set(xlabel="step", title=title)
     values = [value for line in axes.lines for value in line.get_ydata()]
     # Shares have the whole picture; rewards may be anything.
@@ -47,7 +54,8 @@ def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
 def _lines(rows: Iterable[Row]) -> list[tuple[str, str, dict[str, Any]]]:
     """The metrics to draw, each with its label and style."""
     logged = {name for row in rows for name in row} - {"eval/reward/mean"}
-    own = sorted(name for name in logged if name.startswith(("habit/", "eval/reward/")))
+    drawn = re.compile(r"(habit|eval/reward)/.*|eval/(pass@\d+|[^/]+/success)")
+    own = sorted(filter(drawn.fullmatch, logged))
     return [
         ("reward/mean", "training reward", {"color": "C0", "alpha": 0.5}),
         ("eval/success", "held-out success", {"color": "C0", "marker": "o", "linewidth": 2}),

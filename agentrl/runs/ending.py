@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from agentrl.config import Config, compute_dtype
 from agentrl.learning.checkpoint import CheckpointError
@@ -13,7 +13,7 @@ from agentrl.records.recorder import RecordsFailed
 from agentrl.runs.session import Session
 from agentrl.runs.trackers import Trackers
 from agentrl.signals import Interrupted, Signals
-from agentrl.types import CannotStart, EngineStopped, StepRefused
+from agentrl.types import CannotStart, EngineStopped, StepRefused, StoppedEarly
 
 GO_ON = "the last checkpoint is whole: go on from it with --resume and the run's folder"
 
@@ -36,7 +36,9 @@ def open_session(config: Config, flags: Namespace) -> Iterator[tuple[Session, Ra
     with exit_messages(ranks), Trackers(names) as trackers:
         run = Session(config, flags, ranks, trackers)
         try:
-            yield run, ranks
+            # It is a whole run that stops early, and has saved.
+            with suppress(StoppedEarly):
+                yield run, ranks
         except BaseException as error:
             _end(run, error)
             raise

@@ -42,7 +42,7 @@ def check_surroundings(
             f"{ranks} ranks share tasks_per_step {config.tasks_per_step}: launch fewer processes, "
             "or give at least one task a rank with --tasks-per-step"
         )
-    _check_ids(train, held_out, display)
+    check_ids(train, held_out, display)
     if isinstance(config.algorithm.reference, str):
         hub.check_model(config.algorithm.reference)
     check_serving_addresses(config, ranks)
@@ -51,7 +51,7 @@ def check_surroundings(
     _check_writable(config.runs)
 
 
-def _check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display) -> None:
+def check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display) -> None:
     found: list[dict[str, Task]] = []
     for kind, tasks in {"train": train, "held-out": held_out}.items():
         by_id: dict[str, Task] = {}
@@ -60,7 +60,8 @@ def _check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display
             if first is not task and content_id(first) != content_id(task):
                 raise ValueError(
                     f"two different {kind} tasks have the id {task['id']!r}: "
-                    "give each its own, or none, and one is made from what it holds"
+                    "give each its own, or none, and one is made from what it holds; leave each in "
+                    "one set"
                 )
         found.append(by_id)
     if shared := found[0].keys() & found[1].keys():

@@ -73,7 +73,7 @@ class Run:
         Returns the settings that are not what they were, each with both values.
         """
         last = -1 if after_step is None else after_step
-        self._keep([row for row in open_run(self.folder).metrics() if row["step"] <= last])
+        self.keep([row for row in open_run(self.folder).metrics() if row["step"] <= last])
         if not self._writes:
             return {}
         cut_back(self.records, last)
@@ -109,11 +109,10 @@ class Run:
             *(value for value in values if isinstance(value, str) and ":" in value),
         ]
 
-    @property
-    def best_step(self) -> int | None:
-        """The evaluated step that solved most held-out tasks so far; of equals, the last."""
-        solved = {r["step"]: r["eval/success"] for r in self.rows if "eval/success" in r}
-        return max(solved, key=lambda step: (solved[step], step), default=None)
+    def best_step(self, metric: str) -> int | None:
+        """The evaluated step whose metric is the highest so far; of equals, the last."""
+        values = {row["step"]: row[metric] for row in self.rows if metric in row}
+        return max(values, key=lambda step: (values[step], step), default=None)
 
     def log(self, row: dict[str, Any], *, is_whole: bool = True) -> None:
         """Append one step's metrics; what was logged of that step before is replaced.
@@ -121,7 +120,7 @@ class Run:
         Followers get rows that are whole.
         """
         if self.rows and self.rows[-1]["step"] == row["step"]:
-            self._keep(self.rows[:-1])
+            self.keep(self.rows[:-1])
         self.rows.append(row)
         if self._writes:
             with self._metrics.open("a") as file:
@@ -129,7 +128,7 @@ class Run:
         for follow in self.followers if is_whole else ():
             follow(row)
 
-    def _keep(self, rows: list[dict[str, Any]]) -> None:
+    def keep(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
         if self._writes:
             replace_text(self._metrics, "".join(f"{json.dumps(row)}\n" for row in rows))

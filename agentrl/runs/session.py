@@ -28,6 +28,7 @@ from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.records.recorder import Recorder
 from agentrl.runs import preflight, summary
+from agentrl.runs.evaluation import has_stopped
 from agentrl.runs.metrics import Clock
 from agentrl.runs.model import find_model_once
 from agentrl.runs.progress import Display
@@ -37,7 +38,7 @@ from agentrl.runs.seams import Moment, load_state, state_of
 from agentrl.runs.tally import Tally
 from agentrl.runs.trackers import Trackers
 from agentrl.runs.trial import try_step
-from agentrl.types import Group, NotFinite, Report, Task
+from agentrl.types import CannotStart, Group, NotFinite, Report, StoppedEarly, Task
 from kernels.tree_attention import choose
 
 Item = TypeVar("Item")
@@ -243,15 +244,28 @@ class Session:
             )
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Add metrics to the row of a step, and show it when it is whole."""
+        """Add metrics to the row of a step, and show it when it is whole.
+
+        Raises StoppedEarly, having saved, where evaluations have not got better for long enough.
+        Every rank has the same rows.
+        """
         self._log(step, metrics)
         self._show(step)
+        best, patience = self.config.eval.best, self.config.eval.patience
+        if step < self.num_steps and has_stopped(self.run.rows, best, patience):
+            self._save()
+            self.display.line(f"stopped early: {best} has not risen in {patience} evaluations")
+            raise StoppedEarly
 
     def _log(self, step: int, metrics: dict[str, Any]) -> None:
         """Exits where the first evaluation scored nothing."""
         if step == 0 and metrics.get("eval/failure") and "eval/success" not in metrics:
             sys.exit(f"error: no episode could be scored: {metrics['eval/failure']}")
-        rows = self.run.rows
+        rows, best = self.run.rows, self.config.eval.best
+        is_measured = isinstance((metrics | (rows or [{}])[0]).get(best), int | float)
+        if "eval/success" in metrics and not is_measured:
+            known = ", ".join(name for name in metrics if name.startswith("eval/"))
+            raise CannotStart(f"eval.best is {best}, which is not measured: choose of {known}")
         row = rows[-1] if rows and rows[-1]["step"] == step else {"step": step}
         times = self._clock.metrics()
         self._clock = Clock()
@@ -303,7 +317,8 @@ class Session:
                 seams = state_of(self.config)
                 checkpoint.save(folder, *self._saves, self.ranks, self._random_state, seams)
         if self.config.keep_last and self.ranks.is_first:
-            checkpoint.prune(self.run.checkpoints, self.config.keep_last, self.run.best_step)
+            best = self.run.best_step(self.config.eval.best)
+            checkpoint.prune(self.run.checkpoints, self.config.keep_last, best)
 
 
 def compute_repeatably() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentrl.learning import checkpoint
+from agentrl.runs.evaluation import shown
 from agentrl.runs.progress import Display, duration
 from agentrl.runs.run import Run
 
@@ -23,10 +24,11 @@ def step_line(rows: Sequence[dict[str, Any]], num_steps: int) -> str:
         ("reward/mean", "reward", ".3f"),
         ("grad_norm", "grad", ".2f"),
         ("gap/max_abs_logprob", "gap", ".0e"),
-        ("eval/success", "held-out", ".3f"),
     ):
         if name in row:
             parts.append(f"{label} {row[name]:{form}}")
+    if "eval/success" in row:
+        parts.append(f"held-out {shown(row, 'eval/success')}")
     failed = row.get("episodes/error", 0) + row.get("episodes/timeout", 0)
     if failed:
         parts.append(f"{failed} failed ({row['failure']})")
@@ -49,7 +51,7 @@ def summary(display: Display, experiment: str, run: Run, seconds: float) -> None
         display.table(
             "held-out tasks",
             ("", "before", "after"),
-            [(n, f"{before[n]:.3f}", f"{after[n]:.3f}") for n in _measures(before) if n in after],
+            [(n, shown(before, n), shown(after, n)) for n in measures(before) if n in after],
         )
     last = checkpoint.newest(run.checkpoints)
     display.line(f"wall clock  {duration(seconds)}")
@@ -61,8 +63,8 @@ def summary(display: Display, experiment: str, run: Run, seconds: float) -> None
     )
 
 
-def _measures(row: dict[str, Any]) -> list[str]:
-    """Held-out success, and the measures that agents and the experiment bring themselves."""
-    ours = re.compile("eval/(success|failure|reward/mean|episodes/.*)")
+def measures(row: dict[str, Any]) -> list[str]:
+    """Held-out success, of named sets, too, pass@k, and what agents and the experiment measure."""
+    ours = re.compile("eval/(success|(.*/)?(failure|reward/mean|low|high|episodes/.*)|.*/pass@.*)")
     own = (name for name in row if name.startswith("eval/") and not ours.fullmatch(name))
     return ["eval/success", *sorted(own)]

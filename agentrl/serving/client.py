@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import httpx2
@@ -16,6 +17,7 @@ from agentrl.serving.recording import Recording
 from agentrl.serving.remote import RemoteModel
 from agentrl.serving.sampling import EngineClient
 from agentrl.serving.server import Server
+from agentrl.serving.weights import description, read_weights
 from agentrl.types import Call
 
 
@@ -122,8 +124,10 @@ class Serving:
         auxiliary: Mapping[str, AuxiliaryClient] | None = None,
         *,
         seed: int,
+        folder: str | Path = "",
     ):
-        self.server, self.policy = server, policy
+        """folder: the policy's."""
+        self.server, self.policy, self._folder = server, policy, Path(folder)
         self.version = 0
         """How many updates the weights have had that calls are sampled from."""
         self.auxiliary, self._seed = auxiliary or {}, seed
@@ -137,7 +141,7 @@ class Serving:
         return self.policy.num_tokens
 
     def open(
-        self, *, step: int, task_id: str, episode: int, own_sampling: bool = False
+        self, *, step: int, task_id: str, episode: int, **sampling: Any
     ) -> tuple[ModelClient, dict[str, RemoteModel]]:
         """A new episode's client of the trained model, and those of the auxiliary ones."""
         rng_key = (self._seed, step, task_id, episode)
@@ -148,7 +152,7 @@ class Serving:
                 auxiliary[name] = ModelClient(self.server, model, companions[-1], name)
             else:
                 auxiliary[name] = model()
-        recording = Recording(rng_key, own_sampling=own_sampling, companions=companions)
+        recording = Recording(rng_key, companions=companions, **sampling)
         self.engine.enter(rng_key)
         return ModelClient(self.server, self.policy, recording), auxiliary
 
@@ -165,6 +169,13 @@ class Serving:
         sampler_logprobs = self.engine.sync(policy.weights(self.engine.dtype))
         self.version = version
         return policy.probe_gap(self.engine.probe, sampler_logprobs)
+
+    def load(self, folder: str | Path) -> bool:
+        """Sample from a folder's weights from here on; not, where it is another model otherwise."""
+        is_alike = description(self._folder) == description(Path(folder)) != {}
+        if is_alike:
+            self.engine.sync(read_weights(Path(folder)))
+        return is_alike
 
     @contextmanager
     def asleep(self) -> Iterator[None]:

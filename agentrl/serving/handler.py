@@ -105,28 +105,27 @@ class Handler:
     async def _sample(
         self, request: Request, attempt: Attempt, prompt: Prompt, grammar: Any
     ) -> list[Completion]:
-        recording, own = attempt.recording, None
-        if recording.own_sampling:
-            own = dict(request.sampling)
-        else:
-            self._say_what_training_decides(request, grammar)
+        recording = attempt.recording
+        if not recording.own_sampling:
+            self._say_what_training_decides(request, recording, grammar)
         keys = [(recording.rng_key, attempt.number, i) for i in range(request.n)]
         futures = [
-            self.engine.submit(prompt.ids, self._sampling(request, prompt, grammar, own, key))
+            self.engine.submit(prompt.ids, self._sampling(request, prompt, grammar, recording, key))
             for key in keys
         ]
         recording.add(attempt, futures)
         return await _completions(attempt, futures)
 
     def _sampling(
-        self, request: Request, prompt: Prompt, grammar: Any, own: dict | None, rng_key: tuple
+        self, request: Request, prompt: Prompt, grammar: Any, recording: Recording, rng_key: tuple
     ) -> Sampling:
-        """own: what the agent asked to sample with; None where that is not its to choose."""
-        others, max_tokens = dict(own or {}), self._max_model_len - len(prompt.ids)
-        if own is None:
+        others, max_tokens = {}, self._max_model_len - len(prompt.ids)
+        if recording.own_sampling:
+            others = dict(request.sampling)
+        else:
             max_tokens = min(max_tokens, self._max_tokens)
         return Sampling(
-            temperature=others.pop("temperature", self._temperature),
+            temperature=others.pop("temperature", self._temperature_of(recording)),
             max_tokens=min(max_tokens, request.max_tokens or self._max_tokens),
             seed=others.pop("seed", _seed(*rng_key[0], *rng_key[1:])),
             stop=request.stop,
@@ -189,14 +188,20 @@ class Handler:
             for i, logprob, others in zip(completion.ids, completion.logprobs, top, strict=True)
         )
 
-    def _say_what_training_decides(self, request: Request, grammar: Any) -> None:
-        same = {**NEUTRAL, "temperature": self._temperature}
+    def _temperature_of(self, recording: Recording) -> float:
+        return self._temperature if recording.temperature is None else recording.temperature
+
+    def _say_what_training_decides(
+        self, request: Request, recording: Recording, grammar: Any
+    ) -> None:
+        temperature = self._temperature_of(recording)
+        same = {**NEUTRAL, "temperature": temperature}
         asked = {name for name, value in request.sampling.items() if same.get(name) != value}
         if asked:
             self._warn_once(
                 "the agent chose its own %s; every call is drawn at temperature %g instead, "
                 "so that what is trained is what was sampled",
-                *(", ".join(sorted(asked)), self._temperature),
+                *(", ".join(sorted(asked)), temperature),
             )
         if grammar is not None:
             self._warn_once(

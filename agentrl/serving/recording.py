@@ -45,6 +45,7 @@ class Recording:
         rng_key: tuple = (),
         *,
         own_sampling: bool = False,
+        temperature: float | None = None,
         companions: Sequence["Recording"] = (),
     ):
         self.rng_key = rng_key
@@ -53,6 +54,8 @@ class Recording:
         """Those of the episode's auxiliary models, which end with it."""
         self.own_sampling = own_sampling
         """Whether the agent's own temperature and the like are used: not in training."""
+        self.temperature = temperature
+        """What is used else; None: training's."""
         self.calls: list[Call] = []
         self.states: dict[str, str] = {}
         """Of each agent what its next call's is called, where it was told."""

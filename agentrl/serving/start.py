@@ -33,7 +33,7 @@ def serve(config: Config, folder: str | Path, use: Use = "alone") -> Serving:
         for name, model in config.auxiliary_models.items()
     }
     server = Server(host=config.server.host, port=config.server.port)
-    serving = Serving(server, policy, auxiliary, seed=config.seed)
+    serving = Serving(server, policy, auxiliary, seed=config.seed, folder=folder)
     # However the process ends, vLLM is shut down first.
     atexit.register(serving.close)
     freeze_garbage()

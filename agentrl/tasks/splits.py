@@ -9,10 +9,11 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from agentrl.agents.contract import RESERVED
 from agentrl.callables import callable_name, lines_at_fault
 from agentrl.config import Config
-from agentrl.tasks.jsonl import with_id, without_padding
-from agentrl.types import Task
+from agentrl.tasks.jsonl import read_jsonl, with_id, without_padding
+from agentrl.types import EVAL_SET, Task
 
 MOST = 5_000_000
 """Rows of a split; what gives more may never end."""
@@ -23,20 +24,31 @@ def read_splits(config: Config) -> tuple[list[Task], list[Task]]:
     """Train and held-out tasks, each with an id.
 
     Two iterables of rows, a mapping of splits, or train rows alone; also from an ``async def``.
+    Held-out rows may be a mapping of named sets, and ``eval.sets`` adds others; tasks say theirs.
     Raises ValueError, with the author's lines where it is the author's code that raises.
     """
+    given = dict(one.split("=", 1) for one in config.eval.sets)
     try:
         returned = config.tasks(config.data)
         if inspect.iscoroutine(returned):
             returned = asyncio.run(returned)
-        train, held_out = map(_listed, _pair(returned))
+        train, own = _pair(returned)
+        own = own if isinstance(own, Mapping) else {"test" if given else "": own}
+        train, own = _listed(train), {name: _listed(rows) for name, rows in own.items()}
     except (Exception, SystemExit) as error:
         if isinstance(error, ValueError) and _is_ours(error):
             raise
         cause = f"{type(error).__name__}: {error}"
         name = callable_name(config.tasks)
         raise ValueError(f"{name} raised {cause}{lines_at_fault(error)}") from error
-    return _tasks("train", train), _tasks("held-out", held_out)
+    for name in (*own, *given):
+        if RESERVED.fullmatch(f"{name}/x") or (name in own and name in given):
+            raise ValueError(f"{name} cannot name another held-out set: eval/{name} is taken")
+    sets = {name: _tasks("held-out", rows) for name, rows in own.items()}
+    sets |= {name: read_jsonl(Path(file)) for name, file in given.items()}
+    named = [{EVAL_SET: name} if name else {} for name in sets]
+    held_out = [task | of for of, tasks in zip(named, sets.values(), strict=True) for task in tasks]
+    return _tasks("train", train), held_out
 
 
 def _is_ours(error: Exception) -> bool:
@@ -54,7 +66,7 @@ def _pair(returned: Any) -> tuple[Any, Any]:
         held_out = [returned[name] for name in ("test", "validation") if name in returned]
         return returned["train"], held_out[0] if held_out else ()
     is_pair = isinstance(returned, tuple | list) and len(returned) == 2
-    if is_pair and not any(isinstance(rows, Mapping | str) for rows in returned):
+    if is_pair and not (isinstance(returned[0], Mapping | str) or isinstance(returned[1], str)):
         return returned[0], () if returned[1] is None else returned[1]
     return returned, ()
 

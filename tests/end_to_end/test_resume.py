@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import textwrap
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from agentrl.records import open_run
 from agentrl.records.recorder import Recorder
 from agentrl.runs.run import Run
 from agentrl.types import Call, Episode, Group
+from experiments import ledger
 from tests.support.checkout import ROOT
 from tests.support.device import RUN_TOLERANCE, two_gpus
 from tests.support.running import (
@@ -86,7 +88,7 @@ def test_what_came_after_the_checkpoint_is_cut_off(tmp_path):
     kept = open_run(run.folder)
     said = [e.calls[0].completion_ids.tolist() for s in kept.steps() for e in kept.read_step(s)]
     assert said == [[2, 0], [2, 1], [2, 2]]
-    assert run.best_step == 2
+    assert run.best_step("eval/success") == 2
     described = json.loads((run.folder / "config.json").read_text())
     assert described["config"]["steps"] == 3
     (resumed,) = described["resumed"]
@@ -102,7 +104,7 @@ def test_what_was_logged_of_a_step_is_replaced(tmp_path):
     run.log({"step": 4})
     assert [row["step"] for row in run.rows] == [0, 1, 2, 3, 4]
     assert metrics(run.folder) == run.rows
-    assert run.best_step == 3
+    assert run.best_step("eval/success") == 3
 
 
 def test_a_second_rank_writes_nothing(tmp_path):
@@ -316,3 +318,40 @@ def test_more_ranks_than_tasks_is_a_sentence(tmp_path, tiny_folder):
     run = Running(tmp_path / "log", *flags, "--runs", tmp_path, launch=("--quiet", *TWO_RANKS))
     assert run.end() == 1
     assert "error: 2 ranks share tasks_per_step 1: launch fewer processes" in run.said
+
+
+@two_gpus
+@pytest.mark.slow
+def test_two_ranks_stop_early_at_one_step(tmp_path, tiny_folder):
+    """Nothing rises where nothing is judged right; a run that has stopped can go on, too."""
+    experiment = tmp_path / "hopeless.py"
+    experiment.write_text(
+        textwrap.dedent("""
+            import dataclasses
+            from tests.support import drawn_rewards
+
+            async def judge(task, response, episode):
+                verdict = await drawn_rewards.judge(task, response, episode)
+                return dataclasses.replace(verdict, success=False)
+
+            config = dataclasses.replace(drawn_rewards.config, judge=judge)
+        """)
+    )
+    flags = ("--steps", "8", "--eval.every", "1", "--eval.patience", "2", "--eval.num-tasks", "2")
+    options = {"experiment": str(experiment), "launch": TWO_RANKS}
+    run = start(tmp_path, tiny_folder, *flags, **options)
+    assert run.end() == 0, run.said
+    assert run.said.count("stopped early: eval/success has not risen in 2 evaluations") == 1
+    folder = the_run(tmp_path)
+    assert [row["step"] for row in metrics(folder)] == [0, 1, 2]
+    assert [row["eval/success"] for row in metrics(folder)] == [0, 0, 0]
+    # Both had to write it; and the summary comes, as of any whole run.
+    assert steps_saved(folder) == [2]
+    assert len(list((folder / "checkpoints/step-00002/resume").glob("rank-*.pt"))) == 2
+    assert "wall clock" in run.said
+    assert ledger.finished(folder).rows[-1]["step"] == 2
+    # What is not measured is told at the first evaluation.
+    other = ("--eval.best", "eval/habit/none")
+    run = start(tmp_path / "b", tiny_folder, *flags, *other, experiment=str(experiment))
+    assert run.end() == 1
+    assert "error: eval.best is eval/habit/none, which is not measured: choose of" in run.said

@@ -9,6 +9,7 @@ from agentrl.agents.contract import RESERVED
 from agentrl.algorithms import GRPO
 from agentrl.learning.packing import pack
 from agentrl.learning.ranks import Ranks
+from agentrl.runs.evaluation import task_metrics
 from agentrl.runs.metrics import Clock, episode_metrics, token_metrics
 from agentrl.runs.tally import Tally
 from agentrl.signals import Signals
@@ -46,6 +47,8 @@ def test_the_page_and_the_code_agree():
     of_episodes = set(episode_metrics(groups)) - {"habit/own"}
     general = {"reward/solver": "reward/AGENT", "reward/parts/right": "reward/parts/PART"}
     assert {general.get(name, name) for name in of_episodes} == page()["Episodes"]
+    of_tasks = task_metrics([Group(episode.task, (episode,) * 8)] * 2)
+    assert {re.sub(r"@\d+", "@K", name) for name in of_tasks} == page()["Evaluation"]
     assert set(token_metrics(groups, [Sample(call, 0.0)], 2)) == page()["Tokens"]
     of_update = set(of_one_update(groups, call)) - of_episodes - page()["Tokens"]
     named = of_update | named_in_training() | set(Clock().metrics())
@@ -72,5 +75,5 @@ def test_nothing_is_described_twice():
 
 def test_nobody_may_call_a_metric_so():
     """But for agents' names: ``AGENT`` stands for any."""
-    assert all(RESERVED.fullmatch(name) for name in described())
+    assert all(RESERVED.fullmatch(name) for name in described() | page()["Evaluation"])
     assert not any(RESERVED.fullmatch(name) for name in ("habit/x", "checker/given", "losses"))

@@ -184,7 +184,7 @@ def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
     own = {name for row in trained for name in row.metrics}
     rows = map(json.loads, (folder / "metrics.jsonl").open())
     names = {name for row in rows for name in row} - own - {f"eval/{name}" for name in own}
-    named = {name for name in described() if re.search("AGENT|PART", name)}
+    named = {name for name in described() if re.search("AGENT|PART|@K", name)}
     assert own == {"habit/no_print", "habit/impatient"}
     assert names == described() - named
 

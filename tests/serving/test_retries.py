@@ -201,6 +201,18 @@ def test_what_an_agent_samples_with_is_honoured_outside_training(make):
     evaluated.close()
 
 
+def test_an_evaluation_has_a_temperature_of_its_own(make):
+    """Where the agent names none, or may not; 0 is one, too."""
+    episode = make(hanging=0)
+    for own_sampling, asked, used in ((False, {"temperature": 0.3}, 0.0), (True, {}, 0.5)):
+        options = {"own_sampling": own_sampling, "temperature": used}
+        client, _ = episode.serving.open(step=-1, task_id="t", episode=0, **options)
+        episode.says("five")
+        episode.ask(ASK, client=client, **asked)
+        assert episode.engine.samplings[-1].temperature == used
+        client.close()
+
+
 def test_many_requests_of_one_episode_at_once(make):
     """Threads over HTTP and tasks in process, on one record: nothing is lost or mixed up."""
     episode = make(hanging=0)

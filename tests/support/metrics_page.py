@@ -15,4 +15,6 @@ def page() -> dict[str, set[str]]:
 
 def described() -> set[str]:
     """Every metric that the page knows, an agent's name being AGENT."""
-    return set().union(*page().values()) | {f"eval/{name}" for name in page()["Episodes"]}
+    found = page()
+    evaluated = found["Episodes"] | found.pop("Evaluation")
+    return set().union(*found.values()) | {f"eval/{name}" for name in evaluated}

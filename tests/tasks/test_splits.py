@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from agentrl.callables import load_callable
-from agentrl.config import Config, ModelConfig
-from agentrl.runs.preflight import _check_ids
+from agentrl.config import Config, EvalConfig, ModelConfig
+from agentrl.runs.preflight import check_ids
 from agentrl.runs.progress import Display
 from agentrl.tasks import splits
 from agentrl.tasks.jsonl import with_id
@@ -76,6 +76,48 @@ async def awaited(data):
 def test_what_is_taken(tasks, held_out):
     assert read(tasks) == ([A], held_out)
     assert [type(task) for split in read(tasks) for task in split] == [dict] * (1 + len(held_out))
+
+
+C = {"question": "c", "id": "3"}
+
+
+@pytest.mark.parametrize(
+    ("returned", "own"),
+    [
+        (([A], [B]), ["test"]),
+        (([A], {"hard": [B], "easy": iter([C])}), ["hard", "easy"]),
+        ({"train": [A], "test": {"hard": [B]}}, ["hard"]),
+        ([A], []),
+    ],
+)
+def test_held_out_sets_by_name(tmp_path, returned, own):
+    (tmp_path / "more.jsonl").write_text('{"x": 1}\n{"x": 2}\n')
+    given = EvalConfig(sets=(f"more={tmp_path / 'more.jsonl'}",), num_tasks=1)
+    config = Config(
+        workflow=solve, tasks=lambda data: returned, model=ModelConfig(path="m"), eval=given
+    )
+    train, held_out = find_tasks(config)
+    assert train == [A]
+    # The first of each.
+    assert [task["eval_set"] for task in held_out] == [*own, "more"]
+    assert [task["question"] for task in held_out[:-1]] == ["b", "c"][: len(own)]
+    # Its id is what it would be alone.
+    assert held_out[-1] == with_id({"x": 1}) | {"eval_set": "more"}
+
+
+@pytest.mark.parametrize("name", ["hard", "reward", "success"])
+def test_a_name_is_one_sets(tmp_path, name):
+    config = Config(
+        workflow=solve,
+        tasks=lambda data: ([A], {"hard": [B]}),
+        model=ModelConfig(path="m"),
+        eval=EvalConfig(sets=(f"{name}={tmp_path / 'more.jsonl'}",)),
+    )
+    with pytest.raises(ValueError, match=f"{name} cannot name another held-out set: eval/{name} "):
+        read_splits(config)
+    of_two = [{**A, "eval_set": "hard"}, {**A, "eval_set": "easy"}]
+    with pytest.raises(ValueError, match="two different held-out tasks .* leave each in one set"):
+        check_ids([], of_two, Display())
 
 
 def test_two_rows_are_no_pair():
@@ -225,9 +267,9 @@ def test_equal_images_under_one_id_are_one_task():
         pixels = np.full((4, 4), shade, dtype=np.uint8)
         return {"id": "x", "image": Image.fromarray(pixels), "array": pixels}
 
-    _check_ids([row(1), row(1)], [], Display())
+    check_ids([row(1), row(1)], [], Display())
     with pytest.raises(ValueError, match="two different train tasks have the id 'x'"):
-        _check_ids([row(1), row(2)], [], Display())
+        check_ids([row(1), row(2)], [], Display())
 
 
 def test_arrows_padding_is_left_out_of_rows_and_ids():
