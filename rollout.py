@@ -372,7 +372,6 @@ def _evaluate(config: Config, flags: Namespace, display: Display) -> None:
         else:
             tasks = _choose_tasks(flags, config)
         preflight.check_ids([], tasks, display)
-        flags.checkpoints = flags.checkpoints or [str(find_model(config, None, display))]
         evaluation = Evaluation(flags.checkpoints, tasks, config, flags.exp, display)
         Signals().listen()
         for checkpoint in evaluation.todo:

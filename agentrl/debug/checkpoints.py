@@ -6,6 +6,7 @@ which tasks, settings and code it is: there the same command goes on, and nothin
 
 import itertools
 import json
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from agentrl.learning.checkpoint import step_of
 from agentrl.records import open_run
 from agentrl.records.writer import Writer
 from agentrl.runs.evaluation import evaluation_metrics, interval, shown, sign_flip_p_value
+from agentrl.runs.model import find_model
 from agentrl.runs.progress import Display
 from agentrl.runs.run import Run
 from agentrl.runs.summary import measures
@@ -62,11 +64,13 @@ class Evaluation:
         exp: str,
         display: Display,
     ):
-        """paths: a run, or checkpoints. exp: as it was typed."""
-        self.checkpoints, self._display = find_checkpoints(paths), display
+        """paths: a run, or checkpoints; of none, the experiment's model. exp: as it was typed."""
+        # Before a model may have to be made, which imports more of an experiment.
         kind = f"evaluation-{_id_of(paths, tasks, config, exp)}"
+        self.checkpoints = find_checkpoints(paths or [str(find_model(config, None, display))])
         begun = [*(config.runs / Path(exp).stem).glob(f"*-{kind}/config.json")]
-        create = partial(Run.create, config.runs, exp, to_json(config), paths[0], kind)
+        model, self._display = self.checkpoints[0].folder, display
+        create = partial(Run.create, config.runs, exp, to_json(config), model, kind)
         self._run = Run(begun[0].parent) if begun else create()
         self._weights = {c.step: _weights_id(c.folder) for c in self.checkpoints}
         rows = open_run(self._run.folder).metrics()
@@ -100,8 +104,9 @@ class Evaluation:
         for cause in {row["eval/failure"] for row in rows} - {None}:
             self._display.line(f"the commonest failure: {cause}")
         self._run.draw_curve()
-        self._display.line(f"picture      {self._run.folder / 'curve.png'}")
-        self._display.line(f"every token  python -m agentrl.viewer {self._run.folder}")
+        folder = shlex.quote(str(self._run.folder))
+        self._display.line(f"picture      {folder}/curve.png")
+        self._display.line(f"every token  python -m agentrl.viewer {folder}")
 
     def _compare(self) -> None:
         """The last with the first, on the tasks that both have scored episodes of."""

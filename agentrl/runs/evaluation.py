@@ -7,7 +7,7 @@ signs are flipped (Fisher's permutation test).
 """
 
 from collections.abc import Mapping, Sequence
-from math import comb, prod
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from agentrl.runs.metrics import episode_metrics
 from agentrl.types import EVAL_SET, Group
 
 RESAMPLES, PERCENTILES = 2000, (2.5, 97.5)
-FLIPS = 1_000_000
-"""Sums of a comparison that are counted at most; of more, a tenth as many are drawn."""
+SUMS, DRAWN = 5_000_000, 100_000
+"""Of a comparison: so many are counted at most, of more some are drawn."""
 Row = Mapping[str, Any]
 
 
@@ -79,15 +79,17 @@ def sign_flip_p_value(differences: np.ndarray) -> float:
     found = differences.round(9)
     sizes, counts = np.unique(np.abs(found[found != 0]), return_counts=True)
     least, pairs = abs(found.sum()) - 1e-9, list(zip(sizes, counts.tolist(), strict=True))
-    if prod(count + 1 for _, count in pairs) > FLIPS:
-        rng, num = np.random.default_rng(0), FLIPS // 10
-        sums = sum(size * (2 * rng.binomial(count, 0.5, num) - count) for size, count in pairs)
-        return (1 + int((np.abs(sums) >= least).sum())) / (1 + num)
     sums, shares = np.zeros(1), np.ones(1)
     for size, count in pairs:
+        if len(sums) * (count + 1) > SUMS:
+            rng = np.random.default_rng(0)
+            drawn = sum(s * (2 * rng.binomial(c, 0.5, DRAWN) - c) for s, c in pairs)
+            return (1 + int((np.abs(drawn) >= least).sum())) / (1 + DRAWN)
         flips = range(count + 1)
         sums = np.add.outer(sums, [size * (2 * i - count) for i in flips]).ravel()
         shares = np.multiply.outer(shares, [comb(count, i) / 2**count for i in flips]).ravel()
+        sums, number = np.unique(sums.round(9), return_inverse=True)
+        shares = np.bincount(number, shares)
     return float(shares[np.abs(sums) >= least].sum())
 
 
