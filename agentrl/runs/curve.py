@@ -53,9 +53,8 @@ def draw(path: Path, title: str, runs: Sequence[Sequence[Row]]) -> None:
 
 def _lines(rows: Iterable[Row]) -> list[tuple[str, str, dict[str, Any]]]:
     """The metrics to draw, each with its label and style."""
-    logged = {name for row in rows for name in row} - {"eval/reward/mean"}
-    drawn = re.compile(r"(habit|eval/reward)/.*|eval/(pass@\d+|[^/]+/success)")
-    own = sorted(filter(drawn.fullmatch, logged))
+    drawn = re.compile(r"habit/.*|eval/(reward/(?!mean(/|$)).*|pass@\d+|[^/]+/success)")
+    own = sorted(filter(drawn.fullmatch, {name for row in rows for name in row}))
     return [
         ("reward/mean", "training reward", {"color": "C0", "alpha": 0.5}),
         ("eval/success", "held-out success", {"color": "C0", "marker": "o", "linewidth": 2}),

@@ -56,9 +56,28 @@ def test_a_row_and_a_picture(call, tmp_path, capsys):
     call(*runs)
     assert capsys.readouterr().out == f"{row}\n"
     assert Image.open(tmp_path / "curves/mine-20261122-120000.png").size == (1050, 600)
+    # Of one run, what other tasks might make of it.
+    sure = rows_of(*measured[0])
+    sure[0] |= {"eval/success/low": 0.4, "eval/success/high": 0.48}
+    (tmp_path / "alone").mkdir()
+    call(make_run(tmp_path / "alone", 0, sure))
+    assert " | 0.440 [0.400, 0.480] | 0.975 | 102 s | " in capsys.readouterr().out
     # As many columns as the table has, which ends the page.
     page = Path(ledger.__file__).with_name("README.md").read_text()
     assert page.splitlines()[-1].count(" | ") == row.count(" | ")
+
+
+def test_runs_that_stopped_early_are_finished(call, tmp_path, capsys):
+    """Each where it may; one that has not, and is short, is not."""
+    stops = {"steps": 9, "eval": {"every": 1, "best": "eval/success", "patience": 1}}
+    fell = [
+        rows_of(0, 0.5, 0.5, 1.0),
+        [*rows_of(1, 0.5, 0.6, 1.0), {"step": 3, "eval/success": 0.1}],
+    ]
+    call(*(make_run(tmp_path, seed, rows, **stops) for seed, rows in enumerate(fell)))
+    assert "| 0.300 ± 0.283 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="has come to step 2 and is not finished"):
+        call(make_run(tmp_path, 2, rows_of(2, 0.5, 0.6, 1.0), **stops))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +138,15 @@ def test_a_picture_over_seeds(tmp_path, monkeypatch):
     bands.clear()
     curve.draw(tmp_path / "one.png", "one", rows[:1])
     assert (drawn["held-out success"], bands) == ([([0, 2], [0.25, 0.75])], [])
+    # But for its interval, of success alone.
+    sure = {"low": 0.2, "high": 0.4}
+    ends = {
+        f"eval/{name}/{end}": at for name in ("success", "reward/mean") for end, at in sure.items()
+    }
+    drawn.clear()
+    curve.draw(tmp_path / "sure.png", "sure", [[rows[0][0] | ends, *rows[0][1:]]])
+    assert bands == [([0], [0.2], [0.4])]
+    assert set(drawn) == {"training reward", "held-out success", "habit/x"}
     # Rewards may be anything, and are all in the picture.
     limits = []
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: limits.append(f.axes[0].get_ylim()))
