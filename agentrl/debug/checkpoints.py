@@ -46,11 +46,19 @@ def find_checkpoints(paths: Sequence[str]) -> list[Checkpoint]:
     """Of one run, the model that it began with and all that it has; else those that are named."""
     found = sorted(Path(paths[0]).glob("checkpoints/step-*"))
     if len(paths) > 1 or not found:
-        return [Checkpoint(i, path, path) for i, path in enumerate(paths)]
+        return [Checkpoint(i, _name(Path(path)), path) for i, path in enumerate(paths)]
     began = Run(Path(paths[0])).description["model"]
     is_gone = Path(began).is_absolute() and not Path(began).exists()
     own = [Checkpoint(step_of(path), path.name, str(path)) for path in found]
     return own if is_gone else [Checkpoint(0, "start", began), *own]
+
+
+def _name(path: Path) -> str:
+    """
+    >>> _name(Path("runs/gsm8k/20260101/checkpoints/step-00040")), _name(Path("Qwen/Qwen3-0.6B"))
+    ('20260101/step-00040', 'Qwen/Qwen3-0.6B')
+    """
+    return "/".join(path.parts[-3::2]) if path.parent.name == "checkpoints" else str(path)
 
 
 class Evaluation:

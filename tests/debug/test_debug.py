@@ -260,6 +260,8 @@ def config_of(**fields) -> Config:
 FLAGS = [
     ("--debug --evaluate", "argument --evaluate: not allowed with argument --debug"),
     ("--chat DIR --checkpoint DIR", "--chat names the checkpoint itself: drop --checkpoint"),
+    ("--situations DIR", "--situations goes with --evaluate"),
+    ("--checkpoint DIR DIR", "several --checkpoint go with --evaluate: name one"),
     ("--evaluate --num-tasks 3", "--num-tasks goes with --debug, or with nothing else"),
 ]
 

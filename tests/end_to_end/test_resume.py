@@ -105,6 +105,8 @@ def test_what_was_logged_of_a_step_is_replaced(tmp_path):
     assert [row["step"] for row in run.rows] == [0, 1, 2, 3, 4]
     assert metrics(run.folder) == run.rows
     assert run.best_step("eval/success") == 3
+    run.log({"step": 5, "eval/hard/success": 0.1})
+    assert (run.best_step("eval/hard/success"), run.best_step("eval/none")) == (5, None)
 
 
 def test_a_second_rank_writes_nothing(tmp_path):

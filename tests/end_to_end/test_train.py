@@ -126,7 +126,7 @@ def test_a_short_run_leaves_a_whole_folder(tmp_path, tiny_folder):
         *("rollout.py", "--exp", "gsm8k_offline", "--evaluate", "--eval.num-tasks", "8"),
         *("--checkpoint", str(checkpoint)),
     )
-    assert "eval/success" in said
+    assert re.search(r"│ success +│ +0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\] │", said)
 
 
 @pytest.mark.slow
