@@ -372,7 +372,7 @@ def _evaluate(config: Config, flags: Namespace, display: Display) -> None:
         else:
             tasks = _choose_tasks(flags, config)
         preflight.check_ids([], tasks, display)
-        evaluation = Evaluation(flags.checkpoints, tasks, config, flags.exp, display)
+        evaluation = Evaluation(tasks, config, flags, display)
         Signals().listen()
         for checkpoint in evaluation.todo:
             # One engine, where nothing but the weights is another.

@@ -8,6 +8,7 @@ import itertools
 import json
 import shlex
 import sys
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -64,21 +65,14 @@ def _name(path: Path) -> str:
 class Evaluation:
     """What is measured of checkpoints, and what is left to do."""
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        tasks: Sequence[Task],
-        config: Config,
-        exp: str,
-        display: Display,
-    ):
-        """paths: a run, or checkpoints; of none, the experiment's model. exp: as it was typed."""
+    def __init__(self, tasks: Sequence[Task], config: Config, flags: Namespace, display: Display):
+        """flags: ``exp``, and ``checkpoints``: a run, or some; none: the experiment's model."""
         # Before a model may have to be made, which imports more of an experiment.
-        kind = f"evaluation-{_id_of(paths, tasks, config, exp)}"
-        self.checkpoints = find_checkpoints(paths or [str(find_model(config, None, display))])
+        kind, exp, self._display = f"evaluation-{_id_of(tasks, config, flags)}", flags.exp, display
+        paths = flags.checkpoints or [str(find_model(config, None, display))]
+        self.checkpoints = find_checkpoints(paths)
         begun = [*(config.runs / Path(exp).stem).glob(f"*-{kind}/config.json")]
-        model, self._display = self.checkpoints[0].folder, display
-        create = partial(Run.create, config.runs, exp, to_json(config), model, kind)
+        create = partial(Run.create, config.runs, exp, to_json(config), paths[0], kind)
         self._run = Run(begun[0].parent) if begun else create()
         self._weights = {c.step: _weights_id(c.folder) for c in self.checkpoints}
         rows = open_run(self._run.folder).metrics()
@@ -137,11 +131,12 @@ class Evaluation:
         return {task: fmean(solved) for task, solved in of_task.items()}
 
 
-def _id_of(paths: Sequence[str], tasks: Sequence[Task], config: Config, exp: str) -> str:
+def _id_of(tasks: Sequence[Task], config: Config, flags: Namespace) -> str:
     """What an evaluation is of, but for the weights; where runs are kept is none of it."""
-    files = [m.__file__ for m in experiment_modules(named_in(config, exp)).values() if m.__file__]
+    modules = experiment_modules(named_in(config, flags.exp)).values()
+    files = [file for module in modules if (file := getattr(module, "__file__", None))]
     about = {
-        "of": [str(Path(path).absolute()) for path in paths],
+        "of": [str(Path(path).absolute()) for path in flags.checkpoints],
         "settings": json.loads(to_json(config)) | {"runs": None, "trackers": None},
         "tasks": [content_id(task) for task in tasks],
         "code": [Path(file).read_text() for file in sorted(files)],

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from agentrl.records import open_run
-from agentrl.records.situations import add, freeze
+from agentrl.records.situations import freeze
 
 
 def main() -> None:
@@ -20,9 +20,7 @@ def main() -> None:
     command.add_argument("--to", type=Path, default=Path("situations"), metavar="FOLDER")
     flags = vars(parser.parse_args())
     try:
-        folder, run = flags.pop("to"), open_run(flags.pop("run"))
-        situation = freeze(run, **flags)
-        add(situation, folder)
+        situation = freeze(open_run(flags.pop("run")), **flags)
     except ValueError as error:
         sys.exit(f"error: {error}")
     print("{id}: it said {answer!r}, is_expected {is_expected}".format_map(situation))

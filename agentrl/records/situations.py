@@ -19,37 +19,35 @@ from agentrl.types import EVAL_SET, Task
 FILE = "situations.jsonl"
 
 
-def freeze(run: RunRecords, step: int, task: str, episode: int, call: int, expect: str) -> Task:
-    """A recorded call as a situation; ``is_expected``: of its own answer.
+def freeze(
+    run: RunRecords, to: Path, step: int, task: str, episode: int, call: int, expect: str
+) -> Task:
+    """Add a recorded call to a folder; ``is_expected``: of its own answer.
 
-    Raises ValueError, in a sentence, where there is no such call or function.
+    Raises ValueError, in a sentence, where there is no such call or function, or it is there.
     """
     calls = run.read(step, task, episode).calls
     if not 0 <= call < len(calls):
         raise ValueError(f"call is {call}, and the episode made {len(calls)}: they begin with 0")
-    asked = calls[call]
+    asked, (file, _, function) = calls[call], expect.rpartition(":")
     said = run.text(asked.completion_ids[: -1 if asked.finish_reason == "stop" else None])
-    return {
+    situation = {
         "id": f"{task}-{step}-{episode}-{call}",
         "from": {"run": run.name, "step": step, "task": task, "episode": episode, "call": call},
         "prompt": run.text(asked.prompt_ids),
         "answer": said,
         "is_expected": bool(load_callable(expect)(said)),
-        "expect": expect,
+        "expect": f"{os.path.relpath(file, to)}:{function}",
         "sampling": run.config["config"]["sampling"],
         "prompt_ids": asked.prompt_ids.tolist(),
     }
-
-
-def add(situation: Task, folder: Path) -> None:
-    """Raises ValueError where it is there."""
-    path, (file, _, function) = folder / FILE, situation["expect"].rpartition(":")
+    path = to / FILE
     if path.exists() and situation["id"] in {one["id"] for one in read_jsonl(path)}:
         raise ValueError(f"{path} has {situation['id']}: remove its line to expect something else")
-    folder.mkdir(parents=True, exist_ok=True)
+    to.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lines:
-        found = situation | {"expect": f"{os.path.relpath(file, folder)}:{function}"}
-        lines.write(json.dumps(found) + "\n")
+        lines.write(json.dumps(situation) + "\n")
+    return situation
 
 
 def read_situations(folder: Path) -> list[Task]:

@@ -192,20 +192,19 @@ def test_what_was_interrupted_goes_on(run, command, tmp_path, monkeypatch, half_
 def test_nothing_else_is_mixed_in(run, command, tmp_path):
     """Settings, seed, tasks and code make another evaluation; weights another row."""
     call, started = command
-    call("--checkpoint", run)
-    folders = {*tmp_path.glob("runs/agent/*-evaluation-*")}
+    two = ("--checkpoint", *(run / f"checkpoints/step-0000{i}" for i in (2, 3)))
+    call(*two)
     for flags in (["--seed", "1"], ["--eval.num-tasks", "1"]):
-        assert "0 of 4 checkpoints" in call("--checkpoint", run, *flags)
+        assert "0 of 2 checkpoints" in call(*two, *flags)
     agent = tmp_path / "agent.py"
     agent.write_text(agent.read_text().replace("% 2", "% 3"))
-    assert "0 of 4 checkpoints" in call("--checkpoint", run)
+    assert "0 of 2 checkpoints" in call(*two)
     agent.write_text(agent.read_text().replace("% 3", "% 2"))
-    assert len({*tmp_path.glob("runs/agent/*-evaluation-*")}) == len(folders) + 3
-    newest = run / "checkpoints/step-00003/model.safetensors"
-    os.utime(newest)
+    assert len({*tmp_path.glob("runs/agent/*-evaluation-*")}) == 4
+    os.utime(two[2] / "model.safetensors")
     started.clear()
-    assert "3 of 4 checkpoints" in call("--checkpoint", run)
-    assert started == [str(newest.parent)]
+    assert "1 of 2 checkpoints" in call(*two)
+    assert started == [str(two[2])]
 
 
 def test_ctrl_c_says_how_to_go_on(run, command, tmp_path, monkeypatch, capsys):

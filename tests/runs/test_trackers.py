@@ -37,7 +37,8 @@ def offline(monkeypatch):
 
 
 def row(step: int, **more) -> dict:
-    return {"step": step, "loss": 0.1 * step, "lr": 8e-4 / 3, "failure": "none", **more}
+    own = {"loss": 0.1 * step, "lr": 8e-4 / 3, "eval/pass@2": 0.5, "failure": "none"}
+    return {"step": step, **own, **more}
 
 
 def compare(folder: Path) -> None:
