@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 """The checkout."""
@@ -32,6 +33,44 @@ def load_callable(spec: str) -> Callable:
         hint = f": did you mean {near[0]}?" if near else ""
         raise ValueError(f"{module_name} has no function {name!r}{hint}")
     return getattr(module, name)
+
+
+class Named:
+    """``NAME:WHAT`` as a callable: what the module NAME of a package makes of WHAT."""
+
+    def __init__(self, name: str, package: str):
+        # As a function has them: its name is what was typed.
+        self.__module__, _, self.__qualname__ = name.partition(":")
+        self._package = package
+
+    def __call__(self, *given: Any) -> Any:
+        module = importlib.import_module(f"{self._package}.{self.__module__}")
+        return module.load(self.__qualname__, *given)
+
+
+def load_named(name: str, package: str) -> Callable:
+    """What ``NAME:WHAT`` stands for, where a module NAME of the package, one of ours, has a
+    ``load(what, ...)``; else ``load_callable`` of it.
+
+    Raises ValueError, in a sentence, for what is neither, or both.
+    """
+    first, _, what = name.partition(":")
+    files = (ROOT / package.replace(".", "/")).glob("*.py")
+    known = sorted(p.stem for p in files if "\ndef load(what" in p.read_text(encoding="utf-8"))
+    if first not in known:
+        try:
+            return load_callable(name)
+        except ValueError as error:
+            by_name = ", ".join(f"{one}:..." for one in known)
+            raise ValueError(f"{error}; by name there are {by_name}") from error
+    if not what:
+        raise ValueError(f"{name} does not say what: write {first}:WHAT")
+    if importlib.util.find_spec(first) is not None:
+        raise ValueError(
+            f"{name} is both our {first} and a function of a module {first} that is here: name "
+            f"yours by its path, or rename it"
+        )
+    return Named(name, package)
 
 
 def load_module(name: str) -> ModuleType:

@@ -7,7 +7,7 @@ fields: on the command line they are written ``package.module:function`` or
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ import tyro
 
 from agentrl.agents.contract import check_signatures
 from agentrl.algorithms import GRPO
-from agentrl.callables import callable_name, load_callable
+from agentrl.callables import callable_name, load_callable, load_named
 from agentrl.types import Report, Task
 
 MAX_NUM_BATCHED_TOKENS = 16_384
@@ -29,6 +29,11 @@ _FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
     instance_from_str=lambda args: None if args == ["None"] else load_callable(args[0]),
     is_instance=lambda value: value is None or callable(value),
     str_from_instance=lambda function: [callable_name(function)],
+)
+_TASKS_BY_NAME = replace(
+    _FROM_COMMAND_LINE,
+    metavar="NAME:WHAT",
+    instance_from_str=lambda args: load_named(args[0], "agentrl.tasks"),
 )
 
 
@@ -75,6 +80,14 @@ def compute_dtype(model: ModelConfig) -> str:
 class DataConfig:
     path: str | None = None
     """A local folder with train.jsonl and test.jsonl, instead of the experiment's own source."""
+    question: str | None = None
+    """The column that is a task's ``question``. Absent: the one of that name."""
+    answer: str | None = None
+    """The column that is its ``answer``."""
+    train_split: str | None = None
+    """Of a data set by name, as ``datasets`` writes it, such as train[:80%]. Absent: train."""
+    held_out_split: str | None = None
+    """Absent: test, validation or dev; where there is none, some of the train rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,8 +258,8 @@ class Config:
     """The agent: async (task, model[, auxiliary_models]) -> WorkflowOutput | float | dict."""
     judge: Annotated[Callable | None, _FROM_COMMAND_LINE] = None
     """Scores what the workflow returns. Absent: the workflow's own reward counts."""
-    tasks: Annotated[Callable[[DataConfig], tuple[list[Task], list[Task]]], _FROM_COMMAND_LINE]
-    """Reads the train and the held-out tasks."""
+    tasks: Annotated[Callable[[DataConfig], tuple[list[Task], list[Task]]], _TASKS_BY_NAME]
+    """Reads the train and the held-out tasks; also hf:owner/name[:subset], or files:PATH."""
     make_model: Annotated[Callable[[Report], Path] | None, _FROM_COMMAND_LINE] = None
     """Makes, or finds in the cache, the model folder to start from where model.path is absent."""
     algorithm: GRPO = field(default_factory=GRPO)

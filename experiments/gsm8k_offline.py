@@ -108,7 +108,7 @@ def _take(tasks: Iterator[Task], count: int) -> list[Task]:
 
 def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
     if data.path:
-        return gsm8k.read_rows(data.path)
+        return gsm8k.read_rows(data)
     return _take(problems(1, held_out=False), 4000), _take(problems(2, held_out=True), 500)
 
 

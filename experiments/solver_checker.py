@@ -70,7 +70,7 @@ def hasty(task: Task) -> str:
 
 def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
     if data.path:
-        return read_folder(data.path, required=("question", "answer", "given"))
+        return read_folder(data, required=("question", "answer", "given"))
     return tuple(
         [
             with_id({**task, "given": task["expression"] if i % 2 else hasty(task)})

@@ -1,4 +1,4 @@
-"""Tasks from a folder of jsonl, or from the hub."""
+"""Rows as tasks, and those of a folder of jsonl."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agentrl import hub
+from agentrl.config import DataConfig
 from agentrl.types import Task
 
 Check = Callable[[Task], Any]
@@ -67,8 +67,26 @@ def _without_nulls(value: Any) -> Any:
     return [*map(_without_nulls, value)] if isinstance(value, list) else value
 
 
+def with_columns(row: Mapping, data: DataConfig) -> dict[str, Any]:
+    """The row, its columns under the names that agents know them by.
+
+    >>> with_columns({"problem": "1+1?", "level": 1}, DataConfig(question="problem"))
+    {'level': 1, 'question': '1+1?'}
+    """
+    row = {**row}
+    for name, column in (("question", data.question), ("answer", data.answer)):
+        if column is not None and column not in row:
+            raise ValueError(f"data.{name} is {column!r}, but a row has only {', '.join(row)}")
+        if column is not None:
+            row[name] = row.pop(column)
+    return row
+
+
 def read_jsonl(
-    path: Path, required: tuple[str, ...] = (), check: Check = lambda task: None
+    path: Path,
+    required: tuple[str, ...] = (),
+    check: Check = lambda task: None,
+    data: DataConfig | None = None,
 ) -> list[Task]:
     """One task a line. Raises ValueError naming the file, the line and what is wrong with it.
 
@@ -80,7 +98,7 @@ def read_jsonl(
         if not line.strip():
             continue
         try:
-            task = with_id(_row(line, required))
+            task = with_id(_row(line, required, data))
             check(task)
         except ValueError as error:
             raise ValueError(f"{path}:{line_number}: {error}") from None
@@ -97,7 +115,7 @@ def _read(path: Path) -> bytes:
         raise ValueError(f"cannot read {path} ({error.strerror})") from error
 
 
-def _row(line: bytes, required: tuple[str, ...]) -> dict:
+def _row(line: bytes, required: tuple[str, ...], data: DataConfig | None) -> dict:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -106,6 +124,7 @@ def _row(line: bytes, required: tuple[str, ...]) -> dict:
         raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from None
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object, but a {type(row).__name__}")
+    row = with_columns(row, data) if data else row
     missing = [name for name in required if name not in row]
     if missing:
         raise ValueError(f"no {' and no '.join(map(repr, missing))}")
@@ -116,38 +135,13 @@ def _row(line: bytes, required: tuple[str, ...]) -> dict:
 
 
 def read_folder(
-    folder: str, required: tuple[str, ...] = (), check: Check = lambda task: None
+    data: DataConfig, required: tuple[str, ...] = (), check: Check = lambda task: None
 ) -> tuple[list[Task], list[Task]]:
-    """Train and held-out tasks from FOLDER/train.jsonl and FOLDER/test.jsonl; see read_jsonl."""
-    files = [Path(folder) / "train.jsonl", Path(folder) / "test.jsonl"]
+    """Train and held-out tasks from train.jsonl and test.jsonl in ``data.path``; see read_jsonl."""
+    folder = Path(data.path)
+    files = [folder / "train.jsonl", folder / "test.jsonl"]
     for file in files:
         if not file.is_file():
             raise ValueError(f"there is no {file}: --data.path wants train.jsonl and test.jsonl")
-    train, test = (read_jsonl(file, required, check) for file in files)
-    return train, test
-
-
-def read_hub(name: str, subset: str) -> tuple[list[Task], list[Task]]:
-    """Train and held-out tasks of a dataset on the hub, or in its local cache."""
-    hub.stay_offline_where_unreachable()
-    # Slow to import, and only needed here.
-    from datasets import load_dataset
-
-    try:
-        splits = load_dataset(name, subset)
-        rows = {
-            split: [*map(without_padding, splits[split])]
-            for split in ("train", "test")
-            if split in splits
-        }
-    # Its libraries raise what they like: scripts, subsets, files that break, what decodes images.
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(
-            f"cannot load {name} from the hub, nor from its cache here ({cause:.300}): "
-            f"give a local folder of jsonl with --data.path, {hub.OFFLINE}"
-        ) from error
-    if "train" not in rows:
-        raise ValueError(f"{name} has no train split, only {', '.join(splits)}: give another set")
-    train, test = ([with_id(row) for row in rows.get(split, ())] for split in ("train", "test"))
+    train, test = (read_jsonl(file, required, check, data) for file in files)
     return train, test

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from agentrl.agents.contract import RESERVED
 from agentrl.callables import callable_name, lines_at_fault
-from agentrl.config import Config
+from agentrl.config import Config, DataConfig
 from agentrl.tasks.jsonl import read_jsonl, with_id, without_padding
 from agentrl.types import EVAL_SET, Task
 
@@ -21,15 +21,22 @@ OURS = str(Path(__file__).parents[1])
 
 
 def read_splits(config: Config) -> tuple[list[Task], list[Task]]:
-    """Train and held-out tasks, each with an id.
+    """The config's train and held-out tasks, each with an id."""
+    return read_tasks(config.tasks, config.data, config.eval.sets)
+
+
+def read_tasks(
+    tasks: Callable[[DataConfig], Any], data: DataConfig, sets: Sequence[str] = ()
+) -> tuple[list[Task], list[Task]]:
+    """Train and held-out tasks, each with an id. sets: as ``EvalConfig`` has them.
 
     Two iterables of rows, a mapping of splits, or train rows alone; also from an ``async def``.
-    Held-out rows may be a mapping of named sets, and ``eval.sets`` adds others; tasks say theirs.
+    Held-out rows may be a mapping of named sets, and ``sets`` adds others; tasks say theirs.
     Raises ValueError, with the author's lines where it is the author's code that raises.
     """
-    given = dict(one.split("=", 1) for one in config.eval.sets)
+    given = dict(one.split("=", 1) for one in sets)
     try:
-        returned = config.tasks(config.data)
+        returned = tasks(data)
         if inspect.iscoroutine(returned):
             returned = asyncio.run(returned)
         train, own = _pair(returned)
@@ -39,15 +46,15 @@ def read_splits(config: Config) -> tuple[list[Task], list[Task]]:
         if isinstance(error, ValueError) and _is_ours(error):
             raise
         cause = f"{type(error).__name__}: {error}"
-        name = callable_name(config.tasks)
+        name = callable_name(tasks)
         raise ValueError(f"{name} raised {cause}{lines_at_fault(error)}") from error
     for name in (*own, *given):
         if RESERVED.fullmatch(f"{name}/x") or (name in own and name in given):
             raise ValueError(f"{name} cannot name another held-out set: eval/{name} is taken")
-    sets = {name: _tasks("held-out", rows) for name, rows in own.items()}
-    sets |= {name: read_jsonl(Path(file)) for name, file in given.items()}
-    named = [{EVAL_SET: name} if name else {} for name in sets]
-    held_out = [task | of for of, tasks in zip(named, sets.values(), strict=True) for task in tasks]
+    found = {name: _tasks("held-out", rows) for name, rows in own.items()}
+    found |= {name: read_jsonl(Path(file)) for name, file in given.items()}
+    named = [{EVAL_SET: name} if name else {} for name in found]
+    held_out = [task | of for of, rows in zip(named, found.values(), strict=True) for task in rows]
     return _tasks("train", train), held_out
 
 

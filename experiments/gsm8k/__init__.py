@@ -10,7 +10,8 @@ The agent is written in four ways, a file each: `openai_sdk`, `raw_http`, `langc
 from agentrl.agents.contract import JudgeOutput
 from agentrl.agents.judges import boxed_equals, gold_number
 from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
-from agentrl.tasks.jsonl import read_folder, read_hub
+from agentrl.tasks.hf import read_hub
+from agentrl.tasks.jsonl import read_folder
 from agentrl.types import Episode, Task
 from experiments.gsm8k.agent import talk as talk
 from experiments.gsm8k.openai_sdk import solve
@@ -18,14 +19,14 @@ from experiments.gsm8k.openai_sdk import solve
 
 def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
     if data.path:
-        return read_rows(data.path)
-    return read_hub("openai/gsm8k", "main")
+        return read_rows(data)
+    return read_hub("openai/gsm8k", "main", data)
 
 
-def read_rows(folder: str) -> tuple[list[Task], list[Task]]:
+def read_rows(data: DataConfig) -> tuple[list[Task], list[Task]]:
     """Train and held-out rows in GSM8K's schema, each with a gold answer."""
     return read_folder(
-        folder, required=("question", "answer"), check=lambda task: gold_number(task["answer"])
+        data, required=("question", "answer"), check=lambda task: gold_number(task["answer"])
     )
 
 

@@ -1,10 +1,13 @@
-"""Datasets as they are on the hub, which a server on the loopback plays."""
+"""Data sets and models as they are on the hub, which a server on the loopback plays."""
 
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +17,7 @@ from pyarrow import parquet
 
 from agentrl.tasks.jsonl import with_id
 from tests.support.checkout import ROOT
-from tests.support.hub import serving_datasets
+from tests.support.hub import serving_hub
 
 pytestmark = pytest.mark.slow
 ROW, OTHER = {"question": "1+1?", "answer": "#### 2"}, {"question": "2+2?", "answer": "#### 4"}
@@ -73,10 +76,13 @@ REPOS = {
 }
 READ = """
 import json, sys
-from agentrl.tasks.jsonl import read_hub
+from agentrl.config import DataConfig
+from agentrl.tasks import hf
 for asked in sys.argv[1:]:
+    name, _, options = asked.partition("?")
+    given = dict(one.split("=") for one in options.split("&") if one)
     try:
-        read = read_hub(*asked.split(":"))
+        read = hf.load(name, DataConfig(**given))
         ids = [[row["id"] for row in rows] for rows in read]
         print(json.dumps({"rows": read, "ids": ids}, default=str))
     except ValueError as error:
@@ -88,9 +94,10 @@ for asked in sys.argv[1:]:
 def read(tmp_path_factory):
     """What is read of each set, in a process that finds the hub at that address."""
     asked = [f"{name}:default" for name in REPOS if name != "a/parts"]
-    asked += ["a/parts:main", "a/parts:other", "a/absent:default"]
-    with serving_datasets(REPOS) as address:
-        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    asked += ["a/parts:main", "a/parts:other", "a/absent:default", "a/no_train?train_split=test"]
+    asked += ["a/tools?train_split=train[:1]&held_out_split=train[1:]", "a/plain?question=asked"]
+    with serving_hub(REPOS) as served:
+        environment = {**os.environ, "HF_ENDPOINT": served.address, "HF_HUB_OFFLINE": "0"}
         environment["HF_HOME"] = str(tmp_path_factory.mktemp("home"))
         done = subprocess.run(
             [sys.executable, "-c", READ, *asked],
@@ -107,7 +114,10 @@ def read(tmp_path_factory):
     ("asked", "train", "test"),
     [
         ("a/plain:default", [ROW], [OTHER]),
-        ("a/no_test:default", [ROW, OTHER], []),
+        # One of two is held out, the same one each time.
+        ("a/no_test:default", [OTHER], [ROW]),
+        ("a/no_train?train_split=test", [ROW], []),
+        ("a/tools?train_split=train[:1]&held_out_split=train[1:]", TOOLS[:1], TOOLS[1:]),
         ("a/parts:main", [ROW], [OTHER]),
         ("a/tools:default", TOOLS, TOOLS[1:]),
     ],
@@ -133,7 +143,11 @@ def json_image(shade: int) -> dict:
 @pytest.mark.parametrize(
     ("asked", "cause"),
     [
-        ("a/no_train:default", "a/no_train has no train split, only test: give another set"),
+        (
+            "a/no_train:default",
+            "a/no_train has no train split, only test: give --data.train-split, or",
+        ),
+        ("a/plain?question=asked", "data.question is 'asked', but a row has only question, answer"),
         ("a/script:default", "RuntimeError: Dataset scripts are no longer supported, but found"),
         ("a/parts:other", "ValueError: BuilderConfig 'other' not found. Available: ['main']"),
         (
@@ -150,3 +164,64 @@ def json_image(shade: int) -> dict:
 def test_what_cannot_be_read_is_said(read, asked, cause):
     assert cause in read[asked]["error"]
     assert "\n" not in read[asked]["error"]
+
+
+MODEL = {
+    "config.json": b"{}",
+    "model-00001-of-00002.safetensors": bytes(range(256)) * 4096,
+    "model-00002-of-00002.safetensors": bytes(range(256)) * 16_384,
+}
+"""Shards of one and of four MiB."""
+
+
+def started(name: str, folder: Path, address: str) -> subprocess.Popen:
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    environment["HF_HOME"] = str(folder.with_name("home"))
+    return subprocess.Popen(
+        [sys.executable, "-m", "agentrl.tasks", "download", name, "--path", str(folder)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_download_goes_on_where_it_was_interrupted(tmp_path):
+    _, first, second = MODEL
+    folder = tmp_path / "model"
+    with serving_hub(REPOS, {"a/model": MODEL}, stops_after=2**21) as hub:
+        interrupted = started("a/model", folder, hub.address)
+        deadline = time.monotonic() + 120
+        while not ((folder / first).exists() and hub.num_bytes[second]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        interrupted.send_signal(signal.SIGINT)
+        said, _ = interrupted.communicate(timeout=5)
+        assert (interrupted.returncode, "Traceback" in said) == (130, False), said
+        assert "interrupted: the same command goes on from there" in said
+        assert not (folder / second).exists()
+        assert [*folder.rglob("*.incomplete")] == []
+
+        hub.stops_after = None
+        hub.num_bytes.clear()
+        again = started("a/model", folder, hub.address)
+        said, _ = again.communicate(timeout=60)
+        assert again.returncode == 0, said
+        assert f"a/model is in {folder}: --model.path {folder}" in said
+        assert all((folder / name).read_bytes() == held for name, held in MODEL.items())
+        # What was whole is not fetched again.
+        assert (hub.num_bytes[first], hub.num_bytes[second]) == (0, 2**22)
+
+        parts = started("hf:a/parts", tmp_path / "parts", hub.address)
+        said, _ = parts.communicate(timeout=60)
+        assert f"--tasks hf:{tmp_path}/parts" in said
+        none = started("hf:a/absent", tmp_path / "absent", hub.address)
+        said, _ = none.communicate(timeout=60)
+        assert (none.returncode, "Traceback" in said) == (1, False)
+        assert "error: the dataset a/absent is not whole in" in said
+    # And it is read without a hub.
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", READ, f"{tmp_path}/parts:main"]
+    read = subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True)
+    assert json.loads(read.stdout)["rows"] == [[with_id(ROW)], [with_id(OTHER)]]

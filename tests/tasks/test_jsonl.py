@@ -3,7 +3,8 @@ import json
 import pytest
 
 from agentrl.config import DataConfig
-from agentrl.tasks.jsonl import read_folder, read_hub, with_id
+from agentrl.tasks.hf import read_hub
+from agentrl.tasks.jsonl import read_folder, with_id
 from experiments import gsm8k
 
 ROW = {"question": "1+1?\u2028", "answer": "#### 2"}
@@ -42,15 +43,15 @@ def test_rows_of_a_folder(folder):
 def test_bad_lines_are_named(folder, line, sentence):
     write(folder, "train.jsonl", [json.dumps(ROW), line])
     with pytest.raises(ValueError, match=sentence):
-        read_folder(str(folder), required=("question", "answer"))
+        read_folder(DataConfig(path=str(folder)), required=("question", "answer"))
 
 
 def test_missing_and_empty_files(folder, tmp_path):
     write(folder, "test.jsonl", [])
     with pytest.raises(ValueError, match="test.jsonl holds no tasks"):
-        read_folder(str(folder), required=())
+        read_folder(DataConfig(path=str(folder)), required=())
     with pytest.raises(ValueError, match="wants train.jsonl and test.jsonl"):
-        read_folder(str(tmp_path / "nowhere"), required=())
+        read_folder(DataConfig(path=str(tmp_path / "nowhere")), required=())
 
 
 def test_an_answer_without_a_number(folder):
@@ -60,9 +61,9 @@ def test_an_answer_without_a_number(folder):
 
 
 def test_a_hub_that_cannot_be_reached_says_what_works(monkeypatch):
-    def unreachable(*args):
+    def unreachable(*args, **kwargs):
         raise ConnectionError("no route")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(ValueError, match=r"cannot load openai/gsm8k .* with --data.path"):
-        read_hub("openai/gsm8k", "main")
+        read_hub("openai/gsm8k", "main", DataConfig())

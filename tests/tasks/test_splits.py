@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from agentrl.callables import load_callable
-from agentrl.config import Config, EvalConfig, ModelConfig
+from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig
 from agentrl.runs.preflight import check_ids
 from agentrl.runs.progress import Display
 from agentrl.tasks import splits
@@ -223,7 +223,7 @@ def test_what_a_reader_says_stays_a_sentence(tmp_path):
     (tmp_path / "train.jsonl").write_text("{")
     (tmp_path / "test.jsonl").write_text("{}")
     with pytest.raises(ValueError, match="^/.*train.jsonl:1: not JSON"):
-        read(lambda data: read_folder(str(tmp_path)))
+        read(lambda data: read_folder(DataConfig(path=str(tmp_path))))
 
 
 HELD = """
