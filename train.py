@@ -56,7 +56,7 @@ def train(config: Config, run: Session, ranks: Ranks) -> None:
     with run.phase("load"):
         policy = load_policy(run.model, config, ranks)
         policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))
-        reference = load_reference(run.first_model, config, ranks)  # None; or a frozen copy
+        reference = load_reference(policy, run.first_model, config, ranks)  # None, where none asks
         serving = serve(config, run.model, "training")
         first = run.restore(policy, optimizer)  # updates made so far
     learner = Learner(policy, reference, optimizer)

@@ -45,14 +45,34 @@ def _check(config: Any, prefix: str = "", **fields: tuple[bool, str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    rank: int | None = None
+    """Train adapters of this rank beside frozen weights. Absent: every weight is trained."""
+    alpha: int = 32
+    """Adapters count alpha / rank: what a learning rate does is then the same for every rank."""
+    targets: tuple[str, ...] | None = None
+    """Linear layers that get one, such as q_proj. Absent: all of the decoder's layers."""
+
+    def __post_init__(self):
+        has_rank, remedy = self.rank is not None, "give --model.lora.rank with it, or leave it out"
+        _check(
+            self,
+            "model.lora.",
+            rank=(not has_rank or self.rank > 0, "give at least 1, or leave it out"),
+            alpha=(self.alpha > 0, "give at least 1"),
+            targets=(has_rank or self.targets is None, remedy),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     path: str | None = None
     """A transformers folder or hub name. Absent: what the experiment's make_model makes."""
     max_model_len: int | None = None
     """Longest prompt + completion in tokens. Absent: 4096, or the model's, where that is less."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What both engines compute in. In the trainer, weights stay fp32; in bfloat16 FSDP2 casts them
-    a layer at a time, on one rank as on several. auto: bfloat16 on a GPU, float32 elsewhere."""
+    """What both engines compute in. In the trainer, what is trained stays fp32; in bfloat16 FSDP2
+    casts it a layer at a time, on one rank as on several. auto: bfloat16 on a GPU, else float32."""
     recompute: Literal["off", "full", "selective"] = "off"
     """Recompute activations in the backward pass, layer by layer: less memory, 1/3 more work.
     selective: attention, the dearest per byte, is kept."""
@@ -60,6 +80,7 @@ class ModelConfig:
     """The vLLM tool parser that fits the model's way of writing tool calls."""
     reasoning_parser: str | None = None
     """The vLLM reasoning parser that fits the model's way of thinking, where it thinks."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self):
         is_enough = self.max_model_len is None or self.max_model_len >= 16

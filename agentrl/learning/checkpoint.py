@@ -2,6 +2,7 @@
 
     checkpoints/step-00012/
       config.json, model.safetensors, tokenizer.json, ...
+      adapter/           of LoRA: what is merged into those weights, in peft's format
       resume/            what going on from here needs besides: AdamW's moments, each rank's shard
                          (torch.distributed.checkpoint), the random state of each rank, and what
                          the algorithm and the seams remember
@@ -29,9 +30,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedTokenizerBase
 
+from agentrl.learning import lora
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
+from agentrl.types import CannotStart
 
 RESUME = "resume"
 SEAMS = "seams.json"
@@ -86,8 +89,12 @@ def load(
     """Put back what ``save`` wrote besides the weights, which ``Policy.load`` reads.
 
     The number of ranks may be another one: the optimizer's shards are dealt anew. Returns what the
-    seams remember, and a sentence about what cannot go on as it was then.
+    seams remember, and a sentence about what cannot go on as it was then. Raises CannotStart where
+    one has adapters and the other has none.
     """
+    if has_adapters(folder) != any(map(lora.is_adapter, policy.own_state())):
+        kind = "LoRA's adapters" if has_adapters(folder) else "every weight"
+        raise CannotStart(f"{folder} has trained {kind}: go on with the load_policy that it had")
     # What a policy has besides the language model is loaded into its own tensors.
     state = _state(policy, optimizer)
     dcp.load(state, checkpoint_id=folder / RESUME, no_dist=ranks.size == 1)
@@ -131,6 +138,11 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def has_adapters(folder: Path) -> bool:
+    """Whether a run goes on from a checkpoint's adapters, and the model that it began with."""
+    return (folder / lora.FOLDER).exists()
+
+
 def newest(checkpoints: Path) -> Path | None:
     """The checkpoint of the highest step, if there is one."""
     return max(checkpoints.glob("step-*"), default=None)
@@ -157,9 +169,12 @@ def _save_weights(
 ) -> None:
     # Every rank brings its shards of every weight; the first one keeps the whole.
     weights = {name: w.cpu() for name, w in policy.weights() if ranks.is_first}
+    adapters = {name: w.cpu() for name, w in policy.adapters() if ranks.is_first}
     if ranks.is_first:
         policy.lm.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
+    if adapters:
+        lora.save_adapters(folder, policy.lm, adapters)
 
 
 @contextmanager

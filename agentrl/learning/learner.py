@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from agentrl.config import OptimConfig
+from agentrl.learning.loading import WithoutAdapters
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 
@@ -27,7 +28,7 @@ class Learner:
     """What is trained."""
 
     policy: Policy
-    reference: Policy | None
+    reference: Policy | WithoutAdapters | None
     optimizer: torch.optim.Optimizer
 
     def clip(self, ranks: Ranks, config: OptimConfig, divisor: float | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedMod
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agentrl.algorithms import Terms
+from agentrl.learning.lora import is_adapter, merged_weights
 from agentrl.learning.packing import MicroBatch, pack
 from agentrl.types import Call, Sample
 from kernels.logprob import linear_logprob
@@ -89,9 +90,11 @@ class Policy(nn.Module):
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
     @classmethod
-    def load(cls, folder: str | Path, **options: Any) -> "Policy":
-        """Load a transformers folder or hub name with fp32 weights."""
-        return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), **options)
+    def load(
+        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> "Policy":
+        """Load a transformers folder or hub name. dtype: of weights that are not trained."""
+        return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), **options)
 
     def forward(
         self, batch: MicroBatch, temperature: float = 1.0
@@ -162,11 +165,12 @@ class Policy(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def own_state(self) -> dict[str, Tensor]:
-        """What a policy of one's own has besides the language model; every checkpoint holds it."""
+        """What there is besides the language model: a policy of one's own, and adapters. Every
+        checkpoint holds it."""
         return {
             name: parameter.detach()
             for name, parameter in self.named_parameters()
-            if not name.startswith("lm.")
+            if not name.startswith("lm.") or is_adapter(name)
         }
 
     def tie_weights(self) -> None:
@@ -174,15 +178,25 @@ class Policy(nn.Module):
         self.lm.tie_weights()
 
     def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Every weight, whole, under its name in a transformers checkpoint; tied ones once.
+        """Every weight, whole, under its name in a transformers checkpoint; tied ones once, and
+        adapters merged.
 
         Each is made when it is asked for, and not kept. Where the weights are sharded, all ranks
         iterate together. dtype: None leaves the weights' own.
         """
-        for name, weight in self.lm.named_parameters():
+        for name, weight in merged_weights(self.lm):
             # What is gathered is as small as it can be.
-            weight = weight.detach().to(dtype or weight.dtype)
-            yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield name, _whole(weight.to(dtype or weight.dtype))
+
+    def adapters(self) -> Iterator[tuple[str, Tensor]]:
+        """LoRA's weights, whole, where there are any; all ranks iterate together."""
+        for name, weight in self.lm.named_parameters():
+            if is_adapter(name):
+                yield name, _whole(weight.detach())
+
+
+def _whole(weight: Tensor) -> Tensor:
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def _keep_attention(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

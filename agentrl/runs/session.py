@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoTokenizer
 
+from agentrl import hub
 from agentrl.algorithms.named import describe
 from agentrl.cli import to_json
 from agentrl.config import Config
@@ -72,6 +73,8 @@ class Session:
         config, ranks = self.config, self.ranks
         self.num_steps = len(batches)
         attention = choose(config.attention, ranks.device, ranks.dtype)
+        if self._resume is not None:
+            preflight.check_same_lora(config, self.run.settings)
         preflight.check_surroundings(config, tasks, held_out, ranks.num_engines, self.display)
         if config.deterministic:
             compute_repeatably()
@@ -86,7 +89,11 @@ class Session:
 
     @cached_property
     def model(self) -> str | Path:
-        """What to load: the newest checkpoint of a run that goes on, else what it starts from."""
+        """What to load: the newest checkpoint of a run that goes on, but for what its adapters are
+        beside; else what it starts from."""
+        if self._checkpoint and checkpoint.has_adapters(self._checkpoint):
+            hub.check_model(self.first_model)
+            return self.first_model
         return self._checkpoint or find_model_once(self.config, self.ranks, self.display)
 
     @cached_property

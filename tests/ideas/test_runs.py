@@ -60,7 +60,7 @@ def test_one_update(idea, tiny_folder, recorded):
     config, ranks, run = config_of(idea, tiny_folder), one_rank(), Watched()
     policy = load_policy(tiny_folder, config, ranks)
     policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))
-    reference = load_reference(tiny_folder, config, ranks)
+    reference = load_reference(policy, tiny_folder, config, ranks)
     before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
     learner = Learner(policy, reference, optimizer)
     found = update(learner, [Chunk(recorded)], 0, config, ranks, run)

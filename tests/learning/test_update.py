@@ -376,7 +376,7 @@ def test_after_a_resume_the_reference_is_the_model_that_the_run_began_with(tmp_p
     flags = Namespace(exp="mine", resume=run.folder)
     session = Session(config, flags, one_rank(), Trackers(()))
     assert (Path(session.model), Path(session.first_model)) == (newest, Path(tiny_folder))
-    reference = load_reference(session.first_model, config, one_rank())
+    reference = load_reference(policy, session.first_model, config, one_rank())
     first = load_as(Policy, tiny_folder, config, one_rank())
     pairs = list(zip(reference.parameters(), first.parameters(), policy.parameters(), strict=True))
     assert all(torch.equal(mine, began) for mine, began, _ in pairs)
@@ -387,11 +387,12 @@ def test_a_reference_may_be_another_model(tmp_path, tiny_folder):
     class Taught(ToReference):
         reference = str(tiny_folder)
 
-    found = load_reference(tmp_path / "not looked at", make_config(Taught()), one_rank())
     theirs = load_as(Policy, tiny_folder, make_config(GRPO()), one_rank())
+    nowhere = tmp_path / "not looked at"
+    found = load_reference(theirs, nowhere, make_config(Taught()), one_rank())
     pairs = zip(found.parameters(), theirs.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert load_reference(tiny_folder, make_config(GRPO()), one_rank()) is None
+    assert load_reference(theirs, tiny_folder, make_config(GRPO()), one_rank()) is None
 
 
 # What stops the device.
