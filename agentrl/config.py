@@ -54,13 +54,16 @@ class LoraConfig:
     """Linear layers that get one, such as q_proj. Absent: all of the decoder's layers."""
 
     def __post_init__(self):
-        has_rank, remedy = self.rank is not None, "give --model.lora.rank with it, or leave it out"
+        remedy = "give --model.lora.rank with it, or leave it out"
+        is_default = {"alpha": self.alpha == 32, "targets": self.targets is None}
+        for name, is_so in is_default.items():
+            _check(self, "model.lora.", **{name: (self.rank is not None or is_so, remedy)})
+        at_least = "give at least 1"
         _check(
             self,
             "model.lora.",
-            rank=(not has_rank or self.rank > 0, "give at least 1, or leave it out"),
-            alpha=(self.alpha > 0, "give at least 1"),
-            targets=(has_rank or self.targets is None, remedy),
+            rank=(self.rank is None or self.rank > 0, f"{at_least}, or leave it out"),
+            alpha=(self.alpha > 0, at_least),
         )
 
 

@@ -31,6 +31,7 @@ def add_adapters(lm: PreTrainedModel, config: LoraConfig) -> None:
     """
     # Slow to import, and only needed here.
     import peft
+    from peft.functional import cast_adapter_dtype
 
     sizes = _linear_layers(lm)
     targets = config.targets or tuple(sizes)
@@ -53,6 +54,8 @@ def add_adapters(lm: PreTrainedModel, config: LoraConfig) -> None:
         base_model_name_or_path=lm.name_or_path,
     )
     peft.inject_adapter_in_model(adapters, lm, NAME)
+    # What is trained is fp32, whatever it is beside.
+    cast_adapter_dtype(lm, NAME)
 
 
 def _linear_layers(lm: PreTrainedModel) -> dict[str, int]:

@@ -147,6 +147,34 @@ def test_one_rank_goes_on_from_two(results):
     assert found["draws of of-2"] == found["draws elsewhere"]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_adapters_of_two_ranks_are_those_of_one(results, rank):
+    one, two = results[0, 1]["adapters"], results[rank, 2]["adapters"]
+    assert largest_difference(two["gradients"], one["gradients"]) < 1e-6
+    assert len(two["gradients"]) == two["moments"] == 3 * 7 * 2
+    assert largest_difference(two["pushed"], one["pushed"]) < 1e-6
+    assert two["saved"] == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
+def test_adapters_go_on_to_the_bit_beside_the_model_that_they_began_with(results, place):
+    found = results[place]["adapters"]
+    assert largest_difference(found["gone on"], found["adapters"]) == 0
+    pairs = list(zip(found["without"], found["start"], strict=True))
+    assert [torch.equal(a, b) for a, b in pairs] == [True] * 4
+    assert not any(torch.equal(a, b) for a, b in zip(found["with"], found["start"], strict=True))
+
+
+def test_in_bf16_what_is_frozen_is_kept_so(results):
+    one, two = (results[0, n]["in_bf16"] for n in (1, 2))
+    assert one["dtypes"] == two["dtypes"] == {(True, torch.float32), (False, torch.bfloat16)}
+    (mine, gradients), (theirs, expected) = one["lora"], two["lora"]
+    assert [torch.equal(a, b) for a, b in zip(mine, theirs, strict=True)] == [True] * 4
+    assert [name for name in gradients if expected[name].any()] == [
+        name for name in expected if "lora_B" in name
+    ]
+
+
 @pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 2)])
 def test_a_trial_of_memory_leaves_every_rank_as_it_was(results, place):
     found = results[place]["trials"]

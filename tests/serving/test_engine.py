@@ -10,7 +10,8 @@ import torch
 from torch._inductor import metrics
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from agentrl.config import EngineConfig
+from agentrl.config import EngineConfig, LoraConfig
+from agentrl.learning.lora import add_adapters, without_adapters
 from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.serving.engine import Engine
@@ -90,6 +91,21 @@ def test_they_agree_after_a_push(engine, policy, old):
         assert policy.probe_gap(engine.probe, probe) < TOLERANCE
         assert old.probe_gap(engine.probe, probe) > 100 * TOLERANCE
         assert gap(policy, draw(engine, range(40))) < TOLERANCE
+
+
+def test_they_agree_after_a_push_of_adapters(tiny_folder, engine, policy, device, old):
+    """They are merged: without them vLLM has the weights that it began with."""
+    add_adapters(policy.lm, LoraConfig(rank=8))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.to(device).trainable():
+            weight.normal_(0, 0.02)
+    probe = engine.sync(policy.weights(engine.dtype))
+    assert policy.probe_gap(engine.probe, probe) < TOLERANCE
+    assert gap(policy, draw(engine, range(40))) < TOLERANCE
+    assert old.probe_gap(engine.probe, probe) > 100 * TOLERANCE
+    with without_adapters(policy.lm):
+        assert policy.probe_gap(engine.probe, probe) == old.probe_gap(engine.probe, probe)
 
 
 @pytest.mark.parametrize("level", [1, 2])

@@ -27,9 +27,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from agentrl.algorithms import GRPO
-from agentrl.config import Config, ModelConfig
+from agentrl.config import Config, LoraConfig, ModelConfig
 from agentrl.learning import checkpoint
 from agentrl.learning.learner import Learner
+from agentrl.learning.lora import add_adapters, without_adapters
 from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
@@ -51,7 +52,7 @@ def language_model(family: str) -> torch.nn.Module:
 
 def prepared(ranks: Ranks, lm: torch.nn.Module, **options):
     policy = Policy(copy.deepcopy(lm), **options)
-    return ranks.prepare(policy, torch.optim.AdamW(policy.parameters(), lr=0.01))
+    return ranks.prepare(policy, torch.optim.AdamW(policy.trainable(), lr=0.01))
 
 
 def backward(ranks: Ranks, policy, budget: int, send) -> int:
@@ -70,7 +71,8 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gradients_of(policy) -> dict[str, torch.Tensor]:
-    return {name: whole(weight.grad) for name, weight in policy.named_parameters()}
+    named = policy.named_parameters()
+    return {name: whole(weight.grad) for name, weight in named if weight.requires_grad}
 
 
 def gradients(ranks: Ranks, out: Path) -> dict:
@@ -123,6 +125,12 @@ def in_bf16(ranks: Ranks, out: Path) -> dict:
         found["masters"] |= {weight.dtype for weight in policy.parameters()}
         with torch.autocast("cpu", torch.bfloat16):
             found[family, "by autocast"] = logprobs_of(Policy(lm))
+    lm = language_model("qwen3, tied").bfloat16()
+    add_adapters(lm, LoraConfig(rank=4))
+    policy, _ = prepared(ranks, lm)
+    backward(ranks, policy, 60, ranks.backward)
+    found["lora"] = logprobs_of(policy), gradients_of(policy)
+    found["dtypes"] = {(w.requires_grad, w.dtype) for w in policy.parameters()}
     return found
 
 
@@ -167,6 +175,42 @@ def checkpoints(ranks: Ranks, out: Path) -> dict:
     one_step(ranks, policy, optimizer)
     found["without moments"] = dict(weights(policy))
     return found
+
+
+def adapters(ranks: Ranks, out: Path) -> dict:
+    """LoRA: gradients, the reference, what is pushed; three steps, and one gone on from two."""
+
+    def begin():
+        lm = language_model("qwen3, tied")
+        add_adapters(lm, LoraConfig(rank=4))
+        for weight in lm.parameters():
+            if weight.requires_grad:
+                torch.nn.init.normal_(weight, std=0.02)
+        return prepared(ranks, lm)
+
+    policy, optimizer = begin()
+    backward(ranks, policy, 60, ranks.backward)
+    found = {"gradients": gradients_of(policy), "pushed": dict(weights(policy))}
+    optimizer.zero_grad()
+    start = logprobs_of(Policy(language_model("qwen3, tied")))
+    folder = out / f"lora-of-{ranks.size}" / "step-00002"
+    for step in range(3):
+        if step == 2:
+            checkpoint.save(folder, policy, optimizer, Tokenizer(), ranks, seeded(0), {})
+        one_step(ranks, policy, optimizer)
+    again, moments = begin()
+    checkpoint.load(folder, again, moments, ranks)
+    one_step(ranks, again, moments)
+    with without_adapters(policy.lm):
+        found["without"] = logprobs_of(policy)
+    return found | {
+        "start": start,
+        "with": logprobs_of(policy),
+        "adapters": dict(policy.adapters()),
+        "gone on": dict(again.adapters()),
+        "moments": len(optimizer.state),
+        "saved": sorted(path.name for path in (folder / "adapter").iterdir()),
+    }
 
 
 def seeded(seed: int) -> dict:
@@ -315,6 +359,7 @@ CASES = (
     reductions,
     dealing,
     checkpoints,
+    adapters,
     waits,
     interruptions,
     trials,

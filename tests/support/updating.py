@@ -113,7 +113,7 @@ def gradient_by_hand(
     lm.set_attn_implementation("eager")
     for call in calls:
         loss_of(call, *scored(lm, call)).backward()
-    return [weight.grad.clone() for weight in lm.parameters()]
+    return [weight.grad.clone() for weight in lm.parameters() if weight.requires_grad]
 
 
 def largest_difference(mine: Weights, theirs: Weights) -> float:
