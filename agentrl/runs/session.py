@@ -89,12 +89,20 @@ class Session:
 
     @cached_property
     def model(self) -> str | Path:
-        """What to load: the newest checkpoint of a run that goes on, but for what its adapters are
-        beside; else what it starts from."""
-        if self._checkpoint and checkpoint.has_adapters(self._checkpoint):
+        """What to load: the newest checkpoint of a run that goes on, or what its adapters are
+        beside; else what it starts from. Raises ValueError where that is not there."""
+        if self._checkpoint is None:
+            return find_model_once(self.config, self.ranks, self.display)
+        if not checkpoint.has_adapters(self._checkpoint):
+            return self._checkpoint
+        try:
             hub.check_model(self.first_model)
-            return self.first_model
-        return self._checkpoint or find_model_once(self.config, self.ranks, self.display)
+        except ValueError as error:
+            raise ValueError(
+                f"--resume {self._resume} has trained adapters of {self.first_model}, which is not "
+                "there any more: put it back"
+            ) from error
+        return self.first_model
 
     @cached_property
     def first_model(self) -> str | Path:

@@ -67,7 +67,8 @@ def test_one_update(idea, tiny_folder, recorded):
     algorithm = config.algorithm
     assert run.num_updates == algorithm.updates * algorithm.passes
     still = {n for n, w in policy.named_parameters() if torch.equal(w.detach(), before[n])}
-    assert still == set()
+    assert still == {n for n, w in policy.named_parameters() if not w.requires_grad}
+    assert bool(still) == (idea == "lora")
     assert not found["degenerate"]
     assert found["grad_norm"] > 0
     assert math.isfinite(found["loss"])
@@ -193,7 +194,7 @@ CASES = list(LINES.items())
 """An idea and its lines, which so stand in the soak's table."""
 
 
-@pytest.mark.parametrize(("idea", "lines"), some_of(CASES, in_slow=["critic", "kl"]))
+@pytest.mark.parametrize(("idea", "lines"), some_of(CASES, in_slow=["critic", "kl", "lora"]))
 def test_three_steps_resumed_once(tmp_path, request, idea, lines):
     """Gone on from its second step, it ends as it did the first time, to the bit."""
     steps = ("--steps", str(STEPS))

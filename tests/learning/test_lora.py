@@ -1,7 +1,10 @@
 """LoRA: what is trained, what is pushed and saved, and what it is compared with."""
 
 import copy
+import shutil
+from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import peft
 import pytest
@@ -10,11 +13,18 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from agentrl.algorithms import GRPO
+from agentrl.cli import to_json
 from agentrl.config import LoraConfig, ModelConfig
+from agentrl.learning import checkpoint
+from agentrl.learning.learner import adamw
 from agentrl.learning.loading import WithoutAdapters, load_policy, load_reference
 from agentrl.learning.lora import add_adapters, merged_weights, save_adapters, without_adapters
 from agentrl.learning.packing import pack
 from agentrl.learning.policy import Policy
+from agentrl.runs.run import Run
+from agentrl.runs.session import Session
+from agentrl.runs.trackers import Trackers
+from agentrl.types import CannotStart
 from tests.support.small_samples import SIZES, conversations, groups
 from tests.support.updating import (
     gradient_by_hand,
@@ -215,3 +225,28 @@ def test_named_layers_alone_and_ranks_that_fit_them():
 def test_settings_that_cannot_be(fields, said):
     with pytest.raises(ValueError, match=said):
         LoraConfig(**fields)
+
+
+def test_a_run_goes_on_beside_the_model_that_it_began_with(tiny_folder, tmp_path):
+    """Not from what was merged; where that is gone, or all would be trained, a sentence says so."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "began")
+    config = config_of(4, GRPO())
+    run = Run.create(tmp_path, "mine", to_json(config), model=folder)
+    newest = run.checkpoints / "step-00002"
+    (newest / "adapter").mkdir(parents=True)
+
+    def session(config) -> Session:
+        return Session(config, Namespace(exp="mine", resume=run.folder), one_rank(), Trackers(()))
+
+    assert Path(session(config).model) == folder
+    with pytest.raises(ValueError, match="lora.rank was 4 when the run began, and is None: give"):
+        session(config_of(None, GRPO())).check([], [], [])
+    # A seam's adapters are in no setting.
+    policy = load_policy(tiny_folder, config_of(None, GRPO()), one_rank())
+    with pytest.raises(CannotStart, match="trained LoRA's adapters: go on with the load_policy"):
+        checkpoint.load(newest, policy, adamw(policy.trainable(), config.optim), one_rank())
+    shutil.rmtree(folder)
+    with pytest.raises(
+        ValueError, match="trained adapters of .*/began, which is not there any more"
+    ):
+        assert session(config).model

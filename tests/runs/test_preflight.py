@@ -9,8 +9,15 @@ from transformers import AutoConfig
 
 from agentrl.algorithms import GRPO
 from agentrl.algorithms.named import load_algorithm
-from agentrl.cli import load_experiment
-from agentrl.config import Config, EngineConfig, ModelConfig, SamplingConfig, ServerConfig
+from agentrl.cli import load_experiment, to_json
+from agentrl.config import (
+    Config,
+    EngineConfig,
+    LoraConfig,
+    ModelConfig,
+    SamplingConfig,
+    ServerConfig,
+)
 from agentrl.runs import memory, preflight
 from agentrl.runs.progress import Display
 from agentrl.types import Call, CannotStart, Episode, Group
@@ -99,6 +106,64 @@ def test_what_is_counted_of_a_model(tiny_folder, tmp_path, monkeypatch):
     assert memory.push_bytes(compared, thousand, 1) == 16000 + 2 * (1000 + 100)
     assert memory.needed_bytes(config, thousand, 8, 8) == 1500 + 2 * (1000 + 100)
     assert memory.push_bytes(spanning, thousand, 8) == 1500 + 2 * (500 + 100)
+
+
+def test_what_is_counted_of_adapters(tiny_folder, tmp_path, monkeypatch):
+    """Gradients and moments are theirs alone; what is frozen is once, in what is computed in."""
+    config, model = make_config(tiny_folder, tmp_path), AutoConfig.from_pretrained(tiny_folder)
+    found = memory.num_parameters(model, LoraConfig(rank=8, targets=("q_proj",)))
+    assert (found.total, found.adapters) == (memory.num_parameters(model).total, 2 * 8 * (64 + 64))
+    few = memory.NumParameters(1000, 100, adapters=10)
+    assert memory.needed_bytes(config, few, 1, 1) == 160 + 4000 + 4000 + 2**30
+    assert memory.needed_bytes(config, few, 2, 2) == 2 * (2080 + 40 + 4000 + 2**30)
+    assert memory.checkpoint_bytes(config, few) == 4000 + 160
+    itself, taught = (dataclasses.replace(config, algorithm=a) for a in (ToStart(), Compared()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert memory.needed_bytes(config, few, 1, 1) == 120 + 2000 + 2 * (1000 + 100)
+    # Without its adapters it is its own reference.
+    assert memory.push_bytes(itself, few, 1) == memory.push_bytes(config, few, 1)
+    assert memory.push_bytes(taught, few, 1) == 120 + 4000 + 2 * (1000 + 100)
+    assert memory.checkpoint_bytes(config, few) == 2000 + 160
+
+
+class ToStart(GRPO):
+    reference = True
+
+
+def with_lora(config: Config, **fields) -> Config:
+    model = dataclasses.replace(config.model, lora=LoraConfig(**fields))
+    return dataclasses.replace(config, model=model)
+
+
+def test_adapters_are_said_and_have_to_fit(tiny_folder, tmp_path, capsys):
+    config = make_config(tiny_folder, tmp_path)
+    check(with_lora(config, rank=8))
+    assert "0.1 million weights, of LoRA 0.02, 1 rank on cpu" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="rank is 99, but k_proj has a side of 32: give at most"):
+        check(with_lora(config, rank=99))
+
+
+def test_weights_that_are_quantised_are_refused(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": quantised}))
+    config = make_config(tmp_path / "model", tmp_path)
+    for each in (config, with_lora(config, rank=8)):
+        with pytest.raises(ValueError, match=r"quantised \(bitsandbytes\), and neither .*QLoRA"):
+            check(each)
+
+
+@pytest.mark.parametrize("now", [{}, {"rank": 4}, {"rank": 8, "alpha": 8}])
+def test_a_run_goes_on_with_the_adapters_that_it_began_with(tmp_path, now):
+    config = make_config(tmp_path, tmp_path)
+    before = with_lora(config, rank=8, targets=("q_proj",))
+    preflight.check_same_lora(before, json.loads(to_json(before)))
+    for new, settings in ((with_lora(config, **now), before), (before, with_lora(config, **now))):
+        with pytest.raises(ValueError, match="model.lora.* when the run began, and is .*: give"):
+            preflight.check_same_lora(new, json.loads(to_json(settings)))
+    # Of a run that is older than the setting.
+    preflight.check_same_lora(config, {"model": {"path": "m"}})
 
 
 def test_a_push_holds_a_layer_whole(tiny_folder):
