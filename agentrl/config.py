@@ -54,17 +54,11 @@ class LoraConfig:
     """Linear layers that get one, such as q_proj. Absent: all of the decoder's layers."""
 
     def __post_init__(self):
-        remedy = "give --model.lora.rank with it, or leave it out"
-        is_default = {"alpha": self.alpha == 32, "targets": self.targets is None}
-        for name, is_so in is_default.items():
-            _check(self, "model.lora.", **{name: (self.rank is not None or is_so, remedy)})
-        at_least = "give at least 1"
-        _check(
-            self,
-            "model.lora.",
-            rank=(self.rank is None or self.rank > 0, f"{at_least}, or leave it out"),
-            alpha=(self.alpha > 0, at_least),
-        )
+        # Without a rank the others would be ignored.
+        is_off = (self.rank, self.alpha, self.targets) == (None, 32, None)
+        remedy = "give at least 1, or leave all of model.lora out"
+        _check(self, "model.lora.", rank=(is_off or (self.rank or 0) > 0, remedy))
+        _check(self, "model.lora.", alpha=(self.alpha > 0, "give at least 1"))
 
 
 @dataclass(frozen=True, kw_only=True)

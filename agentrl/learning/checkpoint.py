@@ -34,7 +34,6 @@ from agentrl.learning import lora
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.learning.rendezvous import RankLost
-from agentrl.types import CannotStart
 
 RESUME = "resume"
 SEAMS = "seams.json"
@@ -89,12 +88,8 @@ def load(
     """Put back what ``save`` wrote besides the weights, which ``Policy.load`` reads.
 
     The number of ranks may be another one: the optimizer's shards are dealt anew. Returns what the
-    seams remember, and a sentence about what cannot go on as it was then. Raises CannotStart where
-    one has adapters and the other has none.
+    seams remember, and a sentence about what cannot go on as it was then.
     """
-    if has_adapters(folder) != any(map(lora.is_adapter, policy.own_state())):
-        kind = "LoRA's adapters" if has_adapters(folder) else "every weight"
-        raise CannotStart(f"{folder} has trained {kind}: go on with the load_policy that it had")
     # What a policy has besides the language model is loaded into its own tensors.
     state = _state(policy, optimizer)
     dcp.load(state, checkpoint_id=folder / RESUME, no_dist=ranks.size == 1)
@@ -136,11 +131,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def has_adapters(folder: Path) -> bool:
-    """Whether a run goes on from a checkpoint's adapters, and the model that it began with."""
-    return (folder / lora.FOLDER).exists()
 
 
 def newest(checkpoints: Path) -> Path | None:

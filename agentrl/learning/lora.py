@@ -2,8 +2,7 @@
 
     W + alpha / rank * B A        is what a layer computes with, and what is pushed
 
-peft makes the adapters, in the transformers model itself, whose class stays. Only they are trained;
-the weights of the model without them are as they were loaded. The algorithm knows nothing of it.
+peft makes the adapters, in the transformers model itself. The algorithm knows nothing of it.
 """
 
 from collections.abc import Iterator
@@ -18,27 +17,29 @@ from transformers import PreTrainedModel
 
 from agentrl.config import LoraConfig
 
-FOLDER = "adapter"
-"""Of a checkpoint: peft's own format."""
-NAME = "default"
-"""peft's, of the one adapter that a model has."""
+FOLDER, NAME = "adapter", "default"
+"""Of a checkpoint's adapters, in peft's format; and peft's of the one that each layer has."""
 
 
 def add_adapters(lm: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze the model, and put adapters in: all that is trained of it from then on.
 
-    Raises ValueError where it has no such layers, or the rank is more than they have.
+    Raises ValueError where they cannot be.
     """
     # Slow to import, and only needed here.
-    import peft
-    from peft.functional import cast_adapter_dtype
+    import peft.functional
 
+    if hasattr(lm.config, "quantization_config"):
+        raise ValueError(
+            f"{lm.name_or_path} is quantised, and adapters beside such weights (QLoRA) are not "
+            "trained: give the model that it was made of with --model.path"
+        )
     sizes = _linear_layers(lm)
     targets = config.targets or tuple(sizes)
-    if unknown := set(targets) - set(sizes):
+    if (unknown := set(targets) - set(sizes)) or not sizes:
         raise ValueError(
-            f"model.lora.targets names {', '.join(sorted(unknown))}, but the linear layers of "
-            f"{type(lm).__name__} are {', '.join(sizes) or 'none'}: choose of those"
+            f"model.lora.targets names {', '.join(sorted(unknown)) or 'none'}, but the linear "
+            f"layers of {type(lm).__name__} are {', '.join(sizes) or 'none'}: choose of those"
         )
     smallest = min(targets, key=sizes.__getitem__)
     if config.rank > sizes[smallest]:
@@ -55,7 +56,7 @@ def add_adapters(lm: PreTrainedModel, config: LoraConfig) -> None:
     )
     peft.inject_adapter_in_model(adapters, lm, NAME)
     # What is trained is fp32, whatever it is beside.
-    cast_adapter_dtype(lm, NAME)
+    peft.functional.cast_adapter_dtype(lm, NAME)
 
 
 def _linear_layers(lm: PreTrainedModel) -> dict[str, int]:
@@ -72,11 +73,7 @@ def _linear_layers(lm: PreTrainedModel) -> dict[str, int]:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter is an adapter's, by its name.
-
-    >>> [is_adapter(f"layers.0.q_proj.{n}.weight") for n in ("lora_A.default", "base_layer")]
-    [True, False]
-    """
+    """Whether a parameter is an adapter's, by its name in the model."""
     return ".lora_" in name
 
 
@@ -87,9 +84,8 @@ def trains_adapters_alone(lm: PreTrainedModel) -> bool:
 
 
 def merged_weights(lm: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the model without adapters that computes the same, by its names; sharded ones
-    stay so, and each is made when it is asked for. All of them as they are, where there are none.
-    """
+    """The weights of the model without adapters that computes the same, by its names; what is
+    sharded stays so."""
     for name, weight in lm.named_parameters():
         layer, is_base, own = name.partition(".base_layer.")
         if is_adapter(name):

@@ -90,9 +90,7 @@ class Policy(nn.Module):
             layer.forward = torch.compile(layer.forward, dynamic=True)
 
     @classmethod
-    def load(
-        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any
-    ) -> "Policy":
+    def load(cls, folder: str | Path, dtype: Any = torch.float32, **options: Any) -> "Policy":
         """Load a transformers folder or hub name. dtype: of weights that are not trained."""
         return cls(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), **options)
 

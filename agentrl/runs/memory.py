@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from agentrl.config import Config, LoraConfig, compute_dtype
-from agentrl.learning.lora import add_adapters, is_adapter
+from agentrl.learning.lora import add_adapters
 
 FP32 = 4
 
@@ -23,12 +23,8 @@ class NumParameters(NamedTuple):
     total: int
     largest_layer: int
     """A decoder layer, or the embedding or head where that has more."""
-    adapters: int | None = None
-    """LoRA's, besides, which are all that is trained. None: every weight is."""
-
-    @property
-    def trained(self) -> int:
-        return self.total if self.adapters is None else self.adapters
+    trained: int
+    """All, or LoRA's, which are besides."""
 
 
 def num_parameters(model: PreTrainedConfig, lora: LoraConfig | None = None) -> NumParameters:
@@ -39,12 +35,10 @@ def num_parameters(model: PreTrainedConfig, lora: LoraConfig | None = None) -> N
         lm = AutoModelForCausalLM.from_config(model)
         for name, weight in lm.named_parameters():
             layers[re.sub(r"(\.\d+)\..*", r"\1", name)] += weight.numel()
-        found = NumParameters(layers.total(), max(layers.values()))
-        if lora is None or lora.rank is None:
-            return found
-        add_adapters(lm, lora)
-    adapters = (weight.numel() for name, weight in lm.named_parameters() if is_adapter(name))
-    return found._replace(adapters=sum(adapters))
+        if lora and lora.rank:
+            add_adapters(lm, lora)
+    trained = sum(weight.numel() for weight in lm.parameters() if weight.requires_grad)
+    return NumParameters(layers.total(), max(layers.values()), trained)
 
 
 def needed_bytes(config: Config, parameters: NumParameters, ranks: int, ranks_here: int) -> int:
@@ -74,17 +68,16 @@ def _trainer_bytes(config: Config, parameters: NumParameters, copies: int) -> in
     """Of what is trained so many copies in fp32; and a reference. LoRA's is the model itself, but
     for a teacher, and what is frozen is in what is computed in."""
     reference, trained = config.algorithm.reference, copies * FP32 * parameters.trained
-    if parameters.adapters is None:
+    if config.model.lora.rank is None:
         return trained + bool(reference) * FP32 * parameters.total
     return trained + (1 + isinstance(reference, str)) * _width(config) * parameters.total
 
 
 def checkpoint_bytes(config: Config, parameters: NumParameters) -> int:
-    """Of the weights, and of what a run resumes with: two moments of each that is trained, and
-    adapters as peft has them and as they are sharded."""
-    if parameters.adapters is None:
+    """Of the weights, and of what a run resumes with: moments, and adapters, which peft has too."""
+    if config.model.lora.rank is None:
         return 3 * FP32 * parameters.total
-    return 4 * FP32 * parameters.adapters + _width(config) * parameters.total
+    return 4 * FP32 * parameters.trained + _width(config) * parameters.total
 
 
 def _width(config: Config) -> int:

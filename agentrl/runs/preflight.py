@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.filesize import decimal as size
@@ -52,12 +51,11 @@ def check_surroundings(
     _check_writable(config.runs)
 
 
-def check_same_lora(config: Config, before: Mapping[str, Any]) -> None:
+def check_same_lora(config: Config, before: Mapping) -> None:
     """Whether a run that goes on trains the weights that it did. before: its settings then."""
-    was = before["model"].get("lora", {})
+    was = vars(LoraConfig()) | before["model"].get("lora", {})
     for name, now in vars(config.model.lora).items():
-        then = was.get(name, getattr(LoraConfig(), name))
-        if now != (tuple(then) if isinstance(then, list) else then):
+        if ([*now] if isinstance(now, tuple) else now) != (then := was[name]):
             raise ValueError(
                 f"model.lora.{name} was {then} when the run began, and is {now}: give what it was, "
                 "or begin another run from the run's checkpoint, with --model.path"
@@ -183,7 +181,6 @@ def check_model(
 
     ranks: all that share the policy; ranks_here: those of them on this machine.
     """
-    _check_quantised(folder)
     _check_teacher(config.algorithm.reference, folder)
     parameters, device, push = check_serving(config, folder, display), "cpu", ""
     with display.phase("checking"), quiet():
@@ -206,21 +203,12 @@ def check_model(
             f"a checkpoint takes {size(checkpoint)} and {config.runs} has {size(disk)} left: "
             "make room, or give another folder with --runs"
         )
-    trained = f", of LoRA {parameters.trained / 1e6:.2f}" * (parameters.adapters is not None)
+    trained = f", of LoRA {parameters.trained / 1e6:.2f}" * (config.model.lora.rank is not None)
     display.line(
         f"{parameters.total / 1e6:.1f} million weights{trained}, {ranks} rank{'s' * (ranks > 1)} "
         f"on {device}: {size(needed)} of {size(free)} memory, without activations{push}; "
         f"{size(checkpoint)} of {size(disk)} disk a checkpoint"
     )
-
-
-def _check_quantised(folder: str | Path) -> None:
-    method = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None)
-    if method is not None:
-        raise ValueError(
-            f"the weights of {folder} are quantised ({method['quant_method']}), and neither they "
-            "nor adapters beside them (QLoRA) can be trained: give the model that it was made of"
-        )
 
 
 def _check_architectures(config: Config, folder: str | Path) -> None:

@@ -19,11 +19,10 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoTokenizer
 
-from agentrl import hub
 from agentrl.algorithms.named import describe
 from agentrl.cli import to_json
 from agentrl.config import Config
-from agentrl.learning import checkpoint
+from agentrl.learning import checkpoint, lora
 from agentrl.learning.learner import Learner
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
@@ -31,7 +30,7 @@ from agentrl.records.recorder import Recorder
 from agentrl.runs import preflight, summary
 from agentrl.runs.evaluation import has_stopped
 from agentrl.runs.metrics import Clock
-from agentrl.runs.model import find_model_once
+from agentrl.runs.model import find_model, find_model_once
 from agentrl.runs.progress import Display
 from agentrl.runs.quiet import quiet
 from agentrl.runs.run import Run
@@ -90,19 +89,10 @@ class Session:
     @cached_property
     def model(self) -> str | Path:
         """What to load: the newest checkpoint of a run that goes on, or what its adapters are
-        beside; else what it starts from. Raises ValueError where that is not there."""
-        if self._checkpoint is None:
-            return find_model_once(self.config, self.ranks, self.display)
-        if not checkpoint.has_adapters(self._checkpoint):
-            return self._checkpoint
-        try:
-            hub.check_model(self.first_model)
-        except ValueError as error:
-            raise ValueError(
-                f"--resume {self._resume} has trained adapters of {self.first_model}, which is not "
-                "there any more: put it back"
-            ) from error
-        return self.first_model
+        beside; else what it starts from."""
+        if self._checkpoint and (self._checkpoint / lora.FOLDER).exists():
+            return find_model(self.config, str(self.first_model), self.display)
+        return self._checkpoint or find_model_once(self.config, self.ranks, self.display)
 
     @cached_property
     def first_model(self) -> str | Path:

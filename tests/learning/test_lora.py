@@ -15,8 +15,6 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from agentrl.algorithms import GRPO
 from agentrl.cli import to_json
 from agentrl.config import LoraConfig, ModelConfig
-from agentrl.learning import checkpoint
-from agentrl.learning.learner import adamw
 from agentrl.learning.loading import WithoutAdapters, load_policy, load_reference
 from agentrl.learning.lora import add_adapters, merged_weights, save_adapters, without_adapters
 from agentrl.learning.packing import pack
@@ -24,7 +22,6 @@ from agentrl.learning.policy import Policy
 from agentrl.runs.run import Run
 from agentrl.runs.session import Session
 from agentrl.runs.trackers import Trackers
-from agentrl.types import CannotStart
 from tests.support.small_samples import SIZES, conversations, groups
 from tests.support.updating import (
     gradient_by_hand,
@@ -208,6 +205,13 @@ def test_layers_and_ranks_that_there_are_not(targets, rank, said):
         add_adapters(language_model(), LoraConfig(rank=rank, targets=targets))
 
 
+def test_weights_that_are_quantised_are_refused():
+    lm = language_model()
+    lm.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    with pytest.raises(ValueError, match=r"is quantised, and adapters beside .*QLoRA.* are not"):
+        add_adapters(lm, LORA)
+
+
 def test_named_layers_alone_and_ranks_that_fit_them():
     lm = adapted(config=LoraConfig(rank=32, targets=("up_proj",)))
     assert sum(weight.requires_grad for weight in lm.parameters()) == 3 * 2
@@ -216,10 +220,13 @@ def test_named_layers_alone_and_ranks_that_fit_them():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"targets": ("q_proj",)}, "lora.targets is .*: give --model.lora.rank with it"),
-        ({"rank": 0}, "lora.rank is 0: give at least 1, or leave it out"),
+        (
+            {"targets": ("q_proj",)},
+            "lora.rank is None: give at least 1, or leave all of model.lora",
+        ),
+        ({"alpha": 16}, "lora.rank is None: give at least 1, or leave all of model.lora out"),
+        ({"rank": 0}, "lora.rank is 0: give at least 1, or leave all of model.lora out"),
         ({"rank": 8, "alpha": 0}, "lora.alpha is 0: give at least 1"),
-        ({"alpha": 16}, "lora.alpha is 16: give --model.lora.rank with it, or leave it out"),
     ],
 )
 def test_settings_that_cannot_be(fields, said):
@@ -241,12 +248,6 @@ def test_a_run_goes_on_beside_the_model_that_it_began_with(tiny_folder, tmp_path
     assert Path(session(config).model) == folder
     with pytest.raises(ValueError, match="lora.rank was 4 when the run began, and is None: give"):
         session(config_of(None, GRPO())).check([], [], [])
-    # A seam's adapters are in no setting.
-    policy = load_policy(tiny_folder, config_of(None, GRPO()), one_rank())
-    with pytest.raises(CannotStart, match="trained LoRA's adapters: go on with the load_policy"):
-        checkpoint.load(newest, policy, adamw(policy.trainable(), config.optim), one_rank())
     shutil.rmtree(folder)
-    with pytest.raises(
-        ValueError, match="trained adapters of .*/began, which is not there any more"
-    ):
+    with pytest.raises(ValueError, match="began is neither a transformers folder nor a hub model"):
         assert session(config).model

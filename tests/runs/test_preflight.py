@@ -91,7 +91,7 @@ def test_what_is_counted_of_a_model(tiny_folder, tmp_path, monkeypatch):
     saved = (tiny_folder / "model.safetensors").stat().st_size
     assert saved == pytest.approx(4 * memory.num_parameters(model).total, rel=0.05)
     # Weights, gradients, two moments; then vLLM's weights and its cache, of every rank here.
-    thousand = memory.NumParameters(1000, 100)
+    thousand = memory.NumParameters(1000, 100, trained=1000)
     assert memory.needed_bytes(config, thousand, 1, 1) == 16000 + 4000 + 2**30
     assert memory.needed_bytes(config, thousand, 4, 2) == 2 * (4000 + 4000 + 4000 + 2**30)
     spanning = dataclasses.replace(config, engine=EngineConfig(tensor_parallel_size=2))
@@ -112,8 +112,8 @@ def test_what_is_counted_of_adapters(tiny_folder, tmp_path, monkeypatch):
     """Gradients and moments are theirs alone; what is frozen is once, in what is computed in."""
     config, model = make_config(tiny_folder, tmp_path), AutoConfig.from_pretrained(tiny_folder)
     found = memory.num_parameters(model, LoraConfig(rank=8, targets=("q_proj",)))
-    assert (found.total, found.adapters) == (memory.num_parameters(model).total, 2 * 8 * (64 + 64))
-    few = memory.NumParameters(1000, 100, adapters=10)
+    assert (found.total, found.trained) == (memory.num_parameters(model).total, 2 * 8 * (64 + 64))
+    few, config = memory.NumParameters(1000, 100, trained=10), with_lora(config, rank=8)
     assert memory.needed_bytes(config, few, 1, 1) == 160 + 4000 + 4000 + 2**30
     assert memory.needed_bytes(config, few, 2, 2) == 2 * (2080 + 40 + 4000 + 2**30)
     assert memory.checkpoint_bytes(config, few) == 4000 + 160
@@ -141,17 +141,6 @@ def test_adapters_are_said_and_have_to_fit(tiny_folder, tmp_path, capsys):
     assert "0.1 million weights, of LoRA 0.02, 1 rank on cpu" in capsys.readouterr().out
     with pytest.raises(ValueError, match="rank is 99, but k_proj has a side of 32: give at most"):
         check(with_lora(config, rank=99))
-
-
-def test_weights_that_are_quantised_are_refused(tiny_folder, tmp_path):
-    shutil.copytree(tiny_folder, tmp_path / "model")
-    file = tmp_path / "model" / "config.json"
-    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": quantised}))
-    config = make_config(tmp_path / "model", tmp_path)
-    for each in (config, with_lora(config, rank=8)):
-        with pytest.raises(ValueError, match=r"quantised \(bitsandbytes\), and neither .*QLoRA"):
-            check(each)
 
 
 @pytest.mark.parametrize("now", [{}, {"rank": 4}, {"rank": 8, "alpha": 8}])
