@@ -177,56 +177,69 @@ def gap(policy: Policy, llm: Any, adapter: Any) -> float:
     return policy.probe_gap(probe, scores)
 
 
+def make_learners(folder: Path, options: Options, ranks: Ranks) -> dict[int | None, Learner]:
+    """By rank; None: every weight."""
+    found = {}
+    for rank in (None, options.rank):
+        model = ModelConfig(path="m", lora=LoraConfig(rank=rank))
+        config = replace(gsm8k_offline.config, model=model)
+        policy = load_policy(folder, config, ranks)
+        policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))
+        found[rank] = Learner(policy, None, optimizer)
+    return found
+
+
+def row(
+    policy: Policy, llm: Any, push: Callable[[], Any], adapter: Any, prompts: list, options: Options
+) -> list[str]:
+    trained = sum(weight.numel() for weight in policy.trainable())
+    pushed = median_cpu(push, options.rounds)
+    drawn = {"temperature": 1.0, "max_tokens": options.tokens, "ignore_eos": True}
+
+    def draw() -> None:
+        # Each round computes its prompts, as after a push.
+        assert llm.reset_prefix_cache()
+        sample(llm, prompts, adapter, **drawn)
+
+    return [
+        f"{trained:,}",
+        f"{16 * trained / 2**20:.1f} MiB",
+        f"{1000 * pushed:.1f} ms",
+        f"{1000 * median_cpu(draw, options.rounds):.0f} ms",
+        f"{gap(policy, llm, adapter):.0e}",
+    ]
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     prepare_process()
     torch.set_num_threads(1)
     ranks, console = Ranks("float32", Signals()), Console()
-    table = Table("", "trained", "held", "step", "push", "sample", "gap")
+    table = Table("", "step", "trained", "held", "push", "sample", "gap")
     with tempfile.TemporaryDirectory() as out:
-        folder = make_folder(options, Path(out) / "model")
-        base = gsm8k_offline.config
-        plain, wide = (start(folder, options, beside=beside) for beside in (False, True))
-        learners = {}
-        for rank in (None, options.rank):
-            config = replace(base, model=ModelConfig(path="m", lora=LoraConfig(rank=rank)))
-            policy = load_policy(folder, config, ranks)
-            policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))
-            learners[rank] = Learner(policy, None, optimizer)
-        samples = calls(options, learners[None].policy.lm.config.vocab_size)
-        steps = {
-            rank: median_cpu(partial(step, learner, ranks, base, samples), options.rounds)
-            for rank, learner in learners.items()
-        }
-        policies = {rank: learner.policy for rank, learner in learners.items()}
-        adapted, files = policies[options.rank], Path(out) / "pushed"
+        folder, files = make_folder(options, Path(out) / "model"), Path(out) / "pushed"
         files.mkdir()
-        ways = {
-            "full": (None, plain, lambda: vllm_args.load(plain, policies[None].weights()), None),
-            "merged": (options.rank, plain, lambda: vllm_args.load(plain, adapted.weights()), None),
-            "adapters": (options.rank, wide, lambda: push_adapters(wide, adapted), files),
-            "disk": (options.rank, wide, lambda: push_files(wide, adapted, files), files),
-        }
-        for name, (rank, llm, push, path) in ways.items():
-            seconds, adapter = median_cpu(push, options.rounds), path and request(path)
-            prompts = [s.call.prompt_ids for s in samples]
-            # Each round computes its prompts, as after a push.
-            drawn = {"temperature": 1.0, "max_tokens": options.tokens, "ignore_eos": True}
-
-            def draw(llm=llm, adapter=adapter, prompts=prompts, drawn=drawn) -> None:
-                assert llm.reset_prefix_cache()
-                sample(llm, prompts, adapter, **drawn)
-
-            trained = sum(weight.numel() for weight in policies[rank].trainable())
-            table.add_row(
-                name,
-                f"{trained:,}",
-                f"{16 * trained / 2**20:.1f} MiB",
-                f"{1000 * steps[rank]:.0f} ms",
-                f"{1000 * seconds:.1f} ms",
-                f"{1000 * median_cpu(draw, options.rounds):.0f} ms",
-                f"{gap(policies[rank], llm, adapter):.0e}",
+        plain, wide = (start(folder, options, beside=beside) for beside in (False, True))
+        learners = make_learners(folder, options, ranks)
+        whole, adapted = (learners[rank].policy for rank in (None, options.rank))
+        samples = calls(options, whole.lm.config.vocab_size)
+        prompts = [one.call.prompt_ids for one in samples]
+        steps = {
+            learner.policy: median_cpu(
+                partial(step, learner, ranks, gsm8k_offline.config, samples), options.rounds
             )
+            for learner in learners.values()
+        }
+        named = request(files)
+        ways = {
+            "full": (whole, plain, lambda: vllm_args.load(plain, whole.weights()), None),
+            "merged": (adapted, plain, lambda: vllm_args.load(plain, adapted.weights()), None),
+            "adapters": (adapted, wide, lambda: push_adapters(wide, adapted), named),
+            "disk": (adapted, wide, lambda: push_files(wide, adapted, files), named),
+        }
+        for name, (policy, *way) in ways.items():
+            cells = row(policy, *way, prompts, options)
+            table.add_row(name, f"{1000 * steps[policy]:.0f} ms", *cells)
         console.print(asdict(options), table)
         for llm in (plain, wide):
             llm.engine_core.shutdown()

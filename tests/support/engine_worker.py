@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
 
-from agentrl.config import EngineConfig, OptimConfig
+from agentrl.config import EngineConfig, LoraConfig, OptimConfig
 from agentrl.learning.learner import adamw
+from agentrl.learning.lora import add_adapters
 from agentrl.learning.policy import Policy
 from agentrl.learning.ranks import Ranks
 from agentrl.serving.engine import Engine
@@ -45,9 +46,14 @@ def cancel_one(engine: Engine) -> None:
         time.sleep(0.01)
 
 
-def push(engine: Engine, ranks: Ranks, folder: str) -> dict:
-    """A push of a sharded policy: what of it is whole at once, and what is gathered."""
+def push(engine: Engine, ranks: Ranks, folder: str, rank: int | None) -> dict:
+    """A push of a sharded policy, or one with adapters of a rank: what of it is whole at once, and
+    what is gathered."""
     policy = Policy.load(folder)
+    if rank:
+        add_adapters(policy.lm, LoraConfig(rank=rank))
+        for weight in policy.trainable():
+            torch.nn.init.normal_(weight, std=0.02)
     policy, _ = ranks.prepare(policy, adamw(policy.trainable(), OptimConfig()))
     alive: dict[str, weakref.ref] = {}
     most: list[int] = []
@@ -89,7 +95,7 @@ def main() -> None:
     if ranks.is_first:
         found["drawn"].append(draw(engine))
     found["scores"] = engine.score(engine.probe)
-    found["push"] = push(engine, ranks, folder)
+    found["pushes"] = [push(engine, ranks, folder, rank) for rank in (None, 8)]
     (out / f"rank-{ranks.rank}.json").write_text(json.dumps(found))
     ranks.wait("the end")
     engine.close()
