@@ -11,7 +11,7 @@ demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
 test: .venv/installed-agents tests/node/node_modules  ## the quick tests
-	$(TESTS) loadgroup
+	$(TESTS) loadfile
 
 slow: .venv/installed-agents tests/node/node_modules  ## whole runs, by the minute
 	$(TESTS) worksteal -m "slow and not gpu" --durations=0 --durations-min=5
@@ -22,7 +22,7 @@ soak: .venv/installed-agents tests/node/node_modules  ## what the slow ones look
 check: .venv/installed-agents tests/node/node_modules  ## what a commit should pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(TESTS) loadgroup
+	$(TESTS) loadfile
 
 bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, what a call costs, rollouts, and an edit
 	$(BIN)/python -m bench.tree

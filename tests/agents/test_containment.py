@@ -64,6 +64,7 @@ def warm(serving, monkeypatch):
     return serving
 
 
+@pytest.mark.slow
 def test_one_of_each_among_healthy_ones(warm):
     chosen = {(str(i), 0): name for i, name in enumerate(FAULTS)}
     without = by_episode(collect(warm, {}, len(FAULTS), 2))

@@ -1,4 +1,4 @@
-"""Tiers: which each test is of, quick, slow or soak; what comes last in them, and what together."""
+"""Tiers: which each test is of, quick, slow or soak; and what comes last in them."""
 
 import pytest
 
@@ -18,8 +18,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         tier = next((name for name in ("soak", "slow") if item.get_closest_marker(name)), "quick")
         tiers.setdefault(item.nodeid.partition("[")[0], set()).add(tier)
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
-    # A process takes quick ones by whole files; those with an engine are one's, which starts it.
-    with_engine = {item.path for item in items if "engine" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "alone" if item.get_closest_marker("alone") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group("engine" if item.path in with_engine else group))

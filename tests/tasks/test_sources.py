@@ -107,7 +107,7 @@ def test_columns_of_a_folder_by_its_path(tmp_path):
     ("name", "sentence"),
     [
         ("files:nowhere.csv", "there is no nowhere.csv: give a file"),
-        (f"files:{__file__}", "test_named.py is no file of rows: give one of jsonl, json, csv"),
+        (f"files:{__file__}", "test_sources.py is no file of rows: give one of jsonl, json, csv"),
         ("filez:a", "cannot import filez .*; by name there are files:..., hf:..."),
         ("json:nothing", "json has no function 'nothing'; by name there are files"),
         ("hf:", "hf: does not say what: write hf:WHAT"),
