@@ -29,14 +29,20 @@ def provenance(config_json: str) -> dict[str, Any]:
     """What config.json says of a run, each time that it begins or goes on."""
     # Marked where files differ from the commit; None outside a checkout.
     commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").decode().strip()
-    installed = importlib.metadata.distributions()
     return {
         "command": shlex.join(sys.argv),
         "commit": commit or None,
         "hardware": _hardware(),
-        "libraries": {one.name: one.version for one in installed if one.name in LIBRARIES},
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
         "config": json.loads(config_json),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def save_source(folder: Path, names: Iterable[str]) -> None:
