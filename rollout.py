@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, islice
 from random import Random
 from typing import Any
 
@@ -38,24 +37,18 @@ from agentrl.agents.tools import ChatSetting
 from agentrl.callables import load_callable
 from agentrl.cli import experiment_module
 from agentrl.debug.chat import talk
-from agentrl.debug.checkpoints import Evaluation
 from agentrl.debug.episodes import debug
+from agentrl.debug.evaluate import evaluate_checkpoints
 from agentrl.debug.kept import KeptEpisodes
+from agentrl.debug.start import choose_tasks, start
 from agentrl.debug.transcript import print_episode
 from agentrl.debug.upstream import Upstream
 from agentrl.learning.ranks import Ranks
-from agentrl.records import situations
-from agentrl.runs import preflight
 from agentrl.runs.evaluation import evaluation_metrics
-from agentrl.runs.model import find_model
 from agentrl.runs.progress import Display
-from agentrl.runs.quiet import quiet
 from agentrl.runs.session import Session
-from agentrl.serving.client import Serving
-from agentrl.serving.start import serve
-from agentrl.signals import Interrupted, Signals
-from agentrl.tasks.splits import read_splits
-from agentrl.types import EVAL_SET, CannotStart, Chunk, EngineStopped, Episode, Group, Report, Task
+from agentrl.tasks.splits import find_tasks
+from agentrl.types import CannotStart, Chunk, EngineStopped, Episode, Group, Report, Task
 
 EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
@@ -314,83 +307,25 @@ class _Episodes:
                     yield (row, index), blocked(self._tasks[row], index, calls, seconds)
 
 
-def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
-    """The train tasks, and the held-out tasks that evaluation runs; each with an id."""
-    train, held_out = read_splits(config)
-    if config.eval.every and not held_out:
-        raise ValueError("there are no held-out tasks to evaluate: give some, or --eval.every None")
-    sets = groupby(held_out, lambda task: task.get(EVAL_SET))
-    return train, [task for _, tasks in sets for task in islice(tasks, config.eval.num_tasks)]
-
-
 def main() -> None:
     """Show some episodes, or do what the flags say; see ``agentrl.debug.command``."""
     config, flags = command.read(sys.argv[1:])
     display = Display()
     if flags.evaluate:
-        _evaluate(config, flags, display)
+        evaluate_checkpoints(config, flags, display, run_groups)
         return
     try:
-        tasks = [] if flags.chat else _choose_tasks(flags, config)
+        tasks = [] if flags.chat else choose_tasks(flags, config)
         if flags.base_url:
             serving = Upstream(config, flags.base_url, flags.api_key, flags.model)
         else:
-            serving = _start(config, flags.chat or flags.checkpoint, display)
+            serving = start(config, flags.chat or flags.checkpoint, display)
     except (ValueError, CannotStart) as error:
         sys.exit(f"error: {error}")
     try:
         _do(flags, config, serving, tasks, display)
     except EngineStopped as error:
         sys.exit(f"error: {error}")
-
-
-def _choose_tasks(flags: Namespace, config: Config) -> list[Task]:
-    """Those that evaluation runs, or the first few to look at."""
-    if flags.evaluate:
-        return find_tasks(replace(config, eval=replace(config.eval, every=1)))[1]
-    train, held_out = read_splits(config)
-    return (held_out or train)[: flags.num_tasks or 1]
-
-
-def _start(config: Config, path: str | None, display: Display) -> Serving:
-    """Serve a model in this process. Raises ValueError, in a sentence, where it cannot be."""
-    preflight.check_serving_addresses(config)
-    folder = find_model(config, path, display)
-    config = preflight.with_max_model_len(config, folder, display)
-    preflight.check_serving(config, folder, display)
-    with display.phase("loading"), quiet():
-        return serve(config, folder)
-
-
-def _evaluate(config: Config, flags: Namespace, display: Display) -> None:
-    """Measure the checkpoints that have not been yet, one after the other, and show all."""
-    serving = None
-    try:
-        if flags.situations:
-            tasks = situations.read_situations(flags.situations)
-            config = replace(config, workflow=situations.answer, judge=None, trained_agents=None)
-        else:
-            tasks = _choose_tasks(flags, config)
-        preflight.check_ids([], tasks, display)
-        evaluation = Evaluation(tasks, config, flags, display)
-        Signals().listen()
-        for checkpoint in evaluation.todo:
-            # One engine, where nothing but the weights is another.
-            if serving is None or not serving.load(checkpoint.folder):
-                serving = serving and serving.close()
-                serving = _start(config, checkpoint.folder, display)
-            if flags.situations:
-                situations.check_tokens(tasks, serving.decode)
-            with display.phase(checkpoint.name) as report:
-                size = config.eval.samples
-                groups = run_groups(tasks, config, serving, group_size=size, report=report)
-            evaluation.add(checkpoint.step, groups, serving.tokenizer)
-    except (ValueError, CannotStart, EngineStopped) as error:
-        sys.exit(f"error: {error}")
-    except Interrupted as signal:
-        display.line(f"{signal}: {evaluation.progress}; the same command goes on from there")
-        sys.exit(128 + signal.number)
-    evaluation.show()
 
 
 def _do(

@@ -44,8 +44,9 @@ from agentrl.runs.session import Session
 from agentrl.runs.tally import Tally
 from agentrl.serving.start import serve
 from agentrl.tasks.batches import find_batches
+from agentrl.tasks.splits import find_tasks
 from agentrl.types import Chunk
-from rollout import evaluate, find_tasks, rollouts
+from rollout import evaluate, rollouts
 
 
 def train(config: Config, run: Session, ranks: Ranks) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,15 @@ OURS = str(Path(__file__).parents[1])
 def read_splits(config: Config) -> tuple[list[Task], list[Task]]:
     """The config's train and held-out tasks, each with an id."""
     return read_tasks(config.tasks, config.data, config.eval.sets)
+
+
+def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:
+    """The train tasks, and the held-out tasks that evaluation runs; each with an id."""
+    train, held_out = read_splits(config)
+    if config.eval.every and not held_out:
+        raise ValueError("there are no held-out tasks to evaluate: give some, or --eval.every None")
+    sets = groupby(held_out, lambda task: task.get(EVAL_SET))
+    return train, [task for _, tasks in sets for task in islice(tasks, config.eval.num_tasks)]
 
 
 def read_tasks(

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import rollout
+from agentrl.debug import evaluate
 from agentrl.debug.checkpoints import find_checkpoints
 from agentrl.learning.policy import Policy
 from agentrl.records import __main__ as records_command
@@ -84,7 +85,7 @@ def command(tmp_path, engine, tokenizer, monkeypatch, capsys):
         monkeypatch.setattr(serving, "close", serving.server.close)
         return serving
 
-    monkeypatch.setattr(rollout, "_start", start)
+    monkeypatch.setattr(evaluate, "start", start)
     # It takes longer than what is drawn of.
     monkeypatch.setattr(Run, "draw_curve", lambda run: None)
     agent = write_agent(tmp_path, *EDITS)

@@ -15,6 +15,7 @@ from agentrl.cli import load_experiment
 from agentrl.config import Config, ModelConfig
 from agentrl.debug import command
 from agentrl.debug.episodes import debug
+from agentrl.debug.start import choose_tasks
 from agentrl.debug.upstream import Upstream
 from agentrl.runs.progress import Display
 from tests.support.debugging import write_agent
@@ -231,7 +232,7 @@ def test_which_tasks_are_looked_at():
     def tasks_of(held_out, **flags):
         flags = {"chat": None, "evaluate": False, "num_tasks": None, **flags}
         config = replace(config_of(), tasks=lambda data: ([{"id": "train"}] * 3, held_out))
-        return [task["id"] for task in rollout._choose_tasks(Namespace(**flags), config)]
+        return [task["id"] for task in choose_tasks(Namespace(**flags), config)]
 
     many = [{"id": str(i)} for i in range(300)]
     assert tasks_of(many) == ["0"]

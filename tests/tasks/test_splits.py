@@ -18,8 +18,7 @@ from agentrl.runs.preflight import check_ids
 from agentrl.runs.progress import Display
 from agentrl.tasks import splits
 from agentrl.tasks.jsonl import with_id
-from agentrl.tasks.splits import read_splits
-from rollout import find_tasks
+from agentrl.tasks.splits import find_tasks, read_splits
 
 A, B = {"question": "a", "id": "1"}, {"question": "b", "id": "2"}
 
