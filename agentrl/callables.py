@@ -44,7 +44,8 @@ class Named:
         self._package = package
 
     def __call__(self, *given: Any) -> Any:
-        module = importlib.import_module(f"{self._package}.{self.__module__}")
+        name = self.__module__.replace("-", "_")
+        module = importlib.import_module(f"{self._package}.{name}")
         return module.load(self.__qualname__, *given)
 
 
@@ -56,7 +57,8 @@ def load_named(name: str, package: str) -> Callable:
     """
     first, _, what = name.partition(":")
     files = (ROOT / package.replace(".", "/")).glob("*.py")
-    known = sorted(p.stem for p in files if "\ndef load(what" in p.read_text(encoding="utf-8"))
+    named = (p for p in files if "\ndef load(what" in p.read_text(encoding="utf-8"))
+    known = sorted(p.stem.replace("_", "-") for p in named)
     if first not in known:
         try:
             return load_callable(name)
@@ -65,12 +67,18 @@ def load_named(name: str, package: str) -> Callable:
             raise ValueError(f"{error}; by name there are {by_name}") from error
     if not what:
         raise ValueError(f"{name} does not say what: write {first}:WHAT")
-    if importlib.util.find_spec(first) is not None:
+    if what.isidentifier() and _has_function(first, what):
         raise ValueError(
             f"{name} is both our {first} and a function of a module {first} that is here: name "
             f"yours by its path, or rename it"
         )
     return Named(name, package)
+
+
+def _has_function(module: str, name: str) -> bool:
+    if importlib.util.find_spec(module) is None:
+        return False
+    return callable(getattr(load_module(module), name, None))
 
 
 def load_module(name: str) -> ModuleType:

@@ -16,7 +16,7 @@ import tyro
 from agentrl.agents.contract import check_signatures
 from agentrl.algorithms import GRPO
 from agentrl.callables import callable_name, load_callable, load_named
-from agentrl.types import Report, Task
+from agentrl.types import Task
 
 MAX_NUM_BATCHED_TOKENS = 16_384
 """Of vLLM on a GPU, whose default for an engine is 2,048: a prompt of 16k would take eight steps.
@@ -98,6 +98,8 @@ def compute_dtype(model: ModelConfig) -> str:
 class DataConfig:
     path: str | None = None
     """A local folder with train.jsonl and test.jsonl, instead of the experiment's own source."""
+    env: Annotated[str | None, tyro.conf.arg(aliases=("--env",))] = None
+    """The world of tasks that name none, as NAME:WHAT: see docs/environments.md."""
     question: str | None = None
     """The column that is a task's ``question``. Absent: the one of that name."""
     answer: str | None = None
@@ -278,8 +280,9 @@ class Config:
     """Scores what the workflow returns. Absent: the workflow's own reward counts."""
     tasks: Annotated[Callable[[DataConfig], tuple[list[Task], list[Task]]], _TASKS_BY_NAME]
     """Reads the train and the held-out tasks; also hf:owner/name[:subset], or files:PATH."""
-    make_model: Annotated[Callable[[Report], Path] | None, _FROM_COMMAND_LINE] = None
-    """Makes, or finds in the cache, the model folder to start from where model.path is absent."""
+    make_model: Annotated[Callable[..., Path] | None, _FROM_COMMAND_LINE] = None
+    """(report[, data]) -> the model folder to start from where model.path is absent: made, or found
+    in the cache. data: the DataConfig, for those that declare it."""
     algorithm: GRPO = field(default_factory=GRPO)
     """Credit, weights and loss; ``--algorithm NAME | path.py | a+b`` picks another."""
     collect: Annotated[Callable | None, _FROM_COMMAND_LINE] = None

@@ -13,7 +13,7 @@ FLOORS = [
     {"agentrl.types", "agentrl.callables", "agentrl.hub", "agentrl.signals", "agentrl.printable"},
     {"agentrl.sandbox", "kernels"},
     {"agentrl.agents", "agentrl.algorithms"},
-    {"agentrl.config"},
+    {"agentrl.config", "agentrl.environments"},
     {"agentrl.cli", "agentrl.tasks", "agentrl.learning", "agentrl.serving"},
     {"agentrl.records"},
     {"agentrl.runs"},

@@ -57,6 +57,8 @@ class Model(Protocol):
     """What this module needs of the model that an episode talks to."""
 
     calls: tuple[Call, ...]
+    seed: int
+    """Of run, step, task and episode."""
     context_full: bool
     truncated: bool
 

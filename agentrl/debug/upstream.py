@@ -15,7 +15,7 @@ from agentrl.serving.remote import RemoteModel, key_of
 class UpstreamModel(RemoteModel):
     """An episode's client: what ``agents.contract.Model`` has, of which nothing is recorded."""
 
-    calls, truncated, context_full = (), False, False
+    calls, truncated, context_full, seed = (), False, False, 0
 
     def agent(self, name: str) -> "UpstreamModel":
         """Of several agents, each asks the same server."""

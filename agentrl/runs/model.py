@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from agentrl import hub
+from agentrl.agents.contract import parameters_of
 from agentrl.config import Config
 from agentrl.learning.ranks import Ranks
 from agentrl.runs.progress import Display
@@ -17,7 +18,8 @@ def find_model(config: Config, path: str | None, display: Display) -> str | Path
     path = path or config.model.path
     if path is None:
         with display.phase("tiny model") as report, quiet():
-            return config.make_model(report)
+            given = {"data": config.data} if "data" in parameters_of(config.make_model) else {}
+            return config.make_model(report, **given)
     hub.check_model(path)
     # It is loaded again when the run goes on, from wherever that is.
     return Path(path).resolve() if Path(path).is_dir() else path

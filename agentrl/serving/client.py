@@ -11,7 +11,7 @@ import httpx2
 import openai
 from openai.resources.chat.completions import AsyncCompletions
 
-from agentrl.serving.handler import Handler
+from agentrl.serving.handler import Handler, seed_of
 from agentrl.serving.processes import end_processes
 from agentrl.serving.recording import Recording
 from agentrl.serving.remote import RemoteModel
@@ -80,6 +80,11 @@ class ModelClient(RemoteModel):
     def rng_key(self) -> tuple:
         """Run seed, step, task and episode."""
         return self._recording.rng_key
+
+    @property
+    def seed(self) -> int:
+        """The episode's own number, for what a workflow draws by chance: it can be run again."""
+        return seed_of(*self.rng_key)
 
     @property
     def context_full(self) -> bool:

@@ -127,7 +127,7 @@ class Handler:
         return Sampling(
             temperature=others.pop("temperature", self._temperature_of(recording)),
             max_tokens=min(max_tokens, request.max_tokens or self._max_tokens),
-            seed=others.pop("seed", _seed(*rng_key[0], *rng_key[1:])),
+            seed=others.pop("seed", seed_of(*rng_key[0], *rng_key[1:])),
             stop=request.stop,
             top_logprobs=request.top_logprobs or 0,
             grammar=grammar,
@@ -258,7 +258,8 @@ def _id(*key: Any) -> str:
     return _digest(key).hex()[:9]
 
 
-def _seed(*key: Any) -> int:
+def seed_of(*key: Any) -> int:
+    """A number below 2**63, the same for equal keys in every process."""
     return int.from_bytes(_digest(key), "big") >> 1
 
 

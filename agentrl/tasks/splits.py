@@ -22,7 +22,9 @@ OURS = str(Path(__file__).parents[1])
 
 def read_splits(config: Config) -> tuple[list[Task], list[Task]]:
     """The config's train and held-out tasks, each with an id."""
-    return read_tasks(config.tasks, config.data, config.eval.sets)
+    found = read_tasks(config.tasks, config.data, config.eval.sets)
+    world = {"env": config.data.env} if config.data.env else {}
+    return tuple([world | task for task in tasks] for tasks in found)
 
 
 def find_tasks(config: Config) -> tuple[list[Task], list[Task]]:

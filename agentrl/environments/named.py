@@ -1,0 +1,38 @@
+"""Environments by name: ``NAME:WHAT``, ``package.module:Class`` or ``path/file.py:Class``."""
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from agentrl.callables import Named, load_named, underlying
+from agentrl.environments.process import EnvironmentProcess
+from agentrl.environments.protocol import Environment, settled
+from agentrl.types import Task
+
+PACKAGE = "agentrl.environments"
+
+
+def load_environment(name: str) -> Callable[[], Environment]:
+    """What makes worlds of a name. Raises ValueError, in a sentence, where there is none."""
+    found = load_named(name, PACKAGE)
+    return found() if isinstance(found, Named) else found
+
+
+@asynccontextmanager
+async def environment(name: str) -> AsyncIterator[Any]:
+    """A world of its own for an episode, all of whose methods are async here."""
+    make = load_environment(name)
+    # A class, or a partial of one; what a function makes is not known before it is called.
+    is_async = inspect.iscoroutinefunction(getattr(underlying(make), "step", None))
+    world = make() if is_async else await EnvironmentProcess.start(name)
+    try:
+        yield world
+    finally:
+        await world.close()
+
+
+async def own_tasks(name: str) -> tuple[list[Task], list[Task]] | None:
+    """A world's train and held-out rows; None where it has none of its own."""
+    async with environment(name) as world:
+        return await settled(world.tasks()) if hasattr(world, "tasks") else None

@@ -1,0 +1,97 @@
+"""Players of an environment: a conversation each, and what it has earned."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from agentrl.environments.protocol import Action, Observation, ToolCall
+from agentrl.types import Message, parsed_arguments
+
+
+class Player:
+    """One player's conversation; ``say`` is its own."""
+
+    is_agent = True
+    """Whether it is recorded and rewarded."""
+
+    def __init__(self):
+        self.messages: list[Message] = []
+        self.total: float | None = 0.0
+        """Of its rewards; None where a judge decides."""
+        self.turns, self.said = 0, ""
+        self._earned = 0.0
+        self._unanswered: list[str] = []
+        """Ids of its calls that no tool has replied to."""
+
+    async def say(self, seen: Observation) -> Message:
+        """The next message, in OpenAI's form."""
+        raise NotImplementedError
+
+    async def answer(self, seen: Observation) -> Sequence[Action]:
+        """What it does next: its calls, or else its words."""
+        self.see(seen.text)
+        while self._unanswered:
+            self.see("(not run)")
+        said = await self.say(seen)
+        self.messages.append(said)
+        self._earned, self.turns, self.said = 0.0, self.turns + 1, said.get("content") or ""
+        calls = said.get("tool_calls") or ()
+        self._unanswered = [call["id"] for call in calls]
+        return [_action(call["function"]) for call in calls] or [self.said]
+
+    def see(self, text: str) -> None:
+        """Take what the world shows: the reply to its oldest open call, or a message."""
+        if self._unanswered:
+            reply = {"role": "tool", "tool_call_id": self._unanswered.pop(0)}
+        else:
+            reply = {"role": "user"}
+        self.messages.append({**reply, "content": text})
+
+    def earn(self, reward: float | None) -> None:
+        """Add to its total."""
+        self.total = None if None in (reward, self.total) else self.total + reward
+        self._earned += reward or 0.0
+
+
+class Model(Player):
+    """A player whose words are a model's."""
+
+    def __init__(self, model: Any, is_agent: bool):
+        super().__init__()
+        self._model, self.is_agent = model, is_agent
+
+    async def say(self, seen: Observation) -> Message:
+        tools = {"tools": list(seen.tools)} if seen.tools else {}
+        completion = await self._model.openai.chat.completions.create(
+            model=self._model.name, messages=self.messages, **tools
+        )
+        return completion.choices[0].message.model_dump(exclude_none=True)
+
+    def earn(self, reward: float | None) -> None:
+        """Add to its total, and to what its last call has earned."""
+        super().earn(reward)
+        if self.is_agent and reward:
+            self._model.reward(self._earned)
+
+
+class RandomPlayer(Player):
+    """A player that draws among the legal actions; where none are listed, it says nothing."""
+
+    def __init__(self, rng: Random):
+        super().__init__()
+        self._rng = rng
+
+    async def say(self, seen: Observation) -> Message:
+        action = self._rng.choice(seen.actions or [""])
+        if isinstance(action, str):
+            return {"role": "assistant", "content": action}
+        call = {"id": f"call{self.turns:05}", "type": "function", "function": action}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def _action(function: dict[str, Any]) -> ToolCall:
+    arguments = function["arguments"]
+    is_text = isinstance(arguments, str)
+    return ToolCall(
+        name=function["name"], arguments=parsed_arguments(arguments) if is_text else arguments
+    )

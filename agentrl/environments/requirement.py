@@ -1,0 +1,12 @@
+"""Packages that one environment alone needs, which may be missing."""
+
+import importlib
+from types import ModuleType
+
+
+def required(module: str, requirement: str) -> ModuleType:
+    """The module. Raises ValueError with the line that installs it, where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed: pip install {requirement}") from error

@@ -1,0 +1,60 @@
+r"""Any environment by its name, on two CPU cores, with nothing to download.
+
+    python train.py --exp environment --env 'gymnasium:FrozenLake-v1?is_slippery=false'
+
+Without `--model.path` the model is a tiny one, made on the first run from the best games of players
+that drew among the legal actions: it has the manners, and little of the skill.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+
+from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
+from agentrl.environments.agent import play
+from agentrl.environments.named import environment
+from agentrl.tasks import environment as of_environment
+from agentrl.types import Report, Task
+from experiments.tiny_model import Recipe, make_tiny_model
+
+GAMES = 8192
+"""Played at random; of those that differ the best quarter is learned from."""
+RECIPE = Recipe()
+UNNAMED = "no environment is named: give --env, such as gymnasium:FrozenLake-v1"
+
+
+def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
+    if data.env is None:
+        raise ValueError(UNNAMED)
+    return of_environment.load(data.env, data)
+
+
+def make_model(report: Report, data: DataConfig) -> Path:
+    train, _ = tasks(data)
+    wanted = [train[i % len(train)] for i in range(GAMES)]
+    played = asyncio.run(_random_play(wanted, data.env))
+    different = {json.dumps(messages): (reward, messages) for reward, messages, _ in played}
+    best = sorted(different.values(), key=lambda one: -one[0])[: -(-len(different) // 4)]
+    return make_tiny_model(RECIPE, [messages for _, messages in best], played[0][2], report)
+
+
+async def _random_play(wanted: list[Task], name: str):
+    async with environment(name) as world:
+        return await world.random_play(wanted, RECIPE.seed)
+
+
+config = Config(
+    workflow=play,
+    tasks=tasks,
+    make_model=make_model,
+    steps=20,
+    tasks_per_step=16,
+    group_size=8,
+    micro_batch_tokens=1024,
+    model=ModelConfig(max_model_len=1024),
+    sampling=SamplingConfig(max_tokens=16),
+    optim=OptimConfig(
+        lr=8e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
+    ),
+    eval=EvalConfig(every=10, num_tasks=200),
+)
