@@ -31,14 +31,16 @@ async def play(task: Task, model: Any, auxiliary_models: dict[str, Any]) -> Work
             if not model.context_full:
                 raise
             success = False
-    totals = {name: player.total for name, player in players.items() if player.is_agent}
+    agents = {name: player for name, player in players.items() if player.is_agent}
+    totals, said = ({n: getattr(p, what) for n, p in agents.items()} for what in ("total", "said"))
     return WorkflowOutput(
-        reward=None
-        if None in totals.values()
-        else totals
-        if len(totals) > 1
-        else sum(totals.values()),
-        response={name: player.said for name, player in players.items()},
+        reward=None if None in totals.values() else _only(totals),
+        response=_only(said),
         success=success,
-        metrics={"turns": sum(player.turns for player in players.values())},
+        metrics={"turns": float(sum(player.turns for player in players.values()))},
     )
+
+
+def _only(values: dict[str, Any]) -> Any:
+    """Those of several players by name, or the one of one."""
+    return next(iter(values.values())) if len(values) == 1 else values or None

@@ -74,7 +74,7 @@ async def _answer_all(make: Any, connection: socket.socket) -> None:
             returned = await settled(_call(world, request["method"], request["arguments"]))
             reply = {"returned": returned}
         except Exception as error:
-            reply = {"raised": f"{type(error).__name__}: {error}"}
+            reply = {"raised": f"{type(error).__name__}: {error}".rstrip(": ")}
         _reply(replies, reply)
 
 
