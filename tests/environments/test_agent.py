@@ -173,5 +173,6 @@ def test_random_play_of_several_players():
     from tests.environments.worlds import Table
 
     played = asyncio.run(random_play(Table(), [{}] * 9, 0))
-    assert len(played) == 18 and {reward for reward, _, _ in played} == {-1.0, 0.0, 1.0}
+    assert len(played) == 18
+    assert {reward for reward, _, _ in played} == {-1.0, 0.0, 1.0}
     assert sum(reward for reward, _, _ in played) == 0.0
