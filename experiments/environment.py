@@ -17,9 +17,9 @@ from agentrl.tasks import environment as of_environment
 from agentrl.types import Report, Task
 from experiments.tiny_model import Recipe, make_tiny_model
 
-GAMES = 8192
+GAMES, AT_ONCE = 4096, 256
 """Played at random; of those that differ the best quarter is learned from."""
-RECIPE = Recipe()
+RECIPE = Recipe(steps=120)
 UNNAMED = "no environment is named: give --env, such as gymnasium:FrozenLake-v1"
 
 

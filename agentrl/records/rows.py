@@ -1,12 +1,13 @@
 """Rows of the two files, made from a step's episodes: see ``schema``."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 import numpy as np
 
 from agentrl.records.forks import find_forks
 from agentrl.records.scores import CallKey, Row, rounded
-from agentrl.types import Episode, Group
+from agentrl.types import Call, Episode, Group
 from kernels.tree import build_tree
 
 BLOCK_TOKENS = 4096
@@ -87,12 +88,19 @@ def _call_rows(episode: Episode, paths: Sequence[np.ndarray]) -> Iterator[Row]:
             "finish_reason": _text(call.finish_reason),
             "under_grammar": call.under_grammar,
             "state": _text(call.state),
+            "observation": _text(_shown(call)) if "env" in episode.task else None,
             "reward": call.reward,
             "why_forked": _text(causes.get(c)),
             "leaf": path[-1] if len(path) else -1,
             "num_sampled": len(call.completion_ids),
             "sampler_logprobs": np.asarray(call.logprobs, np.float32),
         }
+
+
+def _shown(call: Call) -> str:
+    """What was said since the agent's last answer, which is what it saw of its world."""
+    others = takewhile(lambda message: message["role"] != "assistant", reversed(call.messages))
+    return "\n".join(str(message["content"]) for message in reversed([*others]))
 
 
 def _named(numbers: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -35,7 +35,7 @@ several groups where they are small:
       advantage               the mean over its tokens; null: it was no sample *
       reward                  its own, beside the episode's *
       state                   what the workflow called the state it was made in *
-      observation             what the environment showed **
+      observation             what the environment showed before it *
      and, a value for each sampled token,
       sampler_logprobs        under the distribution that it was drawn from *
       trainer_logprobs        under the policy; null: it was not in the loss *
@@ -84,7 +84,8 @@ CALL = pa.schema(
     _fields(
         dict.fromkeys(("group", "episode", "call", "leaf", "num_sampled"), INTEGER)
         | {"agent": TEXT, "finish_reason": TEXT, "under_grammar": FLAG},
-        {"why_forked": TEXT, "state": TEXT, "advantage": NUMBER, "reward": NUMBER}
+        {"why_forked": TEXT, "state": TEXT, "observation": TEXT}
+        | {"advantage": NUMBER, "reward": NUMBER}
         | dict.fromkeys(FLOATS_OF_CALL, FLOATS)
         | {"measures": pa.map_(TEXT, FLOATS)},
     )

@@ -79,6 +79,7 @@ def episode(
 def _call(call: CallRecord) -> dict[str, Any]:
     """A call, with a number for each token that it sampled."""
     names = ("agent", "leaf", "finish_reason", "under_grammar", "why_forked", "in_loss")
+    names += ("observation", "reward")
     numbers = ("sampler_logprobs", "trainer_logprobs", "entropies", "weights", "advantages")
     return {
         **{name: getattr(call, name) for name in names},

@@ -1,5 +1,6 @@
 """The viewer: what its server tells, and what a page in a real Chromium makes of it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -819,6 +820,35 @@ def test_a_call_that_forks_stands_one_deeper(page, tmp_path):
         levels = ["0", "0", "1", "1", "1", "0"]
         assert page.locator(".calls button").evaluate_all(of) == levels
         assert page.locator(".tokens section").evaluate_all(of) == levels
+
+
+@in_chromium
+def test_a_world_is_told_turn_by_turn_its_boards_as_they_were_drawn(page, tmp_path):
+    maker = make_run(tmp_path / "apples" / "lake", recorded=0)
+    boards = ["Go!\n[S]F\n  HG", "  (Right)\nS[F]\n  HG"]
+    said = [{"role": "user", "content": boards[0]}]
+    first = maker.call(maker.ids(boards[0]), "right", said, {"role": "assistant"})
+    said += [{"role": "assistant", "content": "right"}, {"role": "user", "content": boards[1]}]
+    second = maker.call(first.ids + maker.ids(boards[1]), "down", said, {"role": "assistant"})
+    calls = first, dataclasses.replace(second, reward=1.0)
+    task = {"id": "lake", "env": "gymnasium:FrozenLake-v1"}
+    maker.record(1, [Group(task, (Episode(task=task, index=0, calls=calls, reward=1.0),))])
+    run = open_run(maker.folder)
+    (row,) = run.episodes(step=1)
+    assert [call.observation for call in run.read(1, "lake", 0).calls] == boards
+    with chromium.served([run]) as address:
+        page.goto(address + link(row))
+        turns = page.get_by_role("navigation", name="Turns").get_by_role("button")
+        turns.first.wait_for()
+        drawn = turns.locator("pre").evaluate_all("all => all.map((one) => one.textContent)")
+        assert [text.removesuffix("<|im_end|>") for text in drawn] == [
+            *(boards[0], "right", boards[1], "down")
+        ]
+        # A line of a board is a line here, whatever its width.
+        heights = turns.locator("pre").evaluate_all("all => all.map((one) => one.clientHeight)")
+        assert heights == [45, 15, 45, 15]
+        assert turns.locator(".won").all_inner_texts() == ["1"]
+        assert turns.nth(1).get_by_text("down").is_visible()
 
 
 @in_chromium
