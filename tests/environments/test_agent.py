@@ -1,5 +1,7 @@
 """The ready agent: whose turn it is, what it is shown, and who earned what."""
 
+import asyncio
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from agentrl.environments.random_play import random_play
 from tests.support.families import QWEN25
 from tests.support.spy import Scripted
 
+ROOT = Path(__file__).parents[2]
 WORLDS = str(Path(__file__).parent / "worlds.py")
 LAKE = "gymnasium:FrozenLake-v1?is_slippery=false"
 SHORTEST = ("down", "down", "right", "right", "down", "right")
@@ -153,8 +156,6 @@ def test_what_a_world_does_wrong_is_its_episodes_status(name, way, status, cause
 
 
 def test_random_play_is_the_seeds():
-    import asyncio
-
     async def random_games(seed: int):
         async with environment(LAKE) as world:
             return await world.random_play([{"seed": 0}] * 20, seed)
@@ -168,11 +169,21 @@ def test_random_play_is_the_seeds():
 
 
 def test_random_play_of_several_players():
-    import asyncio
-
     from tests.environments.worlds import Table
 
     played = asyncio.run(random_play(Table(), [{}] * 9, 0))
     assert len(played) == 18
     assert {reward for reward, _, _ in played} == {-1.0, 0.0, 1.0}
     assert sum(reward for reward, _, _ in played) == 0.0
+
+
+def test_the_world_that_the_docs_show_is_played(tmp_path):
+    page = (ROOT / "docs/environments.md").read_text(encoding="utf-8")
+    shown = page.partition("    # dice.py")[2].partition("\n")[2].partition("\n- ")[0]
+    code = textwrap.dedent(shown)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    (tmp_path / "dice.py").write_text(code)
+    episode, _ = played(f"{tmp_path}/dice.py:Dice", *["roll"] * 9)
+    assert (episode.status, episode.reward, episode.success) == ("ok", 0.0, False)
+    episode, _ = played(f"{tmp_path}/dice.py:Dice", "roll", "stop")
+    assert episode.reward == int(episode.calls[1].messages[-1]["content"][0]) / 21
