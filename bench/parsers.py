@@ -16,7 +16,7 @@ from agentrl.serving.process import prepare_process
 if __name__ == "__main__":
     prepare_process()
 
-from agentrl.agents.judges import boxed_equals, last_boxed
+from agentrl.agents.judges.numbers import boxed_equals, last_boxed
 from agentrl.printable import printable
 from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.output_parser import OutputParser

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from agentrl.agents.contract import WorkflowOutput
-from agentrl.agents.judges import gold_number
+from agentrl.agents.judges.numbers import gold_number
 from agentrl.config import DataConfig, EvalConfig, ModelConfig, SamplingConfig
 from agentrl.tasks.jsonl import read_folder, with_id
 from agentrl.types import Message, Report, Task

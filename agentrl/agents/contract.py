@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, SupportsFloat, TypeVar, runtime_checkable
+from inspect import Parameter
+from typing import Any, Literal, Protocol, SupportsFloat, TypeVar, runtime_checkable
 
 from agentrl.callables import callable_name, underlying
 from agentrl.types import Call, Episode, Reward, weighted_sum
@@ -24,6 +25,10 @@ RESERVED = re.compile(
     "|entropy|grad_norm|lr|degenerate"
 )
 """Names of metrics that a run has of its own: ``docs/metrics.md``."""
+PARAMETERS = {
+    "workflow": ["task", "model", "auxiliary_models"],
+    "judge": ["task", "response", "auxiliary_models", "episode"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +103,21 @@ class InferencePool(Protocol):
 
 def check_signatures(workflow: Callable, judge: Callable | None) -> None:
     """Raise ValueError, in one sentence, where a function does not follow the contract."""
-    _check_signature("workflow", workflow, ["task", "model", "auxiliary_models"])
+    _check_signature("workflow", workflow)
     if judge is not None:
-        _check_signature("judge", judge, ["task", "response", "auxiliary_models", "episode"])
+        _check_signature("judge", judge)
 
 
-def _check_signature(kind: str, function: Callable, names: list[str]) -> None:
-    where = f"the {kind} {callable_name(function).rpartition(':')[2]}"
+def _check_signature(kind: str, function: Callable) -> None:
     inner = underlying(function)
     if not any(map(inspect.iscoroutinefunction, (inner, type(inner).__call__))):
+        where = f"the {kind} {callable_name(function).rpartition(':')[2]}"
         raise ValueError(f"{where} is not async: define it with `async def`")
+    check_parameters(kind, function)
+
+
+def check_parameters(kind: Literal["workflow", "judge"], function: Callable) -> None:
+    where, names = f"the {kind} {callable_name(function).rpartition(':')[2]}", PARAMETERS[kind]
     parameters = parameters_of(function)
     if len(parameters) < 2:
         raise ValueError(
@@ -128,6 +138,17 @@ def parameters_of(function: Callable) -> list[str]:
         given |= inner.keywords.keys()
         inner = inner.func
     return [name for name in inspect.signature(function).parameters if name not in given]
+
+
+async def invoke(function: Callable, *required: Any, **offered: Any) -> Any:
+    """What a workflow or a judge returns, be it async or not; ``offered`` where it is declared."""
+    declared, parameters = parameters_of(function), inspect.signature(function).parameters
+    named = {name: value for name, value in offered.items() if name in declared}
+    # Both may be for keywords alone, also where a partial has given what stands before.
+    firsts = dict(zip(declared, required, strict=False))
+    named |= {n: v for n, v in firsts.items() if parameters[n].kind is Parameter.KEYWORD_ONLY}
+    returned = function(*(v for n, v in firsts.items() if n not in named), **named)
+    return await returned if inspect.isawaitable(returned) else returned
 
 
 Output = TypeVar("Output", WorkflowOutput, JudgeOutput)

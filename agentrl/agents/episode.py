@@ -9,12 +9,10 @@ programs that it started otherwise are its own to end. What ``interrupt`` cannot
 """
 
 import copy
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from inspect import Parameter
 from typing import Any
 
 from agentrl.agents.contract import (
@@ -23,7 +21,7 @@ from agentrl.agents.contract import (
     WorkflowOutput,
     as_output,
     check_all_are_rewarded,
-    parameters_of,
+    invoke,
     scored,
 )
 from agentrl.agents.event_loop import PATIENCE, EpisodeEventLoop, OutOfTime
@@ -95,7 +93,7 @@ async def _attempt(
     output, cause = WorkflowOutput(), None
     try:
         # Its own copy: a workflow may write to its task.
-        returned = await _call(workflow, copy.deepcopy(task), model, **offered)
+        returned = await invoke(workflow, copy.deepcopy(task), model, **offered)
         output = as_output(returned, WorkflowOutput)
     except Exception as error:
         if not model.context_full:
@@ -117,18 +115,9 @@ async def _attempt(
     verdict = output
     if judge is not None:
         own = copy.deepcopy(task)
-        returned = await _call(judge, own, output.response, episode=episode, **offered)
+        returned = await invoke(judge, own, output.response, episode=episode, **offered)
         verdict = as_output(returned, JudgeOutput)
     return scored(episode, output, verdict, part_weights)
-
-
-async def _call(function: Callable, *required: Any, **offered: Any) -> Any:
-    declared, parameters = parameters_of(function), inspect.signature(function).parameters
-    named = {name: value for name, value in offered.items() if name in declared}
-    # Both may be for keywords alone, also where a partial has given what stands before.
-    firsts = dict(zip(declared, required, strict=False))
-    named |= {n: v for n, v in firsts.items() if parameters[n].kind is Parameter.KEYWORD_ONLY}
-    return await function(*(v for n, v in firsts.items() if n not in named), **named)
 
 
 def _describe(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import FrameType
 
-SHARED = ("agentrl.serving", "agentrl.agents.tools", "agentrl.agents.symbolic")
+SHARED = ("agentrl.serving", "agentrl.agents.tools", "agentrl.agents.judges.symbolic")
 """Rooms that hold what episodes share. They answer in bounded time, and are never interrupted."""
 MOST_INTERRUPTS = 5
 

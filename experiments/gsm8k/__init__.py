@@ -7,12 +7,12 @@ The agent is written in four ways, a file each: `openai_sdk`, `raw_http`, `langc
 `agentscope_agent`. `--workflow experiments.gsm8k.raw_http:solve` picks one.
 """
 
-from agentrl.agents.contract import JudgeOutput
-from agentrl.agents.judges import boxed_equals, gold_number
+from agentrl.agents.judges.numbers import boxed_equals, gold_number
+from agentrl.agents.judges.penalties import impatient, no_print
 from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.tasks.hf import read_hub
 from agentrl.tasks.jsonl import read_folder
-from agentrl.types import Episode, Task
+from agentrl.types import Task
 from experiments.gsm8k.agent import talk as talk
 from experiments.gsm8k.openai_sdk import solve
 
@@ -30,32 +30,11 @@ def read_rows(data: DataConfig) -> tuple[list[Task], list[Task]]:
     )
 
 
-async def judge(task, response, episode: Episode) -> JudgeOutput:
-    return JudgeOutput(
-        reward=float(boxed_equals(response, task["answer"])),
-        metrics={
-            "habit/no_print": float(_forgot_to_print(episode)),
-            "habit/impatient": float(_answered_before_the_tool(episode)),
-        },
-    )
+def is_right(task: Task, response: str | None) -> bool:
+    return boxed_equals(response, task["answer"])
 
 
-def _forgot_to_print(episode: Episode) -> bool:
-    """Whether some code of the episode prints nothing."""
-    return any(
-        "print" not in call["function"]["arguments"]
-        for one in episode.calls
-        for call in one.reply.get("tool_calls") or ()
-    )
-
-
-def _answered_before_the_tool(episode: Episode) -> bool:
-    """Whether some call gave an answer when the tool had not replied yet."""
-    return any(
-        "\\boxed" in call.text and not any(message["role"] == "tool" for message in call.messages)
-        for call in episode.calls
-    )
-
+judge = is_right + no_print + impatient
 
 config = Config(
     workflow=solve,

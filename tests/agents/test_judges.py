@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import re
@@ -9,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from agentrl import printable
-from agentrl.agents import contract, judges, symbolic
-from agentrl.agents.judges import boxed_equals, gold_number, last_boxed, number
-from experiments import gsm8k_offline, solver_checker
+from agentrl.agents import contract
+from agentrl.agents.judges import llm, numbers, penalties, symbolic, text
+from agentrl.agents.judges.gold import check_gold
+from agentrl.agents.judges.numbers import boxed_equals, gold_number, last_boxed, number
+from agentrl.agents.judges.text import exact, json_fields, matches, token_f1
+from experiments import gsm8k, gsm8k_offline, solver_checker
 from tests.support.gsm8k_rows import AWKWARD as AWKWARD_ROWS
 from tests.support.gsm8k_rows import NUM_REAL, gsm8k_rows
 
@@ -159,6 +163,116 @@ def test_what_a_person_would_give(response, gold, correct):
     assert boxed_equals(response, f"Some steps.\n#### {gold}") is correct
 
 
+# A judge, what the response says, what the answer is, and what a person would give.
+NUMBER, WORD = matches(r"####\s*(-?[\d.,]+)"), matches(r"(?i)answer: *(\w+)?")
+TEXTS = [
+    (exact, "Paris", "Paris", 1),
+    (exact, " paris\n", "Paris", 1),
+    (exact, "Paris.", "Paris", 1),
+    (exact, "The Beatles", "Beatles", 1),
+    (exact, "an apple", "apple", 1),
+    (exact, "**Paris**", "Paris", 1),
+    (exact, '"Paris"', "“Paris”", 1),
+    (exact, "(B)", "b", 1),
+    (exact, "A", "A", 1),
+    (exact, "\uff30\uff41\uff52\uff49\uff53\uff1a", "paris:", 1),
+    (exact, "New\n  York", "New York", 1),
+    (exact, "well-known", "well known", 1),
+    (exact, "O\u2019Brien", "OBrien", 1),
+    (exact, "U.S.A.", "USA", 1),
+    (exact, "Hello,world!", "hello, world", 1),
+    (exact, "1,000", "1000", 1),
+    (exact, "(3, 4)", "(3,4)", 1),
+    (exact, "18.00", "18", 1),
+    (exact, "19:30", "19:30.", 1),
+    (exact, "5\u20137", "5-7", 1),
+    (exact, "巴黎。", "巴黎", 1),
+    (exact, "Straße", "STRASSE", 1),
+    (exact, "color", ["colour", "color"], 1),
+    (exact, 7, "7", 1),
+    (exact, "Paris", "London", 0),
+    (exact, "It is Paris.", "Paris", 0),
+    (exact, "A B", "B", 0),
+    (exact, "A, B", "B", 0),
+    (exact, "-3", "3", 0),
+    (exact, "3.5", "35", 0),
+    (exact, "10²", "102", 0),
+    (exact, "10.0.0.1", "10.1", 0),
+    (exact, "C++", "C", 0),
+    (exact, "5!", "5", 0),
+    (exact, "50%", "50", 0),
+    (exact, "año", "ano", 0),
+    (exact, "Arts of the Dark", "Arts of Dark", 0),
+    (exact, "!?", "...", 0),
+    (exact, "", "Paris", 0),
+    (exact, None, "None", 0),
+    (NUMBER, "so 3\n#### 1,000", "1000", 1),
+    (NUMBER, "#### 4, no: #### 5", "5", 1),
+    (NUMBER, "#### 4, no: #### 5", "4", 0),
+    (NUMBER, "5", "5", 0),
+    (WORD, "ANSWER: yes.", "Yes", 1),
+    (WORD, "Answer: ", "Yes", 0),
+    (matches("^[a-z]+$"), "abc", None, 1),
+    (matches("^[a-z]+$"), "a c", None, 0),
+    (json_fields("name", "age"), '{"name": "ann ", "age": 3}', {"name": "Ann", "age": 3}, 1),
+    (json_fields("name", "age"), '```json\n{"age": 3.0}\n```', {"name": "Ann", "age": 3}, 1 / 2),
+    (json_fields("name"), 'So {x}: {"name": "Ann", "y": {}}', '{"name": "Ann", "age": 3}', 1),
+    (json_fields(), '{"a": 1} or {"a": 2}', {"a": 2}, 1),
+    (json_fields(), {"a": "2", "b": [1, {"c": "X"}]}, {"a": 2, "b": [1, {"c": "x"}]}, 1),
+    (json_fields(), '{"a": true, "b": [1, 2], "c": 0}', {"a": 1, "b": [2, 1], "c": None}, 0),
+    (json_fields(), '{"a": null}', {"a": None, "b": None}, 1 / 2),
+    (json_fields(), '{"a": 1', {"a": 1}, 0),
+    (json_fields(), "[1]", {"a": 1}, 0),
+    (token_f1, "The cat sat.", "cat sat", 1),
+    (token_f1, "a cat", "the dog", 0),
+    (token_f1, "cat cat", "cat", 2 / 3),
+    (token_f1, "in New York City", "New York", 2 / 3),
+    (token_f1, "", "", 1),
+    (token_f1, None, "cat", 0),
+    (token_f1, "it is four", ["4", "four"], 1 / 2),
+]
+
+
+def verdict(judge, response, answer):
+    return asyncio.run(judge({"answer": answer}, response))
+
+
+@pytest.mark.parametrize(("judge", "response", "answer", "share"), TEXTS)
+def test_what_a_person_would_give_a_text(judge, response, answer, share):
+    assert verdict(judge, response, answer) == pytest.approx(share)
+
+
+def test_a_pattern_that_backtracks_for_ever_does_not_match(monkeypatch):
+    """Without a limit it takes some 2 ** 60 steps."""
+    monkeypatch.setattr(text, "SECONDS", 0.05)
+    started = time.process_time()
+    assert verdict(matches(r"(?:a|a)*$"), "a" * 60 + "b", None) == 0.0
+    assert time.process_time() - started < 1
+    assert verdict(matches(r"(?:a|a)*$"), "a" * 60, None) == 1.0
+
+
+def test_what_a_person_typed_wrong_of_texts():
+    with pytest.raises(ValueError, match=r"^'\(' is no regular expression \(missing \)"):
+        matches("(")
+    with pytest.raises(ValueError, match=r"^the gold answer {'a': 1} has not the fields a, b$"):
+        verdict(json_fields("a", "b"), "{}", {"a": 1})
+
+
+def test_gold_answers_are_checked_before_a_run():
+    """Of any judge, and what it raises is shown; three are named."""
+    rows = [{"id": str(n), "answer": str(n)} for n in range(9)]
+    check_gold(exact, rows)
+    check_gold(gsm8k.judge, [{"answer": "#### 1/2"}], lambda task: r"\boxed{0.5}")
+    said = (
+        "the judge _matches does not give full marks to the gold answers of 5 of 9 tasks "
+        "(4: reward 0.0; 5: reward 0.0; 6: reward 0.0): mend these answers, or the judge"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        check_gold(matches("^[0-3]$"), rows)
+    with pytest.raises(ValueError, match=r"1 of 2 tasks \(row 1: KeyError: 'answer'\)"):
+        check_gold(exact, [{"answer": "x"}, {}])
+
+
 ENDLESS = {
     "words": r"\boxed{18 dollars" + " and what" * 20_000 + " (a)}",
     "digits": r"\boxed{" + "1" * 200_000 + "}",
@@ -177,6 +291,19 @@ def test_no_answer_takes_long(name):
     started = time.process_time()
     assert not boxed_equals(ENDLESS[name], "#### 18")
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["{", '{"', '{"a"', '{"a":1}', '{"a":', '{"a": "', "the ", "1,", "-", "'", "[", " ", "a.", "#"],
+)
+def test_no_text_takes_long(part):
+    """100,000 characters, and no judge of texts is slower by more than their number."""
+    long = (part * 100_000)[:100_000]
+    for judge in (exact, token_f1, NUMBER, WORD, json_fields("a")):
+        started = time.process_time()
+        verdict(judge, long, {"a": 1})
+        assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -229,7 +356,16 @@ def test_no_regular_expression_repeats_a_repeat():
     assert not nested(r"(?:a+b)?c")
     patterns = {
         value.pattern
-        for module in (judges, solver_checker, gsm8k_offline, contract, printable)
+        for module in (
+            numbers,
+            text,
+            llm,
+            penalties,
+            solver_checker,
+            gsm8k_offline,
+            contract,
+            printable,
+        )
         for value in pattern_values(module)
     }
     assert len(patterns) > 12
@@ -238,9 +374,8 @@ def test_no_regular_expression_repeats_a_repeat():
 
 def pattern_values(module):
     values = [*vars(module).values()]
-    return [v for v in values if isinstance(v, re.Pattern)] + [
-        p for p, _ in getattr(module, "_LATEX", [])
-    ]
+    values += [p for name in ("_LATEX", "_PATTERNS") for p, _ in getattr(module, name, [])]
+    return [value for value in values if isinstance(value, re.Pattern)]
 
 
 def nested(pattern: str) -> bool:

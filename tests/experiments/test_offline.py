@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from agentrl.agents.judges import gold_number
+from agentrl.agents.judges.numbers import gold_number
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
 from agentrl.config import DataConfig
 from experiments import gsm8k_offline

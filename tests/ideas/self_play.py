@@ -7,7 +7,7 @@
 from dataclasses import replace
 
 from agentrl.agents.contract import WorkflowOutput
-from agentrl.agents.judges import boxed_equals
+from agentrl.agents.judges.numbers import boxed_equals
 from agentrl.config import AuxiliaryModel
 from experiments import gsm8k_offline
 from experiments.gsm8k.openai_sdk import solve

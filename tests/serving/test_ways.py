@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 
-from agentrl.agents.judges import boxed_equals
+from agentrl.agents.judges.numbers import boxed_equals
 from agentrl.agents.tools import NOTHING_PRINTED, PYTHON_TOOL
 from agentrl.callables import load_callable
 from agentrl.cli import load_experiment

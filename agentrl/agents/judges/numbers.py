@@ -11,7 +11,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from agentrl.agents import symbolic
+from agentrl.agents.judges import symbolic
 
 LONGEST = 2000
 """Characters of an answer; what is longer is none."""
