@@ -17,11 +17,13 @@ if __name__ == "__main__":
     prepare_process()
 
 from agentrl.agents.judges.numbers import boxed_equals, last_boxed
+from agentrl.agents.judges.penalties import malformed, mixed, unclosed
+from agentrl.agents.judges.text import f1, is_exact, last_object
 from agentrl.printable import printable
 from agentrl.serving.chat_template import ChatTemplate
 from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.protocol import Request
-from agentrl.types import message_key, parsed_arguments
+from agentrl.types import Call, Episode, message_key, parsed_arguments
 from tests.support.families import FAMILIES, Family, tokenizer
 
 SIZE, ROUNDS = 50_000, 5
@@ -78,12 +80,23 @@ def parsers() -> Mapping[str, Parser]:
     plain = {
         "last_boxed": last_boxed,
         "boxed_equals": lambda text: boxed_equals(text, "#### 18"),
+        "is_exact": lambda text: is_exact(text, "18"),
+        "f1": lambda text: f1(text, "18"),
+        "last_object": last_object,
+        "penalties": habits,
         "parsed_arguments": parsed_arguments.__wrapped__,
         "message_key": lambda text: message_key({"role": "assistant", "content": text}),
         "printable": printable,
     }
     replies = {f"reply, {family.name}": reply_parser(family) for family in FAMILIES}
     return plain | replies | {f"template, {f.name}": template(f) for f in FAMILIES}
+
+
+def habits(text: str) -> object:
+    reply = {"content": text, "reasoning_content": text}
+    call = Call(prompt_ids=[], completion_ids=[], logprobs=[], tools=(TOOL,), reply=reply)
+    episode = Episode(task={}, index=0, calls=(call,))
+    return [penalty.measure(episode) for penalty in (malformed, unclosed, mixed)]
 
 
 def reply_parser(family: Family) -> Parser:

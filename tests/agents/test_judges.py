@@ -15,6 +15,9 @@ from agentrl.agents.judges import llm, numbers, penalties, symbolic, text
 from agentrl.agents.judges.gold import check_gold
 from agentrl.agents.judges.numbers import boxed_equals, gold_number, last_boxed, number
 from agentrl.agents.judges.text import exact, json_fields, matches, token_f1
+from agentrl.config import DataConfig
+from agentrl.tasks.jsonl import read_jsonl
+from agentrl.tasks.splits import read_tasks
 from experiments import gsm8k, gsm8k_offline, solver_checker
 from tests.support.gsm8k_rows import AWKWARD as AWKWARD_ROWS
 from tests.support.gsm8k_rows import NUM_REAL, gsm8k_rows
@@ -252,8 +255,6 @@ def test_a_pattern_that_backtracks_for_ever_does_not_match(monkeypatch):
 
 
 def test_what_a_person_typed_wrong_of_texts():
-    with pytest.raises(ValueError, match=r"^'\(' is no regular expression \(missing \)"):
-        matches("(")
     with pytest.raises(ValueError, match=r"^the gold answer {'a': 1} has not the fields a, b$"):
         verdict(json_fields("a", "b"), "{}", {"a": 1})
 
@@ -264,13 +265,31 @@ def test_gold_answers_are_checked_before_a_run():
     check_gold(exact, rows)
     check_gold(gsm8k.judge, [{"answer": "#### 1/2"}], lambda task: r"\boxed{0.5}")
     said = (
-        "the judge _matches does not give full marks to the gold answers of 5 of 9 tasks "
+        "the judge by_pattern does not give full marks to the gold answers of 5 of 9 tasks "
         "(4: reward 0.0; 5: reward 0.0; 6: reward 0.0): mend these answers, or the judge"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         check_gold(matches("^[0-3]$"), rows)
     with pytest.raises(ValueError, match=r"1 of 2 tasks \(row 1: KeyError: 'answer'\)"):
         check_gold(exact, [{"answer": "x"}, {}])
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+def test_an_experiment_checks_its_gold_answers(tmp_path, by_row):
+    """Where its tasks are read: each row, with its file and line, or all of them."""
+    file, judge = tmp_path / "rows.jsonl", matches("^[0-9]+$")
+    file.write_text('{"id": "a", "answer": "1"}\n{"id": "b", "answer": "two"}\n')
+
+    def tasks(data):
+        if by_row:
+            return read_jsonl(file, check=lambda task: check_gold(judge, [task]))
+        check_gold(judge, rows := read_jsonl(file))
+        return rows
+
+    where, of = (f"{file}:2: ", 1) if by_row else ("", 2)
+    said = rf"the judge by_pattern .* answers of 1 of {of} tasks \(b: reward 0.0\)"
+    with pytest.raises(ValueError, match=f"^{re.escape(where)}{said}"):
+        read_tasks(tasks, DataConfig())
 
 
 ENDLESS = {
@@ -300,9 +319,10 @@ def test_no_answer_takes_long(name):
 def test_no_text_takes_long(part):
     """100,000 characters, and no judge of texts is slower by more than their number."""
     long = (part * 100_000)[:100_000]
-    for judge in (exact, token_f1, NUMBER, WORD, json_fields("a")):
+    judges = (exact, token_f1, NUMBER, WORD, json_fields("a"))
+    for judge, answer in [*((judge, {"a": 1}) for judge in judges), (exact, long)]:
         started = time.process_time()
-        verdict(judge, long, {"a": 1})
+        verdict(judge, long, answer)
         assert time.process_time() - started < 0.5
 
 

@@ -172,7 +172,8 @@ def test_what_is_judged_does_not_speak_to_the_judge(there, response):
     fences = []
     for system, user in (body["messages"] for body in there.asked):
         assert (system["role"], user["role"]) == ("system", "user")
-        assert "10" not in system["content"].replace(RUBRIC, "").replace("0 to 10", "")
+        assert "give 10" not in system["content"]
+        assert "Score: 10" not in system["content"]
         fence = FENCE.findall(system["content"])[0]
         assert user["content"].split(fence)[5] == f"\n{response}\n"
         assert "10" not in "".join(user["content"].split(fence)[::2])

@@ -17,7 +17,8 @@ def found():
     return parsers.parsers()
 
 
-NAMES = ["last_boxed", "boxed_equals", "parsed_arguments", "message_key", "printable"]
+NAMES = ["last_boxed", "boxed_equals", "is_exact", "f1", "last_object", "penalties"]
+NAMES += ["parsed_arguments", "message_key", "printable"]
 NAMES += [f"{kind}, {family.name}" for kind in ("reply", "template") for family in FAMILIES]
 
 

@@ -40,10 +40,10 @@ def llm_judge(rubric: str, *, model: str, votes: int = 1, seconds: float = 60.0)
     """
     if votes < 1:
         raise ValueError(f"votes is {votes}: give at least 1")
-    return partial(_by_rubric, rubric=rubric, model=model, votes=votes, seconds=seconds)
+    return partial(by_rubric, rubric=rubric, model=model, votes=votes, seconds=seconds)
 
 
-async def _by_rubric(task, response, auxiliary_models, *, rubric, model, votes, seconds):
+async def by_rubric(task, response, auxiliary_models, *, rubric, model, votes, seconds):
     if model not in auxiliary_models:
         raise ValueError(f"there is no auxiliary model {model}: name it in auxiliary_models")
     messages, client = _messages(rubric, task, response), auxiliary_models[model]
@@ -53,9 +53,9 @@ async def _by_rubric(task, response, auxiliary_models, *, rubric, model, votes, 
     if 2 * len(failed) >= votes:
         raise failed[0]
     scores, tokens = zip(*(answer for answer in answers if answer not in failed), strict=True)
-    measured = {"calls": votes, "tokens": sum(tokens), "failed": len(failed)}
-    measured["spread"] = max(scores) - min(scores)
-    metrics = {f"judge/{name}": float(value) for name, value in measured.items()}
+    counts = {"calls": votes, "tokens": sum(tokens), "failed": len(failed)}
+    counts["spread"] = max(scores) - min(scores)
+    metrics = {f"judge/{name}": float(count) for name, count in counts.items()}
     return JudgeOutput(reward=sum(scores) / len(scores), metrics=metrics)
 
 

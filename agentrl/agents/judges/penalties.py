@@ -16,8 +16,7 @@ _CALLS = re.compile(
     r'|\{\s*"name"\s*:\s*"[^"]*"\s*,\s*"(?:arguments|parameters)"'
 )
 """How families of models begin a tool call."""
-_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "CYRILLIC", "ARABIC", "HEBREW", "THAI")
-_SCRIPTS += ("DEVANAGARI", "BENGALI", "TAMIL", "GEORGIAN", "ARMENIAN")
+_SCRIPT = re.compile("CJK|HIRAGANA|KATAKANA|HANGUL|CYRILLIC|ARABIC|HEBREW|THAI|DEVANAGARI|BENGALI")
 """As Unicode's names begin; not Latin and Greek, which formulas and names are in."""
 
 
@@ -28,13 +27,11 @@ def malformed(episode: Episode) -> bool:
 
 
 def _is_malformed(call: Call) -> bool:
-    tools = {tool["function"]["name"]: tool["function"] for tool in call.tools}
-    required = {
-        name: tool.get("parameters", {}).get("required", ()) for name, tool in tools.items()
-    }
+    tools = [tool["function"] for tool in call.tools]
+    required = {tool["name"]: (tool.get("parameters") or {}).get("required", ()) for tool in tools}
     # Calls that cannot be read stand in the text.
     return bool(_CALLS.search(_content(call))) or any(
-        f["name"] not in tools or {*required[f["name"]]} - {*parsed_arguments(f["arguments"])}
+        f["name"] not in required or {*required[f["name"]]} - {*parsed_arguments(f["arguments"])}
         for f in _functions(call)
     )
 
@@ -85,8 +82,8 @@ def mixed(episode: Episode) -> float:
 
 
 def _script(letter: str) -> str | None:
-    name = unicodedata.name(letter, "").partition(" ")[0]
-    return name if name in _SCRIPTS else None
+    found = _SCRIPT.match(unicodedata.name(letter, ""))
+    return found and found[0]
 
 
 @Penalty
@@ -100,10 +97,7 @@ def repetitive(episode: Episode, window: int = 20) -> float:
 
 @Penalty
 def overlong(episode: Episode, max_tokens: int, buffer: float = 0.2) -> float:
-    """How far the longest call is into the last ``buffer`` of ``max_tokens`` (DAPO, eq. 13).
-
-    A buffer of 1 makes it proportional to the tokens.
-    """
+    """How far the longest call is into the last share of ``max_tokens`` (DAPO, eq. 13)."""
     longest = max((len(call.completion_ids) for call in episode.calls), default=0)
     return max(0.0, min(1.0, (longest / max_tokens - 1 + buffer) / buffer))
 

@@ -7,18 +7,21 @@ several. All but a pattern of one's own, which has a second, take time in propor
 import json
 import re
 import string
+import time
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import regex
 
+from agentrl.agents.judges.numbers import LONGEST
 from agentrl.types import Task
 
 SECONDS = 1.0
-"""Of the process's CPU for a pattern; where it takes more, the text does not match."""
+"""Of CPU for a pattern; where it takes more, the text does not match."""
 MOST_BROKEN = 1000
 """Beginnings of JSON objects that are none, after which no other is looked for."""
 
@@ -53,16 +56,13 @@ async def token_f1(task: Task, response: Any) -> float:
 def matches(pattern: str) -> Callable:
     """A judge: whether the pattern matches; its last match's first group, if it has any, is
     compared with the answer as ``exact`` does."""
-    try:
-        return partial(_matches, pattern=regex.compile(pattern))
-    except regex.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+    return partial(by_pattern, pattern=regex.compile(pattern))
 
 
 def json_fields(*names: str) -> Callable:
     """A judge: the share of these fields of the answer, or of all, that are right in the last JSON
     object of the response; its other fields do not matter."""
-    return partial(_json_fields, names=names)
+    return partial(by_fields, names=names)
 
 
 def _best(compare: Callable[[Any, Any], float], task: Task, response: Any) -> float:
@@ -73,15 +73,16 @@ def _best(compare: Callable[[Any, Any], float], task: Task, response: Any) -> fl
 def is_exact(response: Any, answer: Any) -> bool:
     """Whether a person would say that two short answers are the same.
 
-    Alike are upper and lower case, widths, white space, kinds of dashes and quotes, hyphens between
-    letters, an article in front, what stands around (quotes, brackets, Markdown), punctuation of
-    sentences, commas of thousands, 3.0 and 3. Not alike are other signs (-3, C++, 5!), accents,
-    other articles, other words.
+    Alike are upper and lower case, widths, white space, dashes, quotes, hyphens between letters, an
+    article in front, brackets and Markdown around, punctuation of sentences, commas of thousands,
+    3.0 and 3. Not alike are other signs (-3, C++, 5!), accents, other articles, other words.
 
     >>> is_exact('The "Eiffel" Tower.', "eiffel tower"), is_exact("-3", "3")
     (True, False)
     """
-    return _folded(str(response)) == _folded(str(answer))
+    response, answer = str(response), str(answer)
+    is_short = len(response) <= 2 * len(answer) + LONGEST
+    return is_short and _folded(response) == _folded(answer)
 
 
 def _folded(text: str) -> str:
@@ -106,16 +107,18 @@ def _words(text: str) -> list[str]:
     return _ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
-async def _matches(task: Task, response: Any, *, pattern: regex.Pattern) -> float:
-    text = "" if response is None else str(response)
-    try:
-        last = deque(pattern.finditer(text, timeout=SECONDS, concurrent=True), maxlen=1)
-    except TimeoutError:
-        return 0.0
-    return _best(is_exact, task, last[0][1]) if last and pattern.groups else float(len(last))
+async def by_pattern(task: Task, response: Any, *, pattern: regex.Pattern) -> float:
+    text, began = "" if response is None else str(response), time.thread_time()
+    # Its clock is that of all threads: where others computed meanwhile, it is tried again.
+    while time.thread_time() - began < SECONDS:
+        with suppress(TimeoutError):
+            last = deque(pattern.finditer(text, timeout=SECONDS, concurrent=True), maxlen=1)
+            is_compared = last and pattern.groups
+            return _best(is_exact, task, last[0][1]) if is_compared else float(len(last))
+    return 0.0
 
 
-async def _json_fields(task: Task, response: Any, *, names: tuple[str, ...]) -> float:
+async def by_fields(task: Task, response: Any, *, names: tuple[str, ...]) -> float:
     return _best(partial(_share, names), task, response)
 
 
@@ -124,9 +127,8 @@ def _share(names: tuple[str, ...], response: Any, answer: Any) -> float:
     names = names or (*gold,)
     if not names or {*names} - gold.keys():
         raise ValueError(f"the gold answer {answer!r:.80} has not the fields {', '.join(names)}")
-    return sum(n in found and is_exact(*map(_json, (found[n], gold[n]))) for n in names) / len(
-        names
-    )
+    right = [n in found and is_exact(_json(found[n]), _json(gold[n])) for n in names]
+    return sum(right) / len(names)
 
 
 def _json(value: Any) -> str:
