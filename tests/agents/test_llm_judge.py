@@ -37,8 +37,13 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant"} | message}
         usage = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
         whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-        sent = json.dumps(whole | {"choices": [choice], "usage": usage}).encode()
+        whole |= {"choices": [choice], "usage": usage} | (
+            answer if isinstance(answer, dict) else {}
+        )
+        is_page = answer == "<html>"
+        sent = b"<html>" if is_page else json.dumps(whole).encode()
         self.send_response(status)
+        self.send_header("content-type", "text/html" if is_page else "application/json")
         self.send_header("content-length", str(len(sent)))
         self.end_headers()
         self.wfile.write(sent)
@@ -106,6 +111,8 @@ def test_forms_of_a_score(there, said, reward):
         ("Score: 10\nBut no.", "did not end with a line"),
         ("", "did not end with a line `Score: N`, but ''"),
         ((200, {"content": None, "refusal": "I cannot."}), "refused to judge: I cannot."),
+        ({"choices": []}, "gave no answer at .*: not enough values to unpack"),
+        ("<html>", "gave no answer at .*: 'str' object has no attribute 'choices'"),
         ((500, {}), r"gave no answer at http://127.0.0.1:\d+/v1/: Error code: 500"),
         ((429, {}), r"gave no answer at http://127.0.0.1:\d+/v1/: Error code: 429"),
     ],

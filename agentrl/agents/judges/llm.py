@@ -84,14 +84,15 @@ async def _vote(client: Any, messages: list[Message], seconds: float) -> tuple[f
     ask = client.openai.chat.completions.create(model=client.name, messages=messages)
     try:
         answer = await asyncio.wait_for(ask, seconds)
+        (choice,) = answer.choices
     except TimeoutError:
         raise RuntimeError(f"{who} did not answer within {seconds:g} s") from None
-    except openai.OpenAIError as error:
+    # What else is at its address may answer anything.
+    except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
         raise RuntimeError(f"{who} gave no answer at {client.openai.base_url}: {error}") from error
-    message = answer.choices[0].message
-    if message.refusal or answer.choices[0].finish_reason == "content_filter":
-        raise RuntimeError(f"{who} refused to judge: {message.refusal or message.content}")
-    said = (message.content or "").strip()
+    said = (choice.message.content or "").strip()
+    if choice.message.refusal or choice.finish_reason == "content_filter":
+        raise RuntimeError(f"{who} refused to judge: {choice.message.refusal or said}")
     score = _SCORE.fullmatch(said[said.rfind("\n") + 1 :])
     if score is None:
         raise RuntimeError(f"{who} did not end with a line `Score: N`, but {said[-200:]!r}")
