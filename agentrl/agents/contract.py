@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter
-from typing import Any, Literal, Protocol, SupportsFloat, TypeVar, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, TypeVar, runtime_checkable
 
 from agentrl.callables import callable_name, underlying
 from agentrl.types import Call, Episode, Reward, weighted_sum
@@ -25,10 +25,6 @@ RESERVED = re.compile(
     "|entropy|grad_norm|lr|degenerate"
 )
 """Names of metrics that a run has of its own: ``docs/metrics.md``."""
-PARAMETERS = {
-    "workflow": ["task", "model", "auxiliary_models"],
-    "judge": ["task", "response", "auxiliary_models", "episode"],
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,21 +99,25 @@ class InferencePool(Protocol):
 
 def check_signatures(workflow: Callable, judge: Callable | None) -> None:
     """Raise ValueError, in one sentence, where a function does not follow the contract."""
-    _check_signature("workflow", workflow)
+    _check_signature("workflow", workflow, ["task", "model", "auxiliary_models"])
     if judge is not None:
-        _check_signature("judge", judge)
+        check_judge(judge)
 
 
-def _check_signature(kind: str, function: Callable) -> None:
+def check_judge(judge: Callable, may_be_plain: bool = False) -> None:
+    """As above, of a judge; may_be_plain: or of what is part of one, and need not be async."""
+    names = ["task", "response", "auxiliary_models", "episode"]
+    _check_signature("judge", judge, names, may_be_plain)
+
+
+def _check_signature(
+    kind: str, function: Callable, names: list[str], may_be_plain: bool = False
+) -> None:
+    where = f"the {kind} {callable_name(function).rpartition(':')[2]}"
     inner = underlying(function)
-    if not any(map(inspect.iscoroutinefunction, (inner, type(inner).__call__))):
-        where = f"the {kind} {callable_name(function).rpartition(':')[2]}"
+    is_async = any(map(inspect.iscoroutinefunction, (inner, type(inner).__call__)))
+    if not (is_async or may_be_plain):
         raise ValueError(f"{where} is not async: define it with `async def`")
-    check_parameters(kind, function)
-
-
-def check_parameters(kind: Literal["workflow", "judge"], function: Callable) -> None:
-    where, names = f"the {kind} {callable_name(function).rpartition(':')[2]}", PARAMETERS[kind]
     parameters = parameters_of(function)
     if len(parameters) < 2:
         raise ValueError(

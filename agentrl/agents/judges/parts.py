@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from agentrl.agents.contract import JudgeOutput, as_output, check_parameters, invoke
+from agentrl.agents.contract import JudgeOutput, as_output, check_judge, invoke
 from agentrl.callables import callable_name, underlying
 
 
@@ -48,7 +48,7 @@ class Judge:
     """A judge of what is correct, the part ``correct``, and penalties: a part for each weight."""
 
     def __init__(self, correct: Callable, *penalties: Penalty):
-        check_parameters("judge", correct)
+        check_judge(correct, may_be_plain=True)
         if len({one.name for one in penalties}) < len(penalties):
             raise ValueError(f"{penalties[-1].name} is added twice: give it all its weight at once")
         self.correct, self.penalties = correct, penalties

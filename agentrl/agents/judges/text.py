@@ -97,14 +97,11 @@ def f1(response: Any, answer: Any) -> float:
     >>> f1("the cat sat", "A cat sat down."), f1("", "cat")
     (0.8, 0.0)
     """
-    found, wanted = (Counter(_words(str(text))) for text in (response, answer))
+    plain = (str(text).lower().translate(_NO_PUNCTUATION) for text in (response, answer))
+    found, wanted = (Counter(_ARTICLE.sub(" ", text).split()) for text in plain)
     if not (found and wanted):
         return float(found == wanted)
     return 2 * (found & wanted).total() / (found.total() + wanted.total())
-
-
-def _words(text: str) -> list[str]:
-    return _ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
 async def by_pattern(task: Task, response: Any, *, pattern: regex.Pattern) -> float:
