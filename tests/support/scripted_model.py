@@ -12,7 +12,7 @@ class ScriptedModel:
 
     def __init__(self, context_full: bool = False, agents: tuple[str, ...] = ("agent",)):
         self.calls = tuple(dataclasses.replace(CALL, agent=agent) for agent in agents)
-        self.closed = False
+        self.closed, self.seed = False, 0
         self.context_full = self.truncated = context_full
 
     def close(self) -> None:
