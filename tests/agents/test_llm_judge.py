@@ -119,7 +119,7 @@ def test_forms_of_a_score(there, said, reward):
 )
 def test_a_failure_is_an_error_and_no_reward(there, says, cause):
     there.says = [says]
-    episode = judged(there.server_port, seconds=0.2)
+    episode = judged(there.server_port, seconds=0.2 if says is HANG else 4.0)
     assert (episode.status, episode.reward, episode.success) == ("error", None, None)
     assert re.match(f"RuntimeError: the judge's model m {cause}", episode.error)
 
