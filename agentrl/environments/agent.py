@@ -7,7 +7,7 @@ import openai
 from agentrl.agents.contract import WorkflowOutput
 from agentrl.environments.game import game
 from agentrl.environments.named import environment
-from agentrl.environments.player import Model, Player
+from agentrl.environments.player import ModelPlayer, Player
 from agentrl.types import Task
 
 
@@ -19,7 +19,9 @@ async def play(task: Task, model: Any, auxiliary_models: dict[str, Any]) -> Work
     """
 
     def new_player(name: str) -> Player:
-        return Model(auxiliary_models.get(name) or model.agent(name), name not in auxiliary_models)
+        return ModelPlayer(
+            auxiliary_models.get(name) or model.agent(name), name not in auxiliary_models
+        )
 
     async with environment(task["env"]) as world:
         try:

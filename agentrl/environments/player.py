@@ -53,7 +53,7 @@ class Player:
         self._earned += reward or 0.0
 
 
-class Model(Player):
+class ModelPlayer(Player):
     """A player whose words are a model's."""
 
     def __init__(self, model: Any, is_agent: bool):
