@@ -10,6 +10,7 @@ import pytest
 
 from agentrl.environments.named import environment
 from agentrl.environments.process import EnvironmentProcess
+from tests.support.processes import ended, is_alive
 
 WORLDS = str(Path(__file__).parent / "worlds.py")
 ODD = f"{WORLDS}:Odd"
@@ -22,22 +23,6 @@ async def played(way: str, seed: int = 7) -> list[str]:
         while not seen[-1].done:
             seen.append(await world.step("go"))
     return [one.text for one in seen]
-
-
-def is_alive(process: int | str) -> bool:
-    # Whoever adopted it may not have waited for it yet.
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def ended(process: int | str, seconds: float = 5.0) -> bool:
-    until = time.monotonic() + seconds
-    while is_alive(process) and time.monotonic() < until:
-        time.sleep(0.01)
-    return not is_alive(process)
 
 
 def test_one_seed_is_one_game_alone_and_beside_others():
