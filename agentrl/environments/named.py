@@ -11,6 +11,8 @@ from agentrl.environments.protocol import Environment, settled
 from agentrl.types import Task
 
 PACKAGE = "agentrl.environments"
+NUM_TRAIN, NUM_HELD_OUT = 4000, 500
+"""Seeds, of a world that has no tasks of its own."""
 
 
 def load_environment(name: str) -> Callable[[], Environment]:
@@ -32,7 +34,9 @@ async def environment(name: str) -> AsyncIterator[Any]:
         await world.close()
 
 
-async def own_tasks(name: str) -> tuple[list[Task], list[Task]] | None:
-    """A world's train and held-out rows; None where it has none of its own."""
+async def tasks_of(name: str) -> tuple[list[Task], list[Task]]:
+    """Train and held-out rows: a world's own; or seeds, each of which is a game."""
     async with environment(name) as world:
-        return await settled(world.tasks()) if hasattr(world, "tasks") else None
+        own = await settled(world.tasks()) if hasattr(world, "tasks") else None
+    seeds = range(NUM_TRAIN), range(NUM_TRAIN, NUM_TRAIN + NUM_HELD_OUT)
+    return own or tuple([{"seed": seed} for seed in some] for some in seeds)

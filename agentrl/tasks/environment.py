@@ -4,17 +4,14 @@ which is a game."""
 import asyncio
 
 from agentrl.config import DataConfig
-from agentrl.environments.named import own_tasks
+from agentrl.environments.named import tasks_of
 from agentrl.types import Task
-
-NUM_TRAIN, NUM_HELD_OUT = 4000, 500
-"""Seeds."""
 
 
 def load(what: str, data: DataConfig) -> tuple[list[Task], list[Task]]:
-    """Raises ValueError, in a sentence, where there is no such world."""
-    found = asyncio.run(own_tasks(what)) or (
-        [{"seed": seed} for seed in range(NUM_TRAIN)],
-        [{"seed": seed} for seed in range(NUM_TRAIN, NUM_TRAIN + NUM_HELD_OUT)],
-    )
+    """Raises ValueError, in a sentence, where there is no such world, or it does not answer."""
+    try:
+        found = asyncio.run(tasks_of(what))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
     return tuple([{"env": what, **row} for row in rows] for rows in found)
