@@ -1,0 +1,88 @@
+"""AgentJet's environment services: ``env-service:http://127.0.0.1:8080?env_type=appworld``; what
+else the query names, are ``params`` of ``/create``.
+
+Bodies, replies, and that the instance's id is the client's, are those of its ``EnvClient``; what a
+service of ours adds (``serve.py``) stands in ``params`` and ``info``. At an end ``/evaluate`` says
+what the episode was worth in all; it succeeded, where that is 1 and nothing else is said.
+"""
+
+import asyncio
+import json
+import uuid
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
+
+from agentrl.environments.http import ask, http_client
+from agentrl.environments.process import GRACE_SECONDS
+from agentrl.environments.protocol import Action, Observation, ToolCall
+
+SPLITS = "train", "dev"
+
+
+def load(what: str) -> partial:
+    return partial(EnvService, what)
+
+
+class EnvService:
+    def __init__(self, what: str):
+        url, _, query = what.partition("?")
+        self._params = dict(parse_qsl(query))
+        kind = self._params.pop("env_type", "default")
+        self._about = {"env_type": kind, "instance_id": uuid.uuid4().hex}
+        self._http, self._earned, self._tools = http_client(url), 0.0, None
+
+    async def tasks(self) -> tuple[list[dict], ...]:
+        found = [await self._ask("get_env_profile", params={"split": split}) for split in SPLITS]
+        return tuple([{"id": name, "task_id": name} for name in names] for names in found)
+
+    async def reset(self, task: dict, seed: int) -> Observation:
+        self._tools, name = [], task.get("task_id", task["id"])
+        began = await self._ask("create", task_id=name, params={**self._params, "seed": seed})
+        tools = await self._ask("get_info")
+        # Some describe them in words, which are in the first message as well.
+        self._tools = tools if isinstance(tools, list) else []
+        return self._observation(began, 0.0)
+
+    async def step(self, action: Action) -> Observation:
+        seen = await self._ask("step", messages=_message(action))
+        reward = seen.get("reward")
+        if seen["is_terminated"]:
+            total = await self._ask("evaluate")
+            return self._observation(seen, None if total is None else total - self._earned, total)
+        self._earned += reward or 0.0
+        return self._observation(seen, reward)
+
+    async def close(self) -> None:
+        if self._tools is not None:
+            # Created, or maybe.
+            with suppress(RuntimeError, TimeoutError):
+                await asyncio.wait_for(self._ask("release"), GRACE_SECONDS)
+        await self._http.aclose()
+
+    async def _ask(self, route: str, **body: Any) -> Any:
+        return (await ask(self._http, f"/{route}", {**self._about, **body})).get("data")
+
+    def _observation(self, seen: dict, reward: float | None, total: Any = None) -> Observation:
+        info, state = seen.get("info") or {}, seen["state"]
+        messages = state if isinstance(state, list) else [state]
+        done = bool(seen.get("is_terminated"))
+        return Observation(
+            text="\n\n".join(str(message["content"]) for message in messages),
+            tools=info.get("tools", self._tools),
+            reward=reward,
+            done=done,
+            success=info.get("success", None if total is None else total >= 1),
+            actions=info.get("actions", ()),
+        )
+
+
+def _message(action: Action) -> dict:
+    """The action as the message of a model, in OpenAI's form."""
+    if not isinstance(action, ToolCall):
+        return {"role": "assistant", "content": action}
+    given = action.arguments if isinstance(action.arguments, str) else json.dumps(action.arguments)
+    function = {"name": action.name, "arguments": given}
+    call = {"id": "call00000", "type": "function", "function": function}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
