@@ -1,0 +1,129 @@
+"""Tasksets of verifiers, which is imported in its own processes alone."""
+
+import asyncio
+import sys
+
+import pytest
+
+from agentrl.environments import process
+from agentrl.environments.named import environment, tasks_of
+from agentrl.environments.protocol import ToolCall
+from tests.support.playing import played, shown
+
+TASKSET = {"env": "verifiers:reversal"}
+# A word backwards, and what becomes of it. Not a module here: pytest would import it.
+REVERSAL = """
+import os
+import time
+
+import verifiers.v1 as vf
+
+__all__ = ["Reversal"]
+
+
+class Word(vf.TaskData):
+    word: str
+
+
+class Backwards(vf.Task[Word]):
+    @vf.reward(weight=1.0)
+    async def is_reversed(self, trace: vf.Trace) -> float:
+        match trace.last_reply:
+            case "hang":
+                time.sleep(1000)
+            case "die":
+                os.abort()
+            case "raise":
+                raise OSError("no dictionary")
+        return float(trace.last_reply == self.data.word[::-1])
+
+    @vf.reward(weight=0.25)
+    async def is_short(self, trace: vf.Trace) -> float:
+        return float(len(trace.last_reply) < 10)
+
+
+class Boxed(Backwards):
+    @vf.reward
+    async def is_there(self, runtime) -> float:
+        return 1.0
+
+
+class Settings(vf.TasksetConfig):
+    count: int = 20
+    boxed: bool = False
+
+
+class Reversal(vf.Taskset[Backwards, Settings]):
+    def load(self):
+        kind = Boxed if self.config.boxed else Backwards
+        for number in range(self.config.count):
+            word = f"word{number}"
+            asked = [vf.UserMessage(content="Reverse it:"), vf.UserMessage(content=word)]
+            prompt = asked if number % 2 else f"Reverse {word}."
+            yield kind(Word(word=word, prompt=prompt, system_prompt="Be brief."), self.config.task)
+"""
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch, tmp_path):
+    (tmp_path / "reversal.py").write_text(REVERSAL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+async def game(index: int, answer) -> list:
+    async with environment(TASKSET["env"]) as world:
+        seen = await world.reset({"index": index}, 0)
+        return [seen.text, await world.step(answer)]
+
+
+async def many(*games):
+    return await asyncio.gather(*(game(*one) for one in games), return_exceptions=True)
+
+
+@pytest.mark.slow
+def test_tasks_are_scored_by_their_own_rewards():
+    """All of it at once: to import verifiers takes five seconds of CPU."""
+    train, held_out = asyncio.run(tasks_of(TASKSET["env"]))
+    assert [row["index"] for row in held_out] == [9, 19]
+    assert [row["index"] for row in train] == [*range(9), *range(10, 19)]
+    assert len({row["id"] for row in train + held_out}) == 20
+    right = played({**TASKSET, "index": 3}, "3drow")
+    assert (right.status, right.reward, right.success) == ("ok", 1.25, True), right.error
+    assert [c.reward for c in right.calls] == [1.25]
+    assert shown(right) == [("user", "Be brief.\n\nReverse it:\n\nword3")]
+    assert [played({**TASKSET, "index": 3}, said).reward for said in ("word3", "x" * 100_000)] == [
+        *(0.25, 0.0)
+    ]
+    # What goes wrong in a reward is its own episode's.
+    raised = played({**TASKSET, "index": 3}, "raise")
+    assert raised.status == "error"
+    assert "OSError: no dictionary" in raised.error
+    assert played({**TASKSET, "index": 3}, "hang", seconds=1.0).status == "timeout"
+    crowd = asyncio.run(
+        many((2, "2drow"), *((n % 20, f"{n % 20}drow") for n in range(32)), (4, "die"))
+    )
+    assert "its process died" in str(crowd[-1])
+    assert crowd[3] == crowd[0] == crowd[23] == asyncio.run(game(2, "2drow"))
+    assert {one[1].reward for one in crowd[:11]} == {1.25}
+    garbage = asyncio.run(many((2, ""), (2, ToolCall(name="none", arguments="{"))))
+    assert [(one[1].reward, one[1].done) for one in garbage] == [(0.25, True), (0.0, True)]
+    assert "verifiers" not in sys.modules
+
+    async def opened(name):
+        async with environment(name):
+            pass
+
+    with pytest.raises(ValueError, match="tasks of reversal need verifiers' own harness"):
+        asyncio.run(opened("verifiers:reversal?count=2&boxed=true"))
+
+
+def test_where_it_is_missing_the_line_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(process, "FOLDERS", tmp_path / "none")
+    told = "verifiers is not installed: pip install --no-deps --target .environments/verifiers -r"
+
+    async def opened():
+        async with environment("verifiers:nothing?x=1"):
+            pass
+
+    with pytest.raises(ValueError, match=told):
+        asyncio.run(opened())
