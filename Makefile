@@ -10,16 +10,16 @@ REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,require
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
-test: .venv/installed-agents .environments/verifiers/installed tests/node/node_modules  ## the quick tests
+test: .venv/installed-environments tests/node/node_modules  ## the quick tests
 	$(TESTS) loadfile
 
-slow: .venv/installed-agents .environments/verifiers/installed tests/node/node_modules  ## whole runs, by the minute
+slow: .venv/installed-environments tests/node/node_modules  ## whole runs, by the minute
 	$(TESTS) worksteal -m "slow and not gpu" --durations=0 --durations-min=5
 
-soak: .venv/installed-agents .environments/verifiers/installed tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
+soak: .venv/installed-environments tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
 	$(BIN)/python -m tests.support.soak $(FLAGS)
 
-check: .venv/installed-agents .environments/verifiers/installed tests/node/node_modules  ## what a commit should pass
+check: .venv/installed-environments tests/node/node_modules  ## what a commit should pass
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(TESTS) loadfile
@@ -69,6 +69,12 @@ tools:  ## what the tests drive beside Python, from the system's packages, where
 # The frameworks of the example agents. The core's versions hold, whatever a framework would like.
 .venv/installed-agents: .venv/installed requirements-agents.txt
 	$(BIN)/pip install -q -r requirements-agents.txt -c $(REQUIREMENTS)
+	touch $@
+
+# What worlds by name are made of; the last two bring pins that are others than ours.
+.venv/installed-environments: .venv/installed-agents .environments/verifiers/installed requirements-environments.txt
+	grep -vE '^(bfcl-eval|openenv)' requirements-environments.txt | $(BIN)/pip install -q -r /dev/stdin -c $(REQUIREMENTS)
+	grep -E '^(bfcl-eval|openenv)' requirements-environments.txt | $(BIN)/pip install -q --no-deps -r /dev/stdin
 	touch $@
 
 # Packages of an environment whose pins conflict with ours; its processes alone look in here.
