@@ -3,69 +3,20 @@
 import asyncio
 import socket
 import sys
-from random import Random
-from typing import Literal
 
 import pytest
 
 from agentrl.environments.named import environment, tasks_of
 from agentrl.environments.protocol import ToolCall
 from agentrl.environments.random_play import random_play
+from tests.support.adding import adding_app
 from tests.support.loopback import served
 from tests.support.playing import call, played, shown
 
 
 @pytest.fixture(scope="module")
-def guessing():
-    """The address of a game: add numbers up to what is told, at most as many at once as asked."""
-    from openenv.core.env_server.http_server import create_fastapi_app
-    from openenv.core.env_server.interfaces import Environment
-    from openenv.core.env_server.types import Action, Observation
-    from pydantic import Field
-
-    class Add(Action):
-        """Adds a number."""
-
-        number: int = Field(ge=1, le=9)
-        how: Literal["softly", "loudly"] = "softly"
-
-    class Sum(Observation):
-        said: str
-
-    class Adding(Environment):
-        SUPPORTS_CONCURRENT_SESSIONS = True
-
-        def reset(self, seed=None, episode_id=None, split="none", index=-1):
-            self.rng, self.total, self.split = Random(seed), 0, split
-            self.wanted = self.rng.randint(5, 20)
-            return Sum(said=f"Reach {self.wanted} ({split} {index}).")
-
-        def step(self, action, **_):
-            if self.split == "broken":
-                raise OSError("no such split")
-            self.total += action.number
-            done = self.total >= self.wanted
-            said = f"{self.total}, {action.how}, {self.rng.random()}"
-            return Sum(
-                said=said, done=done, reward=float(self.total == self.wanted) if done else None
-            )
-
-        @property
-        def state(self):
-            return None
-
-        def list_splits(self):
-            return ["train", "test"]
-
-        def num_tasks(self, split):
-            return {"train": 3, "test": 2}[split]
-
-    return lambda at_once=64: create_fastapi_app(Adding, Add, Sum, max_concurrent_envs=at_once)
-
-
-@pytest.fixture(scope="module")
-def url(guessing):
-    with served(guessing()) as url:
+def url():
+    with served(adding_app()) as url:
         yield url
 
 
@@ -140,16 +91,16 @@ def test_one_seed_is_one_game_alone_and_beside_others(url):
     assert len({tuple(seen.text for seen in one) for one in crowd}) == 32
 
 
-def test_where_there_is_no_capacity_it_waits(guessing):
+def test_where_there_is_no_capacity_it_waits():
     async def many(url):
         return await asyncio.gather(*(game(url, 4, add(8), add(4)) for _ in range(6)))
 
-    with served(guessing(at_once=2)) as url:
+    with served(adding_app(at_once=2)) as url:
         games = asyncio.run(many(url))
     assert [[one.reward for one in seen] for seen in games] == [[0.0, 0.0, 1.0]] * 6
 
 
-def test_own_tasks(url, guessing):
+def test_own_tasks(url):
     train, held_out = asyncio.run(tasks_of(f"openenv:{url}"))
     assert train == [{"split": "train", "index": i} for i in range(3)]
     assert held_out == [{"split": "test", "index": i} for i in range(2)]
@@ -179,9 +130,9 @@ def test_a_server_that_fails_is_its_episodes_error(url):
     assert f"{address}/schema does not answer" in episode.error
 
 
-def test_a_server_that_goes_away(guessing):
+def test_a_server_that_goes_away():
     async def left():
-        with served(guessing()) as url:
+        with served(adding_app()) as url:
             world = environment(f"openenv:{url}")
             one = await world.__aenter__()
             await one.reset({}, 4)
