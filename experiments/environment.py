@@ -13,6 +13,7 @@ from pathlib import Path
 from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.environments.agent import play
 from agentrl.environments.named import environment
+from agentrl.environments.random_play import random_play
 from agentrl.tasks import environment as of_environment
 from agentrl.types import Report, Task
 from experiments.tiny_model import Recipe, make_tiny_model
@@ -40,7 +41,7 @@ def make_model(report: Report, data: DataConfig) -> Path:
 
 async def _random_play(wanted: list[Task], name: str):
     async with environment(name) as world:
-        return await world.random_play(wanted, RECIPE.seed)
+        return await random_play(world, wanted, RECIPE.seed)
 
 
 config = Config(
