@@ -3,7 +3,7 @@
 import asyncio
 import json
 import queue
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +68,7 @@ class PythonTool:
         memory_mib: int = 1024,
         max_characters: int = 2000,
         workers: int = 8,
+        preload: Sequence[str] = (),
     ):
         self._limits = Limits(
             seconds=seconds, memory_mib=memory_mib, output_bytes=4 * max_characters
@@ -76,7 +77,7 @@ class PythonTool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="python-tool")
         self._idle: queue.LifoQueue[Sandbox] = queue.LifoQueue()
         for _ in range(workers):
-            self._idle.put(Sandbox(self._limits))
+            self._idle.put(Sandbox(self._limits, preload))
 
     async def __call__(self, arguments: str) -> str:
         """Run the code in a tool call's JSON arguments and return the tool message."""
@@ -84,17 +85,21 @@ class PythonTool:
             code = json.loads(arguments)["code"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return 'The arguments must be JSON like {"code": "print(1 + 2)"}.'
-        return await asyncio.wrap_future(self._threads.submit(self._run, str(code)))
+        return self._message(await self.outcome(str(code)))
 
     def run(self, code: str) -> str:
         """Run code and return what it printed, or a sentence about why there is nothing."""
-        return self._threads.submit(self._run, code).result()
+        return self._message(self._threads.submit(self._run, code).result())
 
-    def _run(self, code: str) -> str:
+    async def outcome(self, code: str, limits: Limits | None = None) -> Outcome:
+        """Run code and return all that it printed and how it ended; limits: of its own."""
+        return await asyncio.wrap_future(self._threads.submit(self._run, code, limits))
+
+    def _run(self, code: str, limits: Limits | None = None) -> Outcome:
         # As many as there are threads, so that one is always free.
         sandbox = self._idle.get_nowait()
         try:
-            return self._message(sandbox.run(code))
+            return sandbox.run(code, limits)
         finally:
             self._idle.put(sandbox)
 

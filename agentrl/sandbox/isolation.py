@@ -34,6 +34,9 @@ class Namespaces:
         self.watch = _or_none(Watch)
         namespaces.enter()
         rootfs.build()
+        # What is imported here, once for all code, may want to write into its home.
+        rootfs.empty_scratch()
+        os.environ["HOME"] = rootfs.SCRATCH
         gaps = {NO_COUNT: _succeeds(_fork_beyond_the_limit), NO_WATCH: self.watch is None}
         self.not_contained = [gap for gap, is_open in gaps.items() if is_open]
 

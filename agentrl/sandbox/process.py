@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,19 +54,21 @@ DIED = Outcome(output="", ended_by=None, signal=signal.SIGKILL)
 class Sandbox:
     """A worker that runs one piece of code at a time. Used by one thread at a time."""
 
-    def __init__(self, limits: Limits):
-        self._limits = limits
+    def __init__(self, limits: Limits, preload: Sequence[str] = ()):
+        """preload: modules that a worker imports once, so that no piece of code has to."""
+        self._limits, self._preload = limits, preload
         self._process: subprocess.Popen | None = None
 
-    def run(self, code: str) -> Outcome:
-        """Run code, in a new worker if the last one has died."""
+    def run(self, code: str, limits: Limits | None = None) -> Outcome:
+        """Run code, in a new worker if the last one has died; limits: of its own."""
+        limits = limits or self._limits
         if self._process is None or self._process.poll() is not None:
-            self._process, _ = start(isolation())
+            self._process, _ = start(isolation(), self._preload)
         try:
-            request = {"code": code, "limits": asdict(self._limits)}
+            request = {"code": code, "limits": asdict(limits)}
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            return Outcome(**_read_line(self._process, self._limits.seconds + GRACE_SECONDS))
+            return Outcome(**_read_line(self._process, limits.seconds + GRACE_SECONDS))
         except (OSError, ValueError):
             # The code has ended or stopped the worker.
             self.close()
@@ -98,15 +101,16 @@ def _find_isolation() -> str:
     return kind
 
 
-def start(kind: str) -> tuple[subprocess.Popen, list[str]]:
+def start(kind: str, preload: Sequence[str] = ()) -> tuple[subprocess.Popen, list[str]]:
     """Start a worker; return it and what it does not contain. Raises Refused by the machine."""
     worker = subprocess.Popen(
-        [sys.executable, "-I", "-c", _PROGRAM, _ROOT, kind, str(os.getpid())],
+        [sys.executable, "-P", "-s", "-c", _PROGRAM, _ROOT, kind, str(os.getpid()), *preload],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # Numerical libraries start a thread for every core otherwise.
-        env={"OMP_NUM_THREADS": "1"},
+        # Numerical libraries start a thread for every core otherwise, and sets of texts iterate in
+        # another order in each worker.
+        env={"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
         cwd="/",
         # An interrupt from the keyboard is not for it. In a session of its own it would not get it
         # either, but there being nice says nothing: the kernel weighs sessions against each other.

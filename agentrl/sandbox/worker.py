@@ -7,6 +7,7 @@ process that started it, whichever is first; and with it all that runs in it.
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -26,10 +27,13 @@ LOOK_SECONDS = 0.02
 
 
 def main() -> None:
-    """The command line: the importable root, the kind of ground, the number of who started it."""
-    _, root, kind, starter = sys.argv
+    """The command line: the importable root, the kind of isolation, the number of who started it,
+    and modules to import before the first fork."""
+    _, root, kind, starter, *preload = sys.argv
     sys.path.remove(root)
     del sys.argv[1:]
+    # It was for this process alone.
+    os.environ.pop("PYTHONHASHSEED", None)
     requests = [0, os.pidfd_open(int(starter))]
     replies = os.fdopen(os.dup(1), "w")
     # Whatever is unhandled here, the code cannot send.
@@ -38,6 +42,9 @@ def main() -> None:
     try:
         require_filter()
         isolation = {"namespaces": Namespaces, "none": NoIsolation}[kind]()
+        # Within the walls, and once: the code finds them imported.
+        for name in preload:
+            importlib.import_module(name)
     except OSError as error:
         return _answer(replies, {"refused": error.strerror})
     _answer(replies, {"not_contained": isolation.not_contained})

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from agentrl.agents.tools import NOTHING_PRINTED, PythonTool
+from agentrl.sandbox.limits import Limits
 from agentrl.sandbox.process import Sandbox
 
 
@@ -143,6 +144,25 @@ def test_a_plot_needs_no_home_of_its_own():
     assert PATIENT.run(code) == "1"
 
 
+def test_modules_are_imported_before_the_first_fork():
+    """Where the code could not write, but they find a home; and texts hash alike everywhere."""
+    code = "import sys; print('sqlite3' in sys.modules, 'wave' in sys.modules, hash('a'))"
+    tools = [PythonTool(workers=1, preload=["sqlite3", "wave"]) for _ in range(2)]
+    first, second = (tool.run(code) for tool in tools)
+    assert first == second
+    assert first.startswith("True True ")
+    assert PATIENT.run(code).startswith("False False ")
+    with pytest.raises(RuntimeError, match="worker did not start"):
+        PythonTool(workers=1, preload=["not_there"]).run("1")
+
+
+def test_a_piece_of_code_can_have_limits_of_its_own(python):
+    wide = Limits(seconds=20.0, memory_mib=256, output_bytes=9999)
+    code = "print('x' * 999)"
+    narrow, long = (asyncio.run(python.outcome(code, limits)) for limits in (None, wide))
+    assert (narrow.ended_by, long.ended_by, long.output) == ("output", None, "x" * 999 + "\n")
+
+
 DEEP = "[" * 100_000
 BAD_ARGUMENTS = [
     "",
@@ -227,7 +247,9 @@ def test_waiting_is_not_running():
 def test_a_call_cancelled_while_it_waits_never_runs(monkeypatch):
     python, ran = PythonTool(workers=1), []
     run = Sandbox.run
-    monkeypatch.setattr(Sandbox, "run", lambda self, code: (ran.append(code), run(self, code))[1])
+    monkeypatch.setattr(
+        Sandbox, "run", lambda self, code, limits: (ran.append(code), run(self, code, limits))[1]
+    )
 
     async def cancel():
         first = asyncio.create_task(python('{"code": "import time; time.sleep(0.3)"}'))
