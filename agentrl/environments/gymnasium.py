@@ -9,9 +9,9 @@ import re
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 from agentrl.environments.protocol import Action, Observation
+from agentrl.environments.query import parsed
 from agentrl.environments.requirement import required
 
 NAMES = {
@@ -34,8 +34,7 @@ def load(what: str) -> partial:
 class Gymnasium:
     def __init__(self, what: str):
         gymnasium = required("gymnasium", "gymnasium==1.4.0")
-        name, _, query = what.partition("?")
-        options = {key: _value(value) for key, value in parse_qsl(query)}
+        name, options = parsed(what)
         modes = gymnasium.make(name).metadata.get("render_modes", ())
         mode = {"render_mode": "ansi"} if "ansi" in modes else {}
         self._world, self._is_drawn = gymnasium.make(name, **mode, **options), bool(mode)
@@ -97,14 +96,3 @@ class Gymnasium:
         for colour, mark in MARKS.items():
             drawn = re.sub(rf"\x1b\[{colour}[;\d]*m(.)\x1b\[0m", mark, drawn)
         return re.sub(r"\x1b\[[;\d]*m", "", drawn).strip("\n")
-
-
-def _value(text: str) -> Any:
-    """
-    >>> _value("false"), _value("8x8"), _value("3")
-    (False, '8x8', 3)
-    """
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
