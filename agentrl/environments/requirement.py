@@ -1,6 +1,7 @@
 """Packages that one environment alone needs, which may be missing."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 
@@ -10,3 +11,9 @@ def required(module: str, requirement: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed: pip install {requirement}") from error
+
+
+def require(module: str, requirement: str) -> None:
+    """The same of a module that another process will import: this one does not."""
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"{module} is not installed: pip install {requirement}")
