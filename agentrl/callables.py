@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 OURS = {"agentrl", "kernels", "train", "rollout", "__main__", "__mp_main__"}
 """Modules and packages that are no experiment's, wherever its file lies."""
 INSTALLED = {"site-packages", "dist-packages"}
+_loading = threading.RLock()
+"""No thread sees a file's module before all of it is there; one file may import another."""
 
 
 def load_callable(spec: str) -> Callable:
@@ -89,7 +92,10 @@ def load_module(name: str) -> ModuleType:
     if name.endswith(".py") and not Path(name).is_file():
         raise ValueError(f"there is no file {name}")
     try:
-        return _load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        with _loading:
+            return _load_file(Path(name))
     except (Exception, SystemExit) as error:
         cause = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
         raise ValueError(f"cannot import {name} ({cause}){lines_at_fault(error)}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.environments.agent import play
 from agentrl.environments.named import environment
-from agentrl.environments.random_play import random_play
+from agentrl.environments.random_play import Played, random_play
 from agentrl.tasks import environment as of_environment
 from agentrl.types import Report, Task
 from experiments.tiny_model import Recipe, make_tiny_model
@@ -32,16 +32,20 @@ def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
 
 def make_model(report: Report, data: DataConfig) -> Path:
     train, _ = tasks(data)
-    wanted = [train[i % len(train)] for i in range(GAMES)]
-    played = asyncio.run(_random_play(wanted, data.env))
+    played = asyncio.run(_random_games(train, data.env, report))
     different = {json.dumps(messages): (reward, messages) for reward, messages, _ in played}
     best = sorted(different.values(), key=lambda one: -one[0])[: -(-len(different) // 4)]
     return make_tiny_model(RECIPE, [messages for _, messages in best], played[0][2], report)
 
 
-async def _random_play(wanted: list[Task], name: str):
+async def _random_games(train: list[Task], name: str, report: Report) -> list[Played]:
+    played = []
     async with environment(name) as world:
-        return await random_play(world, wanted, RECIPE.seed)
+        for first in range(0, GAMES, AT_ONCE):
+            report(first / GAMES, "games at random")
+            wanted = [train[i % len(train)] for i in range(first, first + AT_ONCE)]
+            played += await random_play(world, wanted, RECIPE.seed + first)
+    return played
 
 
 config = Config(

@@ -1,6 +1,7 @@
 """Callables by name, and names of callables."""
 
 import json
+import threading
 from functools import partial
 
 import pytest
@@ -115,3 +116,15 @@ def test_which_modules_are_an_experiments(tmp_path):
     assert again is not module
     assert again.beside_me.deep.loose_namespace.far.X == 2
     assert again.kernels is module.kernels
+
+
+def test_threads_that_load_one_file_all_see_the_whole_of_it(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(0.2)\ndef late(): return 1\n")
+    found = []
+    load = lambda: found.append(load_callable(f"{tmp_path}/slow.py:late"))  # noqa: E731
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one() for one in found] == [1] * 4

@@ -48,6 +48,7 @@ config = replace(
     workflow=solve,
     steps=2,
     group_size=6,
+    micro_batch_tokens=16384,
     model=replace(environment.config.model, max_model_len=16384),
     eval=replace(environment.config.eval, every=None),
 )
@@ -55,7 +56,8 @@ config = replace(
 
 
 def first_row(name: str) -> dict:
-    return {"env": name, "is_drawn": False, **asyncio.run(tasks_of(name))[0][0]}
+    train, _ = asyncio.run(tasks_of(name))
+    return {"env": name, "is_drawn": False, **train[0]}
 
 
 async def random_games(name: str) -> list:
@@ -84,12 +86,12 @@ def test_two_steps_in_every_world(tmp_path, talker, monkeypatch):
         names = [*SPOKEN, f"env-service:{service}"]
         rows = [first_row(name) for name in names]
         rows += [
-            {**first_row(name), "is_drawn": True}
-            for name in (f"openenv:{openenv}", "bfcl:multi_turn_base", "verifiers:reversal")
+            {"env": f"openenv:{openenv}", "seed": 4, "is_drawn": True},
+            {"env": "bfcl:multi_turn_base", "id": "multi_turn_base_0", "is_drawn": True},
+            {"env": "verifiers:reversal", "index": 0, "is_drawn": True},
+            {"env": f"mcp:{program}", "question": "2+3?", "is_drawn": True},
         ]
-        rows.append({"env": f"mcp:{program}", "question": "2+3?", "is_drawn": True})
-        kinds = [row["env"].partition(":")[0] for row in rows]
-        rows = [{**row, "id": f"{i} {kind}"} for i, (row, kind) in enumerate(zip(rows, kinds))]
+        rows = [{"id": f"row {number}", **row} for number, row in enumerate(rows)]
         (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / "test.jsonl").write_text(json.dumps(rows[0]) + "\n")
         flags = ("--tasks", f"files:{tmp_path}", "--tasks-per-step", str(len(rows)))
@@ -102,7 +104,8 @@ def test_two_steps_in_every_world(tmp_path, talker, monkeypatch):
     played = open_run(folder).episodes(held_out=False, limit=10_000)
     for row in rows:
         own = [one for one in played if one.task_id == row["id"]]
-        assert [one.status for one in own] == ["ok"] * 12, (row["env"], own)
+        assert len(own) == 12, row["env"]
+        assert {one.status for one in own} <= {"ok", "truncated"}, (row["env"], own)
         by_step = [{str(one.rewards or one.reward) for one in own if one.step == n} for n in (1, 2)]
         assert any(len(rewards) > 1 for rewards in by_step), (row["env"], by_step)
         assert sum(one.num_trained for one in own) > 0

@@ -24,7 +24,7 @@ from tests.support.running import (
     the_run,
     weights,
 )
-from tests.support.sizes import SLOW, SOAK
+from tests.support.sizes import SLOW, SOAK, some_of
 
 ONE = ("--num_processes", "1")
 
@@ -152,8 +152,7 @@ def test_interrupted_while_it_loads(tmp_path, tiny_folder):
 
 
 @two_gpus
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", some_of([(0,), (1,)], in_slow=[0]))
 def test_a_rank_that_is_killed_ends_the_run(tmp_path, tiny_folder, victim):
     flags = ("--steps", "500", "--save-every", "1")
     run = start(tmp_path, tiny_folder, *flags, launch=TWO_RANKS).wait_for("step   2/500")

@@ -81,7 +81,7 @@ class Table:
         return Observation(text="Say a number.", player="left", actions=("1", "2"))
 
     def step(self, action):
-        self.said.append(float(action))
+        self.said.append(float(action) if action in ("1", "2") else 0.0)
         if len(self.said) == 4:
             rewards = {"left": self.said[0] - self.said[1], "right": self.said[1] - self.said[0]}
             return Observation(text="", reward=rewards, done=True, success=True)
