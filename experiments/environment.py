@@ -20,7 +20,7 @@ from experiments.tiny_model import Recipe, make_tiny_model
 
 GAMES, AT_ONCE = 4096, 256
 """Played at random; of those that differ the best quarter is learned from."""
-RECIPE = Recipe(steps=120)
+RECIPE = Recipe(steps=100, batch=16)
 UNNAMED = "no environment is named: give --env, such as gymnasium:FrozenLake-v1"
 
 

@@ -1,12 +1,15 @@
 """The ready agent: whose turn it is, what it is shown, and who earned what."""
 
 import asyncio
+import dataclasses
 import textwrap
 from pathlib import Path
 
 import pytest
 
+import rollout
 from agentrl.agents.episode import run_episode
+from agentrl.config import Config, ModelConfig
 from agentrl.environments import game
 from agentrl.environments.agent import play
 from agentrl.environments.named import environment
@@ -187,3 +190,17 @@ def test_the_world_that_the_docs_show_is_played(tmp_path):
     assert (episode.status, episode.reward, episode.success) == ("ok", 0.0, False)
     episode, _ = played(f"{tmp_path}/dice.py:Dice", "roll", "stop")
     assert episode.reward == int(episode.calls[1].messages[-1]["content"][0]) / 21
+
+
+def test_a_world_that_hangs_on_the_event_loop_costs_its_own_episode(monkeypatch):
+    """Its thread is interrupted, as any workflow's that blocks; the others go on meanwhile."""
+    monkeypatch.setattr(rollout, "GRACE_SECONDS", 0.2)
+    one = Scripted(QWEN25)
+    for _ in range(3):
+        one.says("go")
+    tasks = [{"id": way, "env": f"{WORLDS}:Loop", "way": way} for way in ("well", "hangs", "fine")]
+    config = Config(workflow=play, tasks=lambda data: (tasks, []), model=ModelConfig(path="m"))
+    config = dataclasses.replace(config, episode_seconds=2.0)
+    groups = rollout.run_groups(tasks, config, one.serving, step=0, report=lambda *_: None)
+    ended = [(group.episodes[0].status, group.episodes[0].reward) for group in groups]
+    assert ended == [("ok", 1.0), ("timeout", None), ("ok", 1.0)]
