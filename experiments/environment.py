@@ -19,8 +19,8 @@ from agentrl.types import Report, Task
 from experiments.tiny_model import Recipe, make_tiny_model
 
 GAMES, AT_ONCE = 4096, 256
-"""Played at random; of those that differ the best quarter is learned from."""
-RECIPE = Recipe(steps=100, batch=16)
+"""Played at random; of those that differ the best quarter is learned from, its best the most."""
+RECIPE = Recipe(steps=120, batch=16)
 UNNAMED = "no environment is named: give --env, such as gymnasium:FrozenLake-v1"
 
 
@@ -34,8 +34,9 @@ def make_model(report: Report, data: DataConfig) -> Path:
     train, _ = tasks(data)
     played = asyncio.run(_random_games(train, data.env, report))
     different = {json.dumps(messages): (reward, messages) for reward, messages, _ in played}
-    best = sorted(different.values(), key=lambda one: -one[0])[: -(-len(different) // 4)]
-    return make_tiny_model(RECIPE, [messages for _, messages in best], played[0][2], report)
+    ranked = [messages for _, messages in sorted(different.values(), key=lambda one: -one[0])]
+    best = ranked[: -(-len(ranked) // 4)]
+    return make_tiny_model(RECIPE, best + 3 * best[: len(best) // 4], played[0][2], report)
 
 
 async def _random_games(train: list[Task], name: str, report: Report) -> list[Played]:
