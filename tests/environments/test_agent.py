@@ -15,6 +15,7 @@ from agentrl.environments.agent import play
 from agentrl.environments.named import environment
 from agentrl.environments.random_play import random_play
 from tests.support.families import QWEN25
+from tests.support.playing import call, played
 from tests.support.spy import Scripted
 
 ROOT = Path(__file__).parents[2]
@@ -23,47 +24,26 @@ LAKE = "gymnasium:FrozenLake-v1?is_slippery=false"
 SHORTEST = ("down", "down", "right", "right", "down", "right")
 
 
-def played(name: str, *said: str, auxiliary=None, seconds: float = 20.0, **task):
-    """An episode of the ready agent, whose model says these things one after another."""
-    one = Scripted(QWEN25)
-    for text in said:
-        one.says(text)
-    task = {"id": "t", "env": name, **task}
-    others = auxiliary or {}
-    episode = run_episode(
-        *(task, 0),
-        workflow=play,
-        judge=None,
-        model=one.client,
-        seconds=seconds,
-        auxiliary_models=others,
-    )
-    return episode, one
-
-
 def test_by_text_to_the_end():
-    episode, one = played(LAKE, *SHORTEST)
+    episode = played({"env": LAKE}, *SHORTEST)
     assert (episode.status, episode.reward, episode.success) == ("ok", 1.0, True), episode.error
     assert [call.reward for call in episode.calls] == [None] * 5 + [1.0]
     assert episode.metrics == {"turns": 6.0}
-    # Every token that the engine drew, and each prompt goes on from the exact ids of the last.
-    assert [(c.prompt_ids, c.completion_ids) for c in episode.calls] == [
-        (prompt, drawn) for prompt, drawn, _ in one.engine.log
-    ]
-    for last, call in zip(episode.calls, episode.calls[1:], strict=False):
-        assert call.prompt_ids[: len(last.ids)] == last.ids
+    # Each prompt goes on from the exact ids of the last.
+    for last, later in zip(episode.calls, episode.calls[1:], strict=False):
+        assert later.prompt_ids[: len(last.ids)] == last.ids
     shown = [m["content"] for m in episode.calls[-1].messages if m["role"] == "user"]
     assert shown[0] == "Answer with one of left, down, right, up.\n[S]FFF\nFHFH\nFFFH\nHFFG"
     assert shown[-1] == "  (Down)\nSFFF\nFHFH\nFFFH\nHF[F]G"
 
 
 def test_a_hole_is_an_end_without_success():
-    episode, _ = played(LAKE, "right", "down")
+    episode = played({"env": LAKE}, "right", "down")
     assert (episode.status, episode.reward, episode.success) == ("ok", 0.0, False)
 
 
 def test_what_names_no_action_is_asked_again_and_ends_after_three():
-    episode, _ = played(LAKE, "I go up, no: Down!", "hm", "x" * 100_000, "")
+    episode = played({"env": LAKE}, "I go up, no: Down!", "hm", "x" * 100_000, "")
     assert (episode.reward, len(episode.calls)) == (0.0, 4)
     said = [m["content"] for m in episode.calls[-1].messages if m["role"] == "user"]
     # The last that is named is taken.
@@ -72,19 +52,20 @@ def test_what_names_no_action_is_asked_again_and_ends_after_three():
 
 
 def call_of(*arguments: str) -> str:
-    one = '<tool_call>\n{{"name": "echo", "arguments": {}}}\n</tool_call>'
-    return "\n".join(map(one.format, arguments))
+    return "\n".join(call("echo", one) for one in arguments)
 
 
 def test_by_tools():
-    episode, one = played(f"{WORLDS}:Loop", call_of('{"text": "ho"}', '{"text": "no"}'), way="well")
+    said = call_of('{"text": "ho"}', '{"text": "no"}')
+    episode = played({"env": f"{WORLDS}:Loop", "way": "well"}, said)
     assert (episode.status, episode.reward, episode.success) == ("ok", 1.0, True), episode.error
-    assert "echo" in one.tokenizer.decode(one.engine.log[0][0])
+    assert [tool["function"]["name"] for tool in episode.calls[0].tools] == ["echo"]
 
 
 def test_each_call_of_an_answer_has_its_reply():
-    steps = f"{WORLDS}:Steps"
-    episode, _ = played(steps, call_of('{"text": "a"}', '{"text": "b"}', "{}"), "enough")
+    episode = played(
+        {"env": f"{WORLDS}:Steps"}, call_of('{"text": "a"}', '{"text": "b"}', "{}"), "enough"
+    )
     assert episode.status == "ok", episode.error
     messages = episode.calls[1].messages
     replies = [(m["role"], m["content"]) for m in messages if m["role"] != "assistant"]
@@ -101,7 +82,7 @@ def test_each_call_of_an_answer_has_its_reply():
 
 
 def test_players_take_turns_and_earn_their_own():
-    episode, _ = played(f"{WORLDS}:Table", "1", "2", "1", "2")
+    episode = played({"env": f"{WORLDS}:Table"}, "1", "2", "1", "2")
     assert episode.reward == {"left": -1.0, "right": 1.0}
     assert [(c.agent, c.reward) for c in episode.calls] == [
         *(("left", None), ("right", None)),
@@ -139,7 +120,7 @@ def test_a_context_that_is_full_ends_the_game_as_it_stands():
 
 def test_a_game_without_an_end_is_ended(monkeypatch):
     monkeypatch.setattr(game, "MOST_TURNS", 4)
-    episode, _ = played(LAKE, *["left"] * 9)
+    episode = played({"env": LAKE}, *["left"] * 9)
     assert (len(episode.calls), episode.success, episode.reward) == (4, False, 0.0)
 
 
@@ -153,7 +134,7 @@ def test_a_game_without_an_end_is_ended(monkeypatch):
     ],
 )
 def test_what_a_world_does_wrong_is_its_episodes_status(name, way, status, cause):
-    episode, _ = played(f"{WORLDS}:{name}", *["go"] * 9, seconds=0.5, way=way)
+    episode = played({"env": f"{WORLDS}:{name}", "way": way}, *["go"] * 9, seconds=0.5)
     assert (episode.status, episode.reward, len(episode.calls)) == (status, None, 1)
     assert cause in episode.error
 
@@ -186,9 +167,9 @@ def test_the_world_that_the_docs_show_is_played(tmp_path):
     code = textwrap.dedent(shown)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     (tmp_path / "dice.py").write_text(code)
-    episode, _ = played(f"{tmp_path}/dice.py:Dice", *["roll"] * 9)
+    episode = played({"env": f"{tmp_path}/dice.py:Dice"}, *["roll"] * 9)
     assert (episode.status, episode.reward, episode.success) == ("ok", 0.0, False)
-    episode, _ = played(f"{tmp_path}/dice.py:Dice", "roll", "stop")
+    episode = played({"env": f"{tmp_path}/dice.py:Dice"}, "roll", "stop")
     assert episode.reward == int(episode.calls[1].messages[-1]["content"][0]) / 21
 
 
