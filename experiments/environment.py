@@ -32,7 +32,12 @@ def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
 
 def make_model(report: Report, data: DataConfig) -> Path:
     train, _ = tasks(data)
-    played = asyncio.run(_random_games(train, data.env, report))
+    try:
+        played = asyncio.run(_random_games(train, data.env, report))
+    except RuntimeError as error:
+        raise ValueError(f"no game can be played at random ({error}): give --model.path") from error
+    if not any(m.get("tool_calls") or m["content"] for _, game, _ in played for m in game[1::2]):
+        raise ValueError(f"{data.env} lists no legal actions to draw from: give --model.path")
     different = {json.dumps(messages): (reward, messages) for reward, messages, _ in played}
     ranked = [messages for _, messages in sorted(different.values(), key=lambda one: -one[0])]
     best = ranked[: -(-len(ranked) // 4)]

@@ -43,6 +43,10 @@ class MCP:
         variables = {name: os.environ[name] for name in INHERITED if name in os.environ}
         # Whatever becomes of this process: it may be killed before it can close.
         ends = partial(prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
+        if "question" not in task:
+            raise ValueError(
+                "a task has no question: give some with --tasks, such as files:q.jsonl"
+            )
         self._program = subprocess.Popen(self._command, **pipes, env=variables, preexec_fn=ends)
         said = iter(partial(self._program.stderr.readline, 1000), b"")
         self._said: deque[bytes] = deque(maxlen=10)
