@@ -12,11 +12,11 @@ import uuid
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 from agentrl.environments.http import ask, http_client
 from agentrl.environments.process import GRACE_SECONDS
 from agentrl.environments.protocol import Action, Observation, ToolCall
+from agentrl.environments.query import parsed
 
 SPLITS = "train", "dev"
 
@@ -27,8 +27,7 @@ def load(what: str) -> partial:
 
 class EnvService:
     def __init__(self, what: str):
-        url, _, query = what.partition("?")
-        self._params = dict(parse_qsl(query))
+        url, self._params = parsed(what)
         kind = self._params.pop("env_type", "default")
         self._about = {"env_type": kind, "instance_id": uuid.uuid4().hex}
         self._http, self._earned, self._tools = http_client(url), 0.0, None

@@ -10,9 +10,9 @@ from functools import cache, partial
 from itertools import islice
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qsl
 
 from agentrl.environments.protocol import Action, Observation
+from agentrl.environments.query import parsed
 from agentrl.environments.requirement import required
 
 MOST = 100_000
@@ -66,8 +66,8 @@ class Verifiers:
 def _loaded(what: str) -> tuple[ModuleType, list[Any]]:
     """Once, before the first episode's process is forked."""
     vf = required("verifiers.v1", PIP)
-    name, _, query = what.partition("?")
-    config = vf.taskset_config_type(name)(id=name, **dict(parse_qsl(query)))
+    name, options = parsed(what)
+    config = vf.taskset_config_type(name)(id=name, **options)
     taskset = vf.load_taskset(config)
     tasks = list(islice(taskset, MOST))
     kind = type(tasks[0])

@@ -197,7 +197,7 @@ def test_another_service():
         *("create", "get_info", "step", "evaluate", "release")
     ]
     _, created = asked[2]
-    assert (created["env_type"], created["task_id"], created["params"]["deep"]) == ("box", "a", "1")
+    assert (created["env_type"], created["task_id"], created["params"]["deep"]) == ("box", "a", 1)
     assert {body["instance_id"] for _, body in asked[2:]} == {created["instance_id"]}
     function = {"name": "look", "arguments": '{"far": 1}'}
     assert asked[4][1]["messages"]["tool_calls"][0]["function"] == function
