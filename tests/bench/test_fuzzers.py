@@ -26,7 +26,7 @@ def fuzz(seconds: int, folder: Path, *kinds: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("seconds", sizes(10, soak=300))
+@pytest.mark.parametrize("seconds", sizes(5, soak=300))
 def test_fuzzers_find_nothing(seconds, tmp_path):
     status, said = fuzz(seconds, tmp_path, *KINDS)
     assert status == 0, said[-3000:]
