@@ -2,16 +2,14 @@
 
 import os
 import shutil
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import uvicorn
 from playwright.sync_api import Browser, sync_playwright
 
 from agentrl.records import RunRecords
 from agentrl.viewer.server import make_app
+from tests.support import loopback
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -34,14 +32,5 @@ def launched() -> Iterator[Browser]:
 @contextmanager
 def served(runs: Sequence[RunRecords]) -> Iterator[str]:
     """The viewer in a thread; its address."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    server = uvicorn.Server(uvicorn.Config(make_app(runs), log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+    with loopback.served(make_app(runs)) as address:
+        yield f"{address}/"
