@@ -19,6 +19,8 @@ class Player:
         self.total: float | None = 0.0
         """Of its rewards; None where a judge decides."""
         self.turns, self.said = 0, ""
+        self.tools: Sequence[dict[str, Any]] = ()
+        """Those that it was last offered."""
         self._earned = 0.0
         self._unanswered: list[str] = []
         """Ids of its calls that no tool has replied to."""
@@ -29,6 +31,7 @@ class Player:
 
     async def answer(self, seen: Observation) -> Sequence[Action]:
         """What it does next: its calls, or else its words."""
+        self.tools = seen.tools
         self.see(seen.text)
         while self._unanswered:
             self.see("(not run)")

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
 from agentrl.callables import ROOT
@@ -30,6 +29,7 @@ FOLDERS = ROOT / ".environments"
 """Packages whose pins conflict with ours: a folder of its own for each name."""
 
 _starting = threading.Lock()
+_servers: dict[tuple[str, int], "_ForkServer"] = {}
 
 
 class EnvironmentProcess:
@@ -94,7 +94,8 @@ class EnvironmentProcess:
         try:
             reply = json.loads(await self._replies.readline() or "{}")
             self._owes_answer = False
-        except OSError:
+        # One that died may have written half a line.
+        except (OSError, ValueError):
             reply = {}
         if "returned" not in reply:
             cause = reply.get("raised", "its process died")
@@ -129,6 +130,10 @@ class _ForkServer:
             self._process.wait()
             raise ValueError(refused.strip() or f"the environment {name} died while it was loaded")
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def fork(self, connection: socket.socket) -> None:
         """Start a world that is spoken to through the connection."""
         socket.send_fds(self._socket, [b"+"], [connection.fileno()])
@@ -141,12 +146,11 @@ def _has_file(stream: Any) -> bool:
         return False
 
 
-@cache
-def _started(name: str, process: int) -> _ForkServer:
-    return _ForkServer(name)
-
-
 def _fork_server(name: str) -> _ForkServer:
+    """The one of a name, started anew where it has ended; a fork of this process has its own."""
     # One import at a time, however many episodes begin.
     with _starting:
-        return _started(name, os.getpid())
+        found = _servers.get((name, os.getpid()))
+        if found is None or not found.is_alive:
+            found = _servers[name, os.getpid()] = _ForkServer(name)
+        return found

@@ -20,6 +20,6 @@ async def random_play(world: Any, tasks: Sequence[Task], seed: int) -> list[Play
     rng, played = Random(seed), []
     for task in tasks:
         players: dict[str, Player] = {}
-        end = await game(world, task, rng.getrandbits(63), lambda _: RandomPlayer(rng), players)
-        played += [(p.total or 0.0, p.messages, [*end.tools]) for p in players.values()]
+        await game(world, task, rng.getrandbits(63), lambda _: RandomPlayer(rng), players)
+        played += [(p.total or 0.0, p.messages, [*p.tools]) for p in players.values()]
     return played

@@ -14,6 +14,7 @@ from agentrl.environments import game
 from agentrl.environments.agent import play
 from agentrl.environments.named import environment
 from agentrl.environments.random_play import random_play
+from tests.environments.worlds import ECHO, Steps, Table
 from tests.support.families import QWEN25
 from tests.support.playing import call, played
 from tests.support.spy import Scripted
@@ -152,9 +153,12 @@ def test_random_play_is_the_seeds():
     }
 
 
-def test_random_play_of_several_players():
-    from tests.environments.worlds import Table
+def test_random_play_has_the_tools_that_were_offered_not_those_of_the_end():
+    ((_, messages, tools),) = asyncio.run(random_play(Steps(), [{}], 0))
+    assert (tools, messages[-1]) == ([ECHO], {"role": "assistant", "content": ""})
 
+
+def test_random_play_of_several_players():
     played = asyncio.run(random_play(Table(), [{}] * 9, 0))
     assert len(played) == 18
     assert {reward for reward, _, _ in played} == {-1.0, 0.0, 1.0}

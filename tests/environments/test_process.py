@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from agentrl.environments import process as process_module
 from agentrl.environments.named import environment
 from agentrl.environments.process import EnvironmentProcess
 from tests.support.processes import ended, is_alive
@@ -74,6 +76,14 @@ def test_a_world_that_hangs_is_killed_as_its_episode_ends(way):
 def test_one_that_does_not_close_is_killed_after_a_moment():
     process, *_ = asyncio.run(played("hangs at the end"))
     assert ended(process.split()[1])
+
+
+def test_a_fork_server_that_was_killed_is_started_anew():
+    _, *before = asyncio.run(played("well"))
+    server = process_module._servers[ODD, os.getpid()]
+    os.kill(server._process.pid, signal.SIGKILL)
+    assert ended(server._process.pid)
+    assert asyncio.run(played("well"))[1:] == before
 
 
 def test_what_a_world_started_ends_with_it():
