@@ -25,8 +25,11 @@ _loading = threading.RLock()
 
 
 def load_callable(spec: str) -> Callable:
-    """The function that ``package.module:function`` or ``path/file.py:function`` names."""
-    module_name, colon, name = spec.rpartition(":")
+    """The function that ``package.module:function`` or ``path/file.py:function`` names.
+
+    As AgentJet writes it, ``->`` stands for the colon, and a class of its shapes for its function.
+    """
+    module_name, colon, name = spec.replace("->", ":").rpartition(":")
     if not colon:
         raise ValueError(f"{spec!r} names no function: write package.module:function")
     module = load_module(module_name)
@@ -35,7 +38,8 @@ def load_callable(spec: str) -> Callable:
         near = difflib.get_close_matches(name, functions, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise ValueError(f"{module_name} has no function {name!r}{hint}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    return found.as_function() if hasattr(found, "as_function") else found
 
 
 class Named:
@@ -141,7 +145,7 @@ def experiment_modules(names: Iterable[str]) -> dict[str, ModuleType]:
     found = {}
     for name, module in list(sys.modules.items()):
         package, file = name.partition(".")[0], Path(getattr(module, "__file__", None) or "")
-        if package in OURS | sys.stdlib_module_names or INSTALLED & {*file.parts}:
+        if package in (OURS - given) | sys.stdlib_module_names or INSTALLED & {*file.parts}:
             continue
         if package in packages or any(map(file.is_relative_to, folders)):
             found[name] = module
@@ -169,6 +173,12 @@ def callable_name(function: Callable | None) -> str:
     inner = underlying(function)
     named = inner if hasattr(inner, "__qualname__") else type(inner)
     return f"{named.__module__}:{named.__qualname__}"
+
+
+def named_like(function: Callable, module: str, name: str) -> Callable:
+    """The function under the name of what it stands for: what ``callable_name`` says of it."""
+    function.__module__, function.__qualname__ = module, name
+    return function
 
 
 def underlying(function: Callable) -> Callable:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -113,6 +113,22 @@ def parse(
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config, flags
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """The config with settings by their dotted names, each as its flag takes it.
+
+    Exits, having said why, where one cannot be used.
+    """
+    others = {**settings}
+    if (names := others.pop("algorithm", None)) is not None:
+        config = replace(config, algorithm=load_algorithm(names))
+    argv = []
+    for name, value in others.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        argv += [f"--{name.replace('_', '-')}", *map(str, values)]
+    # As in a file, what is on or off is said.
+    return tyro.cli(Config, args=argv, default=config, config=(tyro.conf.FlagConversionOff,))
 
 
 def _refuse_renamed(argv: Sequence[str]) -> None:

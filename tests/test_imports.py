@@ -13,13 +13,14 @@ FLOORS = [
     {"agentrl.types", "agentrl.callables", "agentrl.hub", "agentrl.signals", "agentrl.printable"},
     {"agentrl.sandbox", "kernels"},
     {"agentrl.agents", "agentrl.algorithms"},
-    {"agentrl.config", "agentrl.environments"},
+    {"agentrl.config", "agentrl.environments", "agentrl.ajet"},
     {"agentrl.cli", "agentrl.tasks", "agentrl.learning", "agentrl.serving"},
     {"agentrl.records"},
     {"agentrl.runs"},
     {"agentrl.viewer", "agentrl.debug"},
     {"rollout"},
     {"train"},
+    {"agentrl.tuner"},
 ]
 """From the ground up: each may import what is below it, and nothing beside it."""
 

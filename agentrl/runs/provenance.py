@@ -63,7 +63,11 @@ def save_source(folder: Path, names: Iterable[str]) -> None:
 def _path_of(name: str, file: Path) -> str:
     """Of a module that was imported under a dotted name, or as a file by its path."""
     package = f"{name}.__init__" if file.name == "__init__.py" else name
-    return file.name if name.endswith(".py") else f"{package.replace('.', '/')}.py"
+    return (
+        file.name
+        if name.endswith(".py") or name == "__main__"
+        else f"{package.replace('.', '/')}.py"
+    )
 
 
 def _git(*command: str) -> bytes:

@@ -32,11 +32,17 @@ class Run:
 
     @classmethod
     def create(
-        cls, runs: Path, exp: str, config_json: str, model: str | Path, kind: str = ""
+        cls,
+        runs: Path,
+        exp: str,
+        config_json: str,
+        model: str | Path,
+        kind: str = "",
+        name: str | None = None,
     ) -> "Run":
         """exp: the experiment's name, or its file. model: what the run begins with. kind: said in
-        the folder's name, where nothing is trained."""
-        name = datetime.now().strftime("%Y%m%d-%H%M%S") + f"-{kind}" * bool(kind)
+        the folder's name, where nothing is trained. name: the folder's, if not the time."""
+        name = name or datetime.now().strftime("%Y%m%d-%H%M%S") + f"-{kind}" * bool(kind)
         folder = runs / Path(exp).stem / name
         for number in itertools.count(2):
             # Another run may have begun in the same second.

@@ -48,14 +48,18 @@ class Session:
     """One run of one process; of several ranks, the first writes."""
 
     def __init__(self, config: Config, flags: Namespace, ranks: Ranks, trackers: Trackers):
-        """flags: ``exp``, and ``resume`` where a run is to go on."""
+        """flags: ``exp``; ``resume``, a run that is to go on; ``name``, its folder's, if not the
+        time."""
         self.config, self.ranks = config, ranks
         self.display = Display(silent=not ranks.is_first, on_closed=ranks.signals.interrupt)
         self.num_steps, self.num_updates = 0, 0
         """Of the run; and those whose weights there are so far."""
+        self.serving: Any = None
+        """What the run samples from, from when it is there."""
         self.is_checked = False
         """Whether what can be known to fail has been checked: from then on errors are ours."""
         self._exp, self._resume, self._trackers = flags.exp, flags.resume, trackers
+        self._name = vars(flags).get("name")
         self._started, self._clock = time.monotonic(), Clock()
         self.report: Report = lambda share, note: None
         """How far the phase is: a share from 0 to 1, and a few words."""
@@ -106,7 +110,8 @@ class Session:
             return Run.reopen(self._resume, Path(self._exp).stem, writes=self.ranks.is_first)
         made = []
         if self.ranks.is_first:
-            made = [Run.create(self.config.runs, self._exp, to_json(self.config), self.model)]
+            described = (to_json(self.config), self.model)
+            made = [Run.create(self.config.runs, self._exp, *described, name=self._name)]
         (folder,) = self.ranks.gather([run.folder for run in made], "run's folder")
         return Run(folder, writes=self.ranks.is_first)
 
@@ -158,6 +163,7 @@ class Session:
 
         Leaves vLLM asleep: the first push comes next. Raises CannotStart where it does not fit.
         """
+        self.serving = serving
         if self.ranks.device.type == "cuda":
             with self.phase("trial"):
                 line = try_step(learner, serving, self.config, self.ranks)

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from agentrl.cli import experiment_names
 from agentrl.learning import checkpoint
 from agentrl.runs.evaluation import shown
 from agentrl.runs.progress import Display, duration
@@ -57,10 +58,13 @@ def summary(display: Display, experiment: str, run: Run, seconds: float) -> None
     display.line(f"wall clock  {duration(seconds)}")
     display.line(f"run         {run.folder}")
     display.line(f"curve       {run.folder / 'curve.png'}")
-    display.line(
-        f"talk to it  python rollout.py --exp {shlex.quote(experiment)} --num-tasks 3 "
-        f"--checkpoint {shlex.quote(str(last))}"
-    )
+    if experiment.endswith(".py") or experiment in experiment_names():
+        display.line(
+            f"talk to it  python rollout.py --exp {shlex.quote(experiment)} --num-tasks 3 "
+            f"--checkpoint {shlex.quote(str(last))}"
+        )
+    else:  # A program's that called tune().
+        display.line(f"checkpoint  {last}")
 
 
 def measures(row: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Client that a workflow holds: one agent's way to a model."""
 
 import asyncio
+import atexit
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -190,6 +191,7 @@ class Serving:
 
     def close(self) -> None:
         """Stop the HTTP server and the engines."""
+        atexit.unregister(self.close)
         self.server.close()
         for handler in (self.policy, *self.auxiliary.values()):
             if isinstance(handler, Handler):

@@ -1,7 +1,7 @@
 """A model behind somebody's OpenAI-compatible server."""
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import openai
@@ -22,19 +22,30 @@ class RemoteModel:
         """A client for any number of concurrent calls."""
         return openai.AsyncOpenAI(api_key=self.api_key, base_url=self.base_url)
 
+    def calling_with(self, **arguments: Any) -> "RemoteModel":
+        """Its client begins each chat completion with these, unless a call has its own."""
+        completions = self.openai.chat.completions
+        completions.create = partial(completions.create, **arguments)
+        return self
+
     @cached_property
     def agentscope(self) -> Any:
         """AgentScope's ``OpenAIChatModel`` over the same client."""
-        from agentscope.credential import OpenAICredential
         from agentscope.model import OpenAIChatModel
 
-        model = OpenAIChatModel(
-            credential=OpenAICredential(api_key=self.api_key, base_url=str(self.openai.base_url)),
-            model=self.name,
-            stream=False,
-            # It would retry above the client, and what our server refuses stays refused.
-            max_retries=0,
-        )
+        try:
+            from agentscope.credential import OpenAICredential
+        except ImportError:  # 1.x
+            model = OpenAIChatModel(self.name, self.api_key, stream=False)
+        else:
+            url = str(self.openai.base_url)
+            model = OpenAIChatModel(
+                credential=OpenAICredential(api_key=self.api_key, base_url=url),
+                model=self.name,
+                stream=False,
+                # It would retry above the client, and what our server refuses stays refused.
+                max_retries=0,
+            )
         model.client = self.openai
         return model
 

@@ -48,12 +48,12 @@ def read(
     """
 
     def rows(split: str) -> list[Task]:
-        with _told(name, failed):
+        with told(name, failed):
             found = known[split] if split in known else dataset(split=split)
             found = [*map(without_padding, found)]
         return [with_id(with_columns(row, data)) for row in found]
 
-    with _told(name, failed):
+    with told(name, failed):
         known = dataset()
     if data.train_split is None and "train" not in known:
         raise ValueError(
@@ -85,8 +85,11 @@ def cut(tasks: Sequence[Task], name: str) -> tuple[list[Task], list[Task]]:
 
 
 @contextmanager
-def _told(name: str, failed: str) -> Iterator[None]:
-    """A sentence, whatever its libraries raise: scripts, subsets, files that break, images."""
+def told(name: str, failed: str) -> Iterator[None]:
+    """A ValueError, whatever its libraries raise: scripts, subsets, files that break, images.
+
+    failed: how the sentence goes on, with ``{}`` for the cause.
+    """
     try:
         yield
     except Exception as error:
