@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -81,12 +82,21 @@ def check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display)
 
 def check_serving_addresses(config: Config, ranks: int = 1) -> None:
     """What agents reach models by: the port to serve at, auxiliary models and their keys."""
+    _check_vllm()
     _check_port(config.server, ranks)
     for name, model in config.auxiliary_models.items():
         if model.url:
             key_of(name, model)
         elif model.model is not None:
             hub.check_model(model.model)
+
+
+def _check_vllm() -> None:
+    if find_spec("vllm") is None:
+        raise ValueError(
+            "vLLM is not installed: install what requirements.txt lists, or on a machine without a "
+            "GPU requirements-cpu.txt, whose first lines say how"
+        )
 
 
 def _check_port(server: ServerConfig, ranks: int) -> None:

@@ -106,7 +106,7 @@ def _flags(config: Config, project: str, name: str | None) -> Namespace:
 
 def _train(config: Config, flags: Namespace) -> Run:
     prepare_process()
-    # Slow to import; and the page is nobody's module but here.
+    # The page: slow to import, and nobody else imports it.
     from agentrl.runs.ending import open_session
     from train import train
 
