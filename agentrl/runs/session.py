@@ -49,7 +49,7 @@ class Session:
 
     def __init__(self, config: Config, flags: Namespace, ranks: Ranks, trackers: Trackers):
         """flags: ``exp``; ``resume``, a run that is to go on; ``name``, its folder's, if not the
-        time."""
+        time: where there is one of that name, it goes on."""
         self.config, self.ranks = config, ranks
         self.display = Display(silent=not ranks.is_first, on_closed=ranks.signals.interrupt)
         self.num_steps, self.num_updates = 0, 0
@@ -58,8 +58,8 @@ class Session:
         """What the run samples from, from when it is there."""
         self.is_checked = False
         """Whether what can be known to fail has been checked: from then on errors are ours."""
-        self._exp, self._resume, self._trackers = flags.exp, flags.resume, trackers
-        self._name = vars(flags).get("name")
+        self._exp, self._name, self._trackers = flags.exp, vars(flags).get("name"), trackers
+        self._resume = flags.resume or self._run_of_that_name()
         self._started, self._clock = time.monotonic(), Clock()
         self.report: Report = lambda share, note: None
         """How far the phase is: a share from 0 to 1, and a few words."""
@@ -69,6 +69,14 @@ class Session:
         self._saves: Any = None
 
     # Before the first step.
+
+    def _run_of_that_name(self) -> Path | None:
+        """As the first rank sees it, which makes it where it is not there."""
+        if self._name is None:
+            return None
+        folder = self.config.runs / Path(self._exp).stem / self._name
+        found = [folder] if self.ranks.is_first and folder.exists() else []
+        return next(iter(self.ranks.gather(found, "run's folder")), None)
 
     def check(self, tasks: Sequence[Task], held_out: Sequence[Task], batches: Sequence) -> Config:
         """What can be known to fail is said here, before minutes are spent; the run's folder is

@@ -1,5 +1,6 @@
 """Run of the tuner: ``tune()``, in this process or in each that ``accelerate launch`` starts."""
 
+import os
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,9 @@ from agentrl.tuner.settings import (
     read_settings,
 )
 from agentrl.types import Task
+
+_TRAINED: list[str] = []
+"""The projects of this process's runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ def tune(
     project_name: the folder of ``runs/`` it is written to. experiment_name: the run's in there,
     which goes on where there is one already; None: the time. monitor_type: tensorboard (None),
     wandb or swanlab. config_path: a YAML of our settings, which the arguments override.
-    Raises ValueError where these cannot be used. A run ends as train.py does: what a person caused
+    Raises ValueError where these cannot be used, and in processes that have trained together
+    already. A run ends as train.py does: what a person caused
     exits with a sentence, and Ctrl-C saves.
     """
     settings = read_settings(Path(config_path)) if config_path else {}
@@ -83,7 +88,7 @@ def tune(
         auxiliary_models={name: auxiliary_model(name, one) for name, one in others.items()},
     )
     config = with_settings(config, settings)
-    run = _train(config, _flags(config, project_name or "tune", experiment_name))
+    run = _train(config, _flags(project_name or "tune", experiment_name))
     return _result(run, config.eval.best)
 
 
@@ -95,16 +100,19 @@ def _as_tasks(train: DatasetConfig | None, held_out: DatasetConfig | None) -> Ca
     return named_like(tasks, "datasets", "; ".join(str(one) for one in (train, held_out) if one))
 
 
-def _flags(config: Config, project: str, name: str | None) -> Namespace:
+def _flags(project: str, name: str | None) -> Namespace:
     """What train.py has from its command line."""
     for argument, given in {"project_name": project, "experiment_name": name}.items():
         if given is not None and (given.startswith(".") or Path(given).name != given):
             raise ValueError(f"{argument} is {given!r}: give the name of a folder, and no path")
-    folder = config.runs / project / name if name else None
-    return Namespace(exp=project, name=name, resume=folder if folder and folder.exists() else None)
+    return Namespace(exp=project, name=name, resume=None)
 
 
 def _train(config: Config, flags: Namespace) -> Run:
+    if _TRAINED and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # The end of an engine is the end of their process group.
+        raise ValueError("processes that train together tune() once: launch them again")
+    _TRAINED.append(flags.exp)
     prepare_process()
     # The page: slow to import, and nobody else imports it.
     from agentrl.runs.ending import open_session

@@ -49,7 +49,7 @@ def last_step(folder: Path) -> int:
         pytest.param(
             *(TWO_RANKS, signal.SIGTERM, False, None),
             id="SIGTERM to the launcher of two",
-            marks=[SLOW, two_gpus],
+            marks=[SOAK, two_gpus],
         ),
     ],
 )

@@ -194,7 +194,7 @@ CASES = list(LINES.items())
 """An idea and its lines, which so stand in the soak's table."""
 
 
-@pytest.mark.parametrize(("idea", "lines"), some_of(CASES, in_slow=["critic", "kl", "lora"]))
+@pytest.mark.parametrize(("idea", "lines"), some_of(CASES, in_slow=["critic"]))
 def test_three_steps_resumed_once(tmp_path, request, idea, lines):
     """Gone on from its second step, it ends as it did the first time, to the bit."""
     steps = ("--steps", str(STEPS))

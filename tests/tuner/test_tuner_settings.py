@@ -1,7 +1,6 @@
 """Arguments of tune(): each is one of our settings, or is refused in a sentence."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -122,13 +121,6 @@ def test_steps_take_the_place_of_epochs(configured, tmp_path):
     assert (config.steps, config.epochs) == (5, None)
 
 
-def test_an_experiment_goes_on_by_its_name(configured, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("runs/tune/e").mkdir(parents=True)
-    assert configured(experiment_name="e")[1].resume == Path("runs/tune/e")
-    assert configured(experiment_name="another")[1].resume is None
-
-
 def test_a_file_of_settings_which_arguments_override(configured, tmp_path, tiny_folder):
     file = tmp_path / "settings.yaml"
     # 1e-4 is a text in YAML.
@@ -199,6 +191,18 @@ def test_what_cannot_be_honoured_is_refused(given, said, tmp_path, tiny_folder):
     given = {"model": TunerModelConfig(**model), "train_dataset": rows, **given}
     with pytest.raises(ValueError, match=said):
         tune(workflow_func=solve, **given)
+
+
+def test_several_processes_tune_once(monkeypatch, tmp_path, tiny_folder):
+    """The group in which they meet ends with their engines."""
+    monkeypatch.setattr(run, "_TRAINED", ["before"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="tune.. once: launch them again"):
+        tune(
+            workflow_func=solve,
+            train_dataset=DatasetConfig(path=str(tmp_path)),
+            model=TunerModelConfig(model_path=str(tiny_folder), max_model_len=64),
+        )
 
 
 def test_a_preview_prints_what_it_returns(tmp_path, capsys):
