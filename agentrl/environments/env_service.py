@@ -16,28 +16,28 @@ from typing import Any
 from agentrl.environments.http import ask, http_client
 from agentrl.environments.process import GRACE_SECONDS
 from agentrl.environments.protocol import Action, Observation, ToolCall
-from agentrl.environments.query import parsed
+from agentrl.environments.query import with_options
+from agentrl.environments.tool_calls import as_message
 
 SPLITS = "train", "dev"
 
 
 def load(what: str) -> partial:
-    return partial(EnvService, what)
+    return with_options(EnvService, what)
 
 
 class EnvService:
-    def __init__(self, what: str):
-        url, self._params = parsed(what)
-        kind = self._params.pop("env_type", "default")
-        self._about = {"env_type": kind, "instance_id": uuid.uuid4().hex}
-        self._http, self._earned, self._tools = http_client(url), 0.0, None
+    def __init__(self, url: str, /, env_type: str = "default", **params: Any):
+        self._about = {"env_type": env_type, "instance_id": uuid.uuid4().hex}
+        self._http, self._params, self._tools = http_client(url), params, None
 
     async def tasks(self) -> tuple[list[dict], ...]:
         found = [await self._ask("get_env_profile", params={"split": split}) for split in SPLITS]
         return tuple([{"id": name, "task_id": name} for name in names] for names in found)
 
     async def reset(self, task: dict, seed: int) -> Observation:
-        self._tools, name = [], task.get("task_id", task["id"])
+        await self._release()
+        self._tools, self._earned, name = [], 0.0, task.get("task_id", task["id"])
         began = await self._ask("create", task_id=name, params={**self._params, "seed": seed})
         tools = await self._ask("get_info")
         # Some describe them in words, which are in the first message as well.
@@ -45,7 +45,11 @@ class EnvService:
         return self._observation(began, 0.0)
 
     async def step(self, action: Action) -> Observation:
-        seen = await self._ask("step", messages=_message(action))
+        if isinstance(action, ToolCall):
+            name, given = action.name, action.arguments
+            as_text = given if isinstance(given, str) else json.dumps(given)
+            action = {"name": name, "arguments": as_text}
+        seen = await self._ask("step", messages=as_message(action))
         reward = seen.get("reward")
         if seen["is_terminated"]:
             total = await self._ask("evaluate")
@@ -54,11 +58,14 @@ class EnvService:
         return self._observation(seen, reward)
 
     async def close(self) -> None:
+        await self._release()
+        await self._http.aclose()
+
+    async def _release(self) -> None:
         if self._tools is not None:
             # Created, or maybe.
             with suppress(RuntimeError, TimeoutError):
                 await asyncio.wait_for(self._ask("release"), GRACE_SECONDS)
-        await self._http.aclose()
 
     async def _ask(self, route: str, **body: Any) -> Any:
         return (await ask(self._http, f"/{route}", {**self._about, **body})).get("data")
@@ -66,22 +73,11 @@ class EnvService:
     def _observation(self, seen: dict, reward: float | None, total: Any = None) -> Observation:
         info, state = seen.get("info") or {}, seen["state"]
         messages = state if isinstance(state, list) else [state]
-        done = bool(seen.get("is_terminated"))
         return Observation(
             text="\n\n".join(str(message["content"]) for message in messages),
             tools=info.get("tools", self._tools),
             reward=reward,
-            done=done,
+            done=bool(seen.get("is_terminated")),
             success=info.get("success", None if total is None else total >= 1),
-            actions=info.get("actions", ()),
+            **{name: info[name] for name in ("actions", "is_refused") if name in info},
         )
-
-
-def _message(action: Action) -> dict:
-    """The action as the message of a model, in OpenAI's form."""
-    if not isinstance(action, ToolCall):
-        return {"role": "assistant", "content": action}
-    given = action.arguments if isinstance(action.arguments, str) else json.dumps(action.arguments)
-    function = {"name": action.name, "arguments": given}
-    call = {"id": "call00000", "type": "function", "function": function}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}

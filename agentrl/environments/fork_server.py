@@ -19,7 +19,7 @@ from typing import Any
 from agentrl.environments.named import load_environment
 from agentrl.environments.protocol import ToolCall, settled
 from agentrl.environments.random_play import random_play
-from agentrl.sandbox.linux import PR_SET_PDEATHSIG, prctl
+from agentrl.sandbox.linux import die_with_parent
 
 MEMORY_BYTES = 4 << 30
 """What a world may hold; one that leaks ends there, with its episode."""
@@ -55,7 +55,7 @@ def _live(make: Any, connection: socket.socket) -> None:
     try:
         # Its own processes end with it, and it with the server.
         os.setpgid(0, 0)
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -79,7 +79,7 @@ async def _answer_all(make: Any, connection: socket.socket) -> None:
 
 
 def _call(world: Any, method: str, arguments: dict[str, Any]) -> Any:
-    if method == "reset":
+    if "seed" in arguments:
         # Of the process's generator, which some worlds draw from, as of their own.
         random.seed(arguments["seed"])
         if "numpy" in sys.modules:

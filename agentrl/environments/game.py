@@ -9,6 +9,8 @@ from agentrl.types import Task
 
 MOST_TURNS = 100
 """Of all players together, in a world that sets no end of its own."""
+MOST_REFUSED = 3
+"""Actions in a row that were none, after which it is over."""
 
 
 async def game(
@@ -19,9 +21,10 @@ async def game(
     players: dict[str, Player],
 ) -> Observation:
     """Play a world to its end, or for MOST_TURNS; players: who has acted, which grows."""
-    seen = await settled(world.reset(task, seed))
+    seen, num_refused = await settled(world.reset(task, seed)), 0
     for _ in range(MOST_TURNS):
-        if seen.done:
+        num_refused = num_refused + 1 if seen.is_refused else 0
+        if seen.done or num_refused == MOST_REFUSED:
             break
         name = seen.player
         if name not in players:

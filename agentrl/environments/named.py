@@ -31,7 +31,8 @@ async def environment(name: str) -> AsyncIterator[Any]:
     try:
         yield world
     finally:
-        await world.close()
+        if hasattr(world, "close"):
+            await world.close()
 
 
 async def tasks_of(name: str) -> tuple[list[Task], list[Task]]:

@@ -8,18 +8,15 @@ import asyncio
 import json
 from contextlib import suppress
 from functools import partial
-from random import Random
 from typing import Any
 
 from agentrl.environments.http import ask, http_client
 from agentrl.environments.protocol import Action, Observation, ToolCall
 from agentrl.environments.requirement import required
-from agentrl.environments.tool_calls import drawn_call, to_json
+from agentrl.environments.tool_calls import as_tool
 from agentrl.types import parsed_arguments
 
 LONGEST_MESSAGE = 100 << 20
-MOST_REFUSED = 3
-"""Actions in a row that are none, after which an episode ends."""
 
 
 def load(what: str) -> partial:
@@ -29,47 +26,38 @@ def load(what: str) -> partial:
 class OpenEnv:
     def __init__(self, url: str):
         self._ws = required("websockets", "websockets==17.4")
-        self._url, self._http, self._socket, self._refused = url, http_client(url), None, 0
+        self._url, self._http, self._socket = url, http_client(url), None
 
     async def tasks(self) -> tuple[list[dict], list[dict]] | None:
         names = await ask(self._http, "/list_environments", absent=[404])
         splits = names and await ask(self._http, f"/{names[0]}/splits", absent=[404, 501])
-        rows = {True: [], False: []}
+        train, held_out = [], []
         for split in splits or ():
             counted = await ask(self._http, f"/{names[0]}/num_tasks", {"split": split["name"]})
-            numbers = range(counted["num_tasks"])
-            rows[split["type"] == "train"] += [
-                {"split": split["name"], "index": i} for i in numbers
-            ]
-        return (rows[True], rows[False]) if splits else None
+            rows = train if split["type"] == "train" else held_out
+            rows += [{"split": split["name"], "index": i} for i in range(counted["num_tasks"])]
+        return (train, held_out) if splits else None
 
     async def reset(self, task: dict, seed: int) -> Observation:
         schema = (await ask(self._http, "/schema"))["action"]
         schema["properties"].pop("metadata", None)
-        about = {"description": schema.pop("description", ""), "parameters": schema}
-        self._tools = [{"type": "function", "function": {"name": "step", **about}}]
-        self._rng, pause = Random(seed), 0.02
-        own = {key: task[key] for key in ("seed", "split", "index") if key in task}
-        address, options = "ws" + self._url[4:] + "/ws", {"max_size": LONGEST_MESSAGE}
+        self._tools = [as_tool("step", schema, schema.pop("description", None))]
+        asked = {"seed": seed, **{k: task[k] for k in ("seed", "split", "index") if k in task}}
+        how = {"close_timeout": 1, "max_size": LONGEST_MESSAGE}
         while True:
-            self._socket = await self._ws.connect(address, close_timeout=1, **options)
-            seen = await self._ask("reset", {"seed": seed, **own}, "CAPACITY_REACHED")
+            self._socket = self._socket or await self._ws.connect(f"ws{self._url[4:]}/ws", **how)
+            seen = await self._ask("reset", asked, "CAPACITY_REACHED")
             if "code" not in seen:
                 return self._observation(seen)
             # Until another episode ends, or the time of this one.
-            await asyncio.sleep(pause := min(2 * pause, 2.0))
+            self._socket = await asyncio.sleep(0.2)
 
     async def step(self, action: Action) -> Observation:
-        is_call = isinstance(action, ToolCall)
-        seen = {"message": "Call the tool step.", "code": "none"}
-        if not is_call or action.name == "step":
-            asked = action.arguments if is_call else parsed_arguments(action)
-            try:
-                seen = await self._ask("step", asked, "VALIDATION_ERROR")
-            except ValueError as error:
-                seen["message"] = str(error)
-        self._refused = self._refused + 1 if "code" in seen else 0
-        return self._observation(seen)
+        if isinstance(action, str):
+            action = ToolCall(name="step", arguments=parsed_arguments(action))
+        if action.name != "step":
+            return self._observation({"code": "", "message": "Call the tool step."})
+        return self._observation(await self._ask("step", action.arguments, "VALIDATION_ERROR"))
 
     async def close(self) -> None:
         if self._socket is not None:
@@ -78,11 +66,10 @@ class OpenEnv:
 
     async def _ask(self, kind: str, data: Any, expected: str) -> dict:
         """What the server has to say; expected: the code of an error that is no fault of it."""
-        message = to_json({"type": kind, "data": data})
         try:
             # One that has no capacity says so and closes, which may be read afterwards.
             with suppress(self._ws.ConnectionClosed):
-                await self._socket.send(message)
+                await self._socket.send(json.dumps({"type": kind, "data": data}))
             reply = json.loads(await self._socket.recv())
         except self._ws.ConnectionClosed as error:
             raise RuntimeError(f"{self._url} went away: {error}") from error
@@ -93,17 +80,10 @@ class OpenEnv:
 
     def _observation(self, seen: dict) -> Observation:
         if "code" in seen:
-            errors = seen.get("errors", ())
-            wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors]
-            text, over = "\n".join([seen["message"], *wrong]), self._refused == MOST_REFUSED
-        else:
-            shown = {key: one for key, one in seen["observation"].items() if key != "metadata"}
-            only = next(iter(shown.values())) if len(shown) == 1 else None
-            text, over = only if isinstance(only, str) else json.dumps(shown), seen["done"]
-        return Observation(
-            text=text,
-            tools=self._tools,
-            reward=seen.get("reward") or 0.0,
-            done=over,
-            actions=[drawn_call(self._tools[0], self._rng)],
-        )
+            wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in seen.get("errors", ())]
+            text = "\n".join([seen["message"], *wrong])
+            return Observation(text=text, tools=self._tools, is_refused=True)
+        shown = {key: one for key, one in seen["observation"].items() if key != "metadata"}
+        only = next(iter(shown.values())) if len(shown) == 1 else None
+        text, reward = only if isinstance(only, str) else json.dumps(shown), seen["reward"] or 0.0
+        return Observation(text=text, tools=self._tools, reward=reward, done=seen["done"])

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from agentrl.environments.protocol import Action, Observation, ToolCall
-from agentrl.types import Message, parsed_arguments
+from agentrl.environments.protocol import Action, Observation
+from agentrl.environments.tool_calls import as_call, as_message, drawn_call
+from agentrl.types import Message
+
+CALLED = 0.8
+"""The share of calls where a random player has only tools; words end some episodes."""
 
 
 class Player:
@@ -40,7 +44,7 @@ class Player:
         self._earned, self.turns, self.said = 0.0, self.turns + 1, said.get("content") or ""
         calls = said.get("tool_calls") or ()
         self._unanswered = [call["id"] for call in calls]
-        return [_action(call["function"]) for call in calls] or [self.said]
+        return [as_call(call["function"]) for call in calls] or [self.said]
 
     def see(self, text: str) -> None:
         """Take what the world shows: the reply to its oldest open call, or a message."""
@@ -78,7 +82,7 @@ class ModelPlayer(Player):
 
 
 class RandomPlayer(Player):
-    """A player that draws among the legal actions; where none are listed, it says nothing."""
+    """A player that draws among the legal actions, or calls of its tools, where none are listed."""
 
     def __init__(self, rng: Random):
         super().__init__()
@@ -86,15 +90,6 @@ class RandomPlayer(Player):
 
     async def say(self, seen: Observation) -> Message:
         action = self._rng.choice(seen.actions or [""])
-        if isinstance(action, str):
-            return {"role": "assistant", "content": action}
-        call = {"id": f"call{self.turns:05}", "type": "function", "function": action}
-        return {"role": "assistant", "content": "", "tool_calls": [call]}
-
-
-def _action(function: dict[str, Any]) -> ToolCall:
-    arguments = function["arguments"]
-    is_text = isinstance(arguments, str)
-    return ToolCall(
-        name=function["name"], arguments=parsed_arguments(arguments) if is_text else arguments
-    )
+        if seen.tools and not seen.actions and self._rng.random() < CALLED:
+            action = drawn_call(self._rng.choice(seen.tools), self._rng)
+        return as_message(action, self.turns)

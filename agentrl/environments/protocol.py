@@ -3,10 +3,10 @@
     class Countdown:
         def reset(self, task, seed): return Observation(text="Say a number.")
         def step(self, action): return Observation(text="Thanks.", reward=1.0, done=True)
-        def close(self): ...
 
 Its methods may be ``async``: then it runs on the episode's event loop; otherwise in a process of
-its own. It may have ``tasks()``, which returns its own rows, train and held out.
+its own. It may have ``close()``, for when it is not needed any more, and ``tasks()``, which returns
+its own rows, train and held out.
 """
 
 import inspect
@@ -44,6 +44,8 @@ class Observation:
     done: bool = False
     success: bool | None = None
     """Of the episode, where the world can tell."""
+    is_refused: bool = False
+    """The action was none of this world's: three in a row end an episode."""
     actions: Sequence[Any] = field(default=(), repr=False)
     """Legal actions to draw from, where they can be listed: texts, or calls' names and arguments.
     The model is not shown them: what it needs to know stands in the text."""
@@ -53,13 +55,11 @@ class Environment(Protocol):
     """A world. What one of its methods raises ends the episode as an error, with its cause."""
 
     def reset(self, task: Task, seed: int) -> Observation | Awaitable[Observation]:
-        """Begin an episode. What is drawn by chance depends on the task and this seed alone."""
+        """Begin an episode, the first or another. What is drawn by chance depends on the task and
+        this seed alone."""
 
     def step(self, action: Action) -> Observation | Awaitable[Observation]:
         """What follows from an action, however odd that is."""
-
-    def close(self) -> Awaitable[None] | None:
-        """The episode is over."""
 
 
 async def settled(returned: Any) -> Any:

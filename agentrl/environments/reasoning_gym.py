@@ -9,12 +9,12 @@ import json
 import re
 import secrets
 from functools import partial
-from random import Random
+from typing import Any
 
 from agentrl.agents.tools import PythonTool
 from agentrl.environments.protocol import Action, Observation
-from agentrl.environments.query import parsed
-from agentrl.environments.requirement import require
+from agentrl.environments.query import with_options
+from agentrl.environments.requirement import required
 from agentrl.sandbox.limits import Limits
 from agentrl.types import Task
 
@@ -33,56 +33,51 @@ MAKE = """
 import json, reasoning_gym
 made = reasoning_gym.create_dataset({name!r}, **{options!r})
 items = [(item["question"], item["answer"], repr(item["metadata"])) for item in made]
-# Some print while they are made.
-print()
-print(json.dumps(items))
+print("\\n" + json.dumps(items))
 """
+"""On a line of its own: some print while they are made."""
 SCORE = """
 import numpy as np, reasoning_gym, signal
 made = reasoning_gym.create_dataset({name!r}, **{options!r})
-item = {{"question": {question!r}, "answer": {answer!r}, "metadata": {metadata}}}
+item = dict(question={task[question]!r}, answer={task[answer]!r}, metadata={task[metadata]})
 print({nonce!r})
-# Ended by the kernel, also within C; of its own time, so that a busy machine takes none of it.
 signal.setitimer(signal.ITIMER_PROF, 1)
 print({nonce!r}, float(made.score_answer(answer={given!r}, entry=item)))
 """
+"""Ended by the kernel, also within C; of its own time, so that a busy machine takes none of it."""
 ASKED = "\n\nEnd with <answer>your answer</answer>."
 
 
 def load(what: str) -> partial:
-    return partial(ReasoningGym, what)
+    return with_options(ReasoningGym, what)
 
 
 class ReasoningGym:
     _python = PythonTool(seconds=30.0, workers=4, preload=["reasoning_gym"])
 
-    def __init__(self, what: str):
-        require("reasoning_gym", "reasoning-gym==0.1.25")
-        self._name, options = parsed(what)
-        self._options = {"seed": 42, "size": 1000, **options}
+    def __init__(self, name: str, /, **options: Any):
+        required("reasoning_gym", "reasoning-gym==0.1.25", is_here=False)
+        self._name, self._options = name, {"seed": 42, "size": 1000, **options}
 
     async def tasks(self) -> tuple[list[Task], list[Task]]:
+        """Each has three other items' answers, to draw from."""
         code = MAKE.format(name=self._name, options=self._options)
         made = await self._python.outcome(code, MAKING)
         *_, last = made.output.rstrip().split("\n")
         if made.ended_by or not last.startswith("["):
             raise ValueError(f"reasoning-gym:{self._name}: {made.ended_by or last}")
-        items, seed = json.loads(last), self._options["seed"]
-        rows = [
-            {"question": asked, "answer": answer, "metadata": metadata, "index": i, "seed": seed}
-            # Three other items' answers, to draw from.
-            | {"others": [items[(i + j) % len(items)][1] for j in (1, 2, 3)]}
-            for i, (asked, answer, metadata) in enumerate(items)
+        items, rows = json.loads(last), []
+        for i, (question, answer, metadata) in enumerate(items):
             # Some of the integrals it could not solve itself.
-            if answer is None or self._may_be(answer)
-        ]
+            if answer is None or self._may_be(answer):
+                drawn = [items[(i + j) % len(items)][1] for j in range(4)]
+                own = {"question": question, "answer": answer, "metadata": metadata}
+                rows.append({**own, "drawn": drawn, "seed": self._options["seed"], "index": i})
         num_train = len(rows) - len(rows) // 10
         return rows[:num_train], rows[num_train:]
 
     async def reset(self, task: Task, seed: int) -> Observation:
-        self._task = task
-        listed = [text for text in (task["answer"], *task["others"]) if text is not None]
-        Random(seed).shuffle(listed)
+        self._task, listed = task, [text for text in task["drawn"] if text is not None]
         return Observation(text=task["question"] + ASKED, actions=listed)
 
     async def step(self, action: Action) -> Observation:
@@ -91,9 +86,6 @@ class ReasoningGym:
         score = await self._score(given[-1].strip())
         return Observation(text="", reward=score, done=True, success=score >= 1)
 
-    async def close(self) -> None:
-        """The sandboxes are everybody's."""
-
     def _may_be(self, answer: str) -> bool:
         return bool(re.fullmatch(EXECUTED.get(self._name, r"(?s:.*)"), answer))
 
@@ -101,10 +93,10 @@ class ReasoningGym:
         """0 also for what takes more than a second to score. RuntimeError: none can be given."""
         if not self._may_be(given):
             return 0.0
-        options, nonce = {**self._options, "seed": self._task["seed"]}, secrets.token_hex()
-        item = {field: self._task[field] for field in ("question", "answer", "metadata")}
-        fields = {"name": self._name, "options": options, "given": given, "nonce": nonce, **item}
-        said = (await self._python.outcome(SCORE.format(**fields))).output
+        about = {"name": self._name, "options": {**self._options, "seed": self._task["seed"]}}
+        nonce = secrets.token_hex()
+        code = SCORE.format(**about, task=self._task, given=given, nonce=nonce)
+        said = (await self._python.outcome(code)).output
         if nonce not in said:
             raise RuntimeError(f"no answer to this item can be scored: {said[:300]}")
         found = re.search(rf"{nonce} (\S+)$", said, re.MULTILINE)

@@ -1,22 +1,45 @@
-"""Calls of tools: as JSON that any server can read, and drawn by a tool's schema."""
+"""Tools and their calls in OpenAI's form: those that a model makes, and those that are drawn."""
 
 import json
+from contextlib import suppress
 from random import Random
 from typing import Any
 
+from agentrl.environments.protocol import ToolCall
+from agentrl.types import Message, parsed_arguments
 
-def to_json(value: Any) -> str:
-    """Raises ValueError, in a sentence, for what some parsers refuse: NaN, half a character."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"That is no valid JSON: {error}") from error
-    return text
+
+def as_tool(name: str, parameters: dict[str, Any], description: str | None) -> dict[str, Any]:
+    function = {"name": name, "description": description or "", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def as_message(action: str | dict[str, Any], number: int = 0) -> Message:
+    """What a model says, in its form: a text, or the call of a tool, by name and arguments."""
+    if isinstance(action, str):
+        return {"role": "assistant", "content": action}
+    call = {"id": f"call{number:05}", "type": "function", "function": action}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def as_call(function: dict[str, Any]) -> ToolCall:
+    """A model's call as an action: its arguments are a text, if they are no JSON that any server
+    reads, such as NaN and half a character.
+
+    >>> as_call({"name": "add", "arguments": '{"a": NaN}'}).arguments
+    '{"a": NaN}'
+    """
+    name, arguments = function["name"].encode(errors="replace").decode(), function["arguments"]
+    if isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):
+            parsed = parsed_arguments(arguments)
+            json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()
+            arguments = parsed
+    return ToolCall(name=name, arguments=arguments)
 
 
 def drawn_call(tool: dict[str, Any], rng: Random) -> dict[str, Any]:
-    """A call of a tool in OpenAI's form, of those that its schema allows: name and arguments."""
+    """Name and arguments of a call, of those that a tool's schema allows."""
     function = tool["function"]
     schema = function.get("parameters") or {}
     return {"name": function["name"], "arguments": _object(schema, schema, rng)}

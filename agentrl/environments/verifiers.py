@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from agentrl.environments.protocol import Action, Observation
-from agentrl.environments.query import parsed
+from agentrl.environments.query import with_options
 from agentrl.environments.requirement import required
 
 MOST = 100_000
@@ -21,12 +21,12 @@ PIP = "--no-deps --target .environments/verifiers -r requirements-verifiers.txt"
 
 
 def load(what: str) -> partial:
-    return partial(Verifiers, what)
+    return with_options(Verifiers, what)
 
 
 class Verifiers:
-    def __init__(self, what: str):
-        self._vf, self._all = _loaded(what)
+    def __init__(self, name: str, /, **options: Any):
+        self._vf, self._all = _loaded(name, **options)
 
     def tasks(self) -> tuple[list[dict], list[dict]]:
         rows = [{"id": task.key, "index": number} for number, task in enumerate(self._all)]
@@ -44,9 +44,6 @@ class Verifiers:
     def step(self, action: Action) -> Awaitable[Observation]:
         return self._scored(str(action))
 
-    def close(self) -> None:
-        """The process ends with its episode."""
-
     async def _scored(self, answer: str) -> Observation:
         vf, task = self._vf, self._task
         about = vf.TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash)
@@ -63,10 +60,9 @@ class Verifiers:
 
 
 @cache
-def _loaded(what: str) -> tuple[ModuleType, list[Any]]:
+def _loaded(name: str, **options: Any) -> tuple[ModuleType, list[Any]]:
     """Once, before the first episode's process is forked."""
     vf = required("verifiers.v1", PIP)
-    name, options = parsed(what)
     config = vf.taskset_config_type(name)(id=name, **options)
     taskset = vf.load_taskset(config)
     tasks = list(islice(taskset, MOST))

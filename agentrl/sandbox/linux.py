@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x2000000, 0x4000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (0x8000000 << i for i in range(4))
@@ -53,6 +54,11 @@ def prctl(option: int, *values: object) -> None:
     arguments = [ctypes.c_ulong(v) if isinstance(v, int) else v for v in values]
     arguments += [ctypes.c_ulong(0)] * (4 - len(arguments))
     _checked(_libc.prctl(option, *arguments), f"prctl {option}")
+
+
+def die_with_parent() -> None:
+    """Be killed as soon as the process that started this one has ended."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def drop_capabilities() -> None:

@@ -8,7 +8,6 @@ person outside.
 
 import contextlib
 import os
-import signal
 
 from agentrl.sandbox import linux
 
@@ -46,7 +45,7 @@ def enter() -> None:
         raise PermissionError("the user cannot be mapped")
     if inside := os.fork():
         _wait_and_end(inside)
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.die_with_parent()
 
 
 def become_nobody() -> None:

@@ -156,6 +156,8 @@ def test_random_play_is_the_seeds():
 def test_random_play_has_the_tools_that_were_offered_not_those_of_the_end():
     ((_, messages, tools),) = asyncio.run(random_play(Steps(), [{}], 0))
     assert (tools, messages[-1]) == ([ECHO], {"role": "assistant", "content": ""})
+    drawn = [call["function"] for m in messages for call in m.get("tool_calls", ())]
+    assert {(call["name"], *call["arguments"]) for call in drawn} == {("echo",), ("echo", "text")}
 
 
 def test_random_play_of_several_players():

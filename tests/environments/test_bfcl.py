@@ -1,13 +1,14 @@
 """BFCL: right calls and damaged ones, tools that are held back, texts that are no calls."""
 
+import ast
 import asyncio
-import copy
+import inspect
 import json
 import sys
 
 import pytest
 
-from agentrl.environments.bfcl import BFCL, OWNER
+from agentrl.environments.bfcl import BFCL
 from agentrl.environments.named import environment
 from agentrl.environments.protocol import ToolCall
 from agentrl.environments.random_play import random_play
@@ -21,18 +22,31 @@ def world():
     return BFCL("multi_turn")
 
 
-def replay(world, task: str, change=lambda turn, number, action: action) -> tuple[bool, list[str]]:
-    """Whether the right calls, as they are changed, are a success; and what was answered."""
-    seen, answers = world.reset({"id": task}, 1), []
-    turn, number = 0, 0
-    while not seen.done:
-        answers.append(seen.text)
-        action = change(turn, number, seen.actions[0])
-        is_call = not isinstance(action, str)
-        seen = world.step(ToolCall(**action) if is_call else action)
-        turn, number = (turn, number + 1) if is_call else (turn + 1, 0)
-    assert seen.reward == float(seen.success)
-    return seen.success, answers
+def right_call(world, text: str) -> dict:
+    """A call of the gold answer as a tool call: its name, its arguments by name."""
+    tree = ast.parse(text, mode="eval").body
+    method = next(
+        getattr(one, tree.func.id) for one in world._systems.values() if hasattr(one, tree.func.id)
+    )
+    by_name = {one.arg: ast.literal_eval(one.value) for one in tree.keywords}
+    bound = inspect.signature(method).bind(*map(ast.literal_eval, tree.args), **by_name)
+    return {"name": tree.func.id, "arguments": bound.arguments}
+
+
+def replay(world, task: str, change=lambda turn, number, action: action) -> bool:
+    """Whether the right calls, as they are changed, are a success."""
+    seen = world.reset({"id": task}, 1)
+    for turn, calls in enumerate(world._golds[task]):
+        right = [*(right_call(world, call) for call in calls), "Done."]
+        for number, action in enumerate(right):
+            action = change(turn, number, action)
+            seen = world.step(action if isinstance(action, str) else ToolCall(**action))
+            if isinstance(action, str):
+                break
+        else:
+            raise AssertionError("the turn did not end")
+    assert (seen.done, seen.reward) == (True, float(seen.success))
+    return seen.success
 
 
 def test_its_tasks(world):
@@ -57,7 +71,7 @@ IDS = [
 
 @pytest.mark.parametrize("task", IDS)
 def test_right_calls_are_right_and_damaged_ones_wrong(world, task):
-    assert replay(world, task)[0]
+    assert replay(world, task)
     gold = world._golds[task]
     first = next(turn for turn, calls in enumerate(gold) if calls)
     last = max(turn for turn, calls in enumerate(gold) if calls)
@@ -70,9 +84,9 @@ def test_right_calls_are_right_and_damaged_ones_wrong(world, task):
             {"name": "none", "arguments": {}} if (t, n) == (first, 0) else action
         ),
     }
-    assert {
-        name: replay(world, task, damage)[0] for name, damage in damages.items()
-    } == dict.fromkeys(damages, False)
+    assert {name: replay(world, task, damage) for name, damage in damages.items()} == dict.fromkeys(
+        damages, False
+    )
 
 
 @pytest.mark.parametrize("kind", ["miss_func", "miss_param"])
@@ -81,10 +95,14 @@ def test_no_call_where_none_is_right(world, kind):
     task = f"multi_turn_{kind}_3"
     idle = world._golds[task].index([])
     for name in ("pwd", "find"):
-        call = {"name": name, "arguments": {}}
-        assert not replay(
-            world, task, lambda t, n, action, call=call: call if (t, n) == (idle, 0) else action
-        )[0]
+        world.reset({"id": task}, 1)
+        for turn, calls in enumerate(world._golds[task]):
+            for call in calls:
+                world.step(ToolCall(**right_call(world, call)))
+            if turn == idle:
+                world.step(ToolCall(name=name, arguments={}))
+            seen = world.step("Done.")
+        assert (seen.done, seen.success) == (True, False)
 
 
 def test_tools_are_held_back_until_their_turn(world):
@@ -111,10 +129,10 @@ def test_tools_are_held_back_until_their_turn(world):
 @pytest.mark.parametrize(
     ("name", "arguments", "answer"),
     [
-        ("cd", "not json", "The arguments must be a JSON object of its parameters."),
-        ("cd", None, "The arguments must be a JSON object of its parameters."),
-        ("cd", ["a"], "The arguments must be a JSON object of its parameters."),
-        ("cd", {"a b": 1}, "The arguments must be a JSON object of its parameters."),
+        ("cd", "not json", "Error during execution: "),
+        ("cd", None, "Error during execution: "),
+        ("cd", ["a"], "Error during execution: "),
+        ("cd", {"a b": 1}, "Error during execution: "),
         ("cd", {"file": 1}, "Error during execution: "),
         ("cd", {}, "Error during execution: "),
         ("cd", {"folder": {"x": [1]}}, "Error during execution: "),
@@ -133,31 +151,22 @@ def test_odd_calls_are_answered_and_nothing_is_evaluated(world, name, arguments,
 
 
 def test_a_text_is_no_program(world, tmp_path):
-    """What the checkers evaluate are our texts of the arguments, whatever these say."""
+    """Whatever an argument says, it is an argument."""
     file = tmp_path / "x"
     said = [
         *(f"'+str(open({str(file)!r},'w'))+'", f"__import__('os').system('touch {file}')"),
         *("echo(content='a')", "\\' + ls(", "\\\\(", 'ls("', "mkdir(", "\n(cat("),
     ]
-
     world.reset({"id": BASE}, 1)
-    for call in world._golds[BASE][0]:
-        world.step(ToolCall(**world._parsed(call)))
     for number, text in enumerate(said):
         name = {"file_name": f"{number}.txt"}
         world.step(ToolCall(name="touch", arguments=name))
         world.step(ToolCall(name="echo", arguments={"content": text, **name}))
         shown = world.step(ToolCall(name="cat", arguments=name)).text
         assert json.loads(shown) == {"file_content": text}
-    ours = copy.deepcopy(world._systems[0].root)
     while not (seen := world.step("Done.")).done:
         pass
     assert not seen.success
-    # At the end of this turn the checker's system had come to the same state, the right one not.
-    theirs, right = (
-        vars(world._kept)[name].root for name in sorted(vars(world._kept)) if name.startswith(OWNER)
-    )
-    assert (ours == theirs, ours == right) == (True, False)
     assert not file.exists()
 
 
@@ -187,7 +196,7 @@ def test_one_seed_is_one_game_alone_and_beside_others():
     many = asyncio.run(beside())
     assert alone[0] == alone[1] == many[0] == many[30]
     assert alone[2] == many[1] != alone[0]
-    assert {reward for games in many for reward, _, _ in games} == {0.0, 1.0}
+    assert len({str(games) for games in many}) == 3
 
 
 def test_another_name_is_a_sentence():

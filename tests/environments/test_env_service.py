@@ -82,10 +82,11 @@ def test_own_tasks(url):
 def test_random_play(url):
     async def plays(seed):
         async with environment(f"env-service:{url}") as world:
-            return await random_play(world, [row(0)], seed)
+            return await random_play(world, [row(0), row(1)], seed)
 
     first, again, other = (asyncio.run(plays(seed)) for seed in (1, 1, 2))
     assert first == again != other
+    assert len(first) == 2
 
 
 @pytest.mark.parametrize(
@@ -132,16 +133,17 @@ def test_the_routes_as_others_ask_them(url):
 
 
 def test_instances_are_released_at_an_end_and_after_a_time_without_use():
-    server = EnvServer(f"{LAKE}?is_slippery=false", TASKS)
-    with served(make_app(server, idle_seconds=0.3)) as url:
+    server = EnvServer(f"{LAKE}?is_slippery=false", TASKS, idle_seconds=0.3)
+    with served(make_app(server)) as url:
         asyncio.run(game(f"env-service:{url}", row(0), 0))
         assert server._instances == {}
         ask(url, "create", task_id="train-1", instance_id="left")
-        assert list(server._instances) == ["left"]
-        until = time.monotonic() + 5
-        while server._instances and time.monotonic() < until:
-            time.sleep(0.02)
-        assert server._instances == {}
+        ask(url, "create", task_id="train-1", instance_id="another")
+        assert list(server._instances) == ["left", "another"]
+        time.sleep(0.3)
+        ask(url, "create", task_id="train-1", instance_id="later")
+        assert list(server._instances) == ["later"]
+        ask(url, "release", instance_id="later")
 
 
 def test_a_service_that_hangs_or_goes_away_costs_its_episode(url):

@@ -10,6 +10,7 @@ import pytest
 from agentrl.environments.named import environment
 from agentrl.environments.process import FOLDERS
 from agentrl.environments.protocol import ToolCall
+from agentrl.environments.tool_calls import as_call
 from tests.support.playing import call, played, shown
 from tests.support.processes import ended, is_alive
 
@@ -66,8 +67,8 @@ def test_its_tools_are_the_models(named):
         (ToolCall(name="other", arguments={"a": 1, "b": None}), "TypeError: unsupported"),
         (ToolCall(name="add", arguments="{"), "arguments have to be an object"),
         (ToolCall(name="add", arguments=[1]), "arguments have to be an object"),
-        (ToolCall(name="add", arguments={"a": float("inf")}), "That is no valid JSON"),
-        (ToolCall(name="\ud800", arguments={}), "That is no valid JSON"),
+        (as_call({"name": "add", "arguments": '{"a": Infinity}'}), "arguments have to be an obj"),
+        (as_call({"name": "\ud800", "arguments": '"\\ud800"'}), "arguments have to be an object"),
     ],
 )
 def test_a_bad_call_is_answered_and_the_program_lives_on(named, action, sentence):
@@ -140,17 +141,14 @@ def test_cancelled_in_the_middle_it_ends_and_others_go_on(named, process, tmp_pa
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("mcp:no-such-program x", "no program 'no-such-program'"),
+        ("mcp:no-such-program x", "No such file or directory: 'no-such-program'"),
         ("mcp:a 'b", "No closing quotation"),
     ],
 )
 def test_what_cannot_be_started_is_a_sentence(name, sentence):
-    async def opened():
-        async with environment(name):
-            pass
-
-    with pytest.raises(ValueError, match=sentence):
-        asyncio.run(opened())
+    episode = played({"env": name, "question": "?"})
+    assert episode.status == "error"
+    assert sentence in episode.error
 
 
 OF_THE_PACKAGE = """

@@ -9,6 +9,7 @@ import pytest
 from agentrl.environments.named import environment, tasks_of
 from agentrl.environments.protocol import ToolCall
 from agentrl.environments.random_play import random_play
+from agentrl.environments.tool_calls import as_call
 from tests.support.adding import adding_app
 from tests.support.loopback import served
 from tests.support.playing import call, played, shown
@@ -58,8 +59,11 @@ def test_its_tool_is_the_schema_of_an_action(url):
         (add(99), "Invalid message\nnumber: Input should be less than or equal to 9"),
         (add("x" * 100_000), "Invalid message\nnumber: Input should be a valid integer"),
         (add(1, more=2), "Invalid message\nmore: Extra inputs are not permitted"),
-        (add(float("nan")), "That is no valid JSON"),
-        (add("\ud800"), "That is no valid JSON"),
+        (add(float("nan")), "Invalid message\nnumber: Input should be a finite number"),
+        (
+            as_call({"name": "step", "arguments": '{"number": "\\ud800"}'}),
+            "Invalid message\ndata: Input should be a valid dict",
+        ),
         (
             ToolCall(name="step", arguments="{"),
             "Invalid message\ndata: Input should be a valid dict",
@@ -77,8 +81,9 @@ def test_a_bad_action_is_answered_and_the_session_lives_on(url, action, sentence
 
 
 def test_three_bad_ones_in_a_row_are_the_end(url):
-    seen = asyncio.run(game(url, 4, "a", "b", add(1), "a", "b", "c"))
-    assert [one.done for one in seen] == [False] * 6 + [True]
+    good = '{"number": 1}'
+    episode = played({"env": f"openenv:{url}", "seed": 4}, "a", "b", good, *"cdef")
+    assert (episode.status, len(episode.calls)) == ("ok", 6)
 
 
 def test_one_seed_is_one_game_alone_and_beside_others(url):
@@ -115,6 +120,15 @@ def test_random_play(url):
 
     first, again, other = (asyncio.run(plays(seed)) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_random_play_of_more_games_than_there_is_capacity_for():
+    async def plays(url):
+        async with environment(f"openenv:{url}") as world:
+            return await random_play(world, [{}] * 3, 0)
+
+    with served(adding_app(at_once=1)) as url:
+        assert len(asyncio.run(plays(url))) == 3
 
 
 def test_a_server_that_fails_is_its_episodes_error(url):

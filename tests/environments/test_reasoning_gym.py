@@ -46,9 +46,9 @@ async def answer(row: dict, said: str, name: str = COUNTDOWN):
 def test_its_tasks(rows):
     assert rows == asyncio.run(tasks_of(COUNTDOWN))[0]
     assert rows[0]["question"].startswith("Calculate 139 using all of these numbers: 36, 29, 95,")
-    shown = ("answer", "index", "seed", "others")
+    shown = ("answer", "index", "seed", "drawn")
     assert [[row[field] for field in shown] for row in rows[:1]] == [
-        ["15 - 4 + 95 + 36 - 32 + 29", 0, 42, [row["answer"] for row in rows[1:4]]]
+        ["15 - 4 + 95 + 36 - 32 + 29", 0, 42, [row["answer"] for row in rows[:4]]]
     ]
     assert "reasoning_gym" not in sys.modules
 

@@ -35,7 +35,7 @@ def test_the_best_games_are_learned_from(monkeypatch):
         (None, "no environment is named: give --env, such as gymnasium:FrozenLake-v1"),
         ("mcp:cat", "no game can be played at random .*a task has no question.*--model.path"),
         (f"{WORLDS}:Odd", "no game can be played at random .*KeyError: 'way'.*give --model.path"),
-        (f"{WORLDS}:Steps", "Steps lists no legal actions to draw from: give --model.path"),
+        (f"{WORLDS}:Mute", "Mute lists no legal actions to draw from: give --model.path"),
     ],
 )
 def test_what_no_model_can_be_made_of_is_a_sentence(name, sentence, monkeypatch):
