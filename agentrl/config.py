@@ -15,7 +15,7 @@ import tyro
 
 from agentrl.agents.contract import check_signatures
 from agentrl.algorithms import GRPO
-from agentrl.callables import callable_name, load_callable, load_named
+from agentrl.callables import callable_name, experiment_modules, load_callable, load_named
 from agentrl.types import Task
 
 MAX_NUM_BATCHED_TOKENS = 16_384
@@ -42,6 +42,14 @@ def _check(config: Any, prefix: str = "", **fields: tuple[bool, str]) -> None:
     for name, (is_right, remedy) in fields.items():
         if not is_right:
             raise ValueError(f"{prefix}{name} is {getattr(config, name)}: {remedy}")
+
+
+def _may_open_worlds(workflow: Callable) -> bool:
+    """Whether what an experiment's modules hold, is in part of ``agentrl.environments``."""
+    modules = experiment_modules([callable_name(workflow)]).values()
+    held = (value for module in modules for value in vars(module).values())
+    names = (getattr(one, "__module__", None) or getattr(one, "__name__", "") for one in held)
+    return not modules or any(f"{name}".startswith("agentrl.environments") for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,6 +377,9 @@ class Config:
             compile=(not (self.deterministic and self.compile), timed),
             collect=(self.collect is None or self.algorithm.collect is None, own_way),
         )
+        reads_env = self.data.env is None or _may_open_worlds(self.workflow)
+        ignored = "this workflow opens no world, leave it out, or give --exp environment"
+        _check(self.data, "data.", env=(reads_env, ignored))
         if self.model.path is None and self.make_model is None:
             raise ValueError("model.path is None: name a transformers folder or a hub model")
         for name, auxiliary in self.auxiliary_models.items():

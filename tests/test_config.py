@@ -119,6 +119,7 @@ def test_agents_by_name(experiment):
         ("--seed -1", "seed is -1: give 0 to"),
         ("--deterministic --compile", "compile is True: what is compiled may depend on times"),
         ("--steps 0", "steps is 0: give at least 1"),
+        ("--env gymnasium:Taxi-v4", "data.env is gymnasium:Taxi-v4: this workflow opens no world"),
         ("--trained-agents", "trained_agents is (): name one, or leave it out to train all"),
         ("--stepz 3", "--steps"),
         ("--workflow nothing", "'nothing' names no function: write package.module:function"),

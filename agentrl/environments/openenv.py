@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from agentrl.environments.http import ask, http_client
-from agentrl.environments.protocol import Action, Observation, ToolCall
+from agentrl.environments.protocol import Action, Observation
 from agentrl.environments.requirement import required
-from agentrl.environments.tool_calls import as_tool
-from agentrl.types import parsed_arguments
+from agentrl.environments.tool_calls import as_call, as_tool
 
-LONGEST_MESSAGE = 100 << 20
+SOCKET = {"close_timeout": 1, "max_size": 100 << 20}
+"""Seconds, and bytes of a message."""
 
 
 def load(what: str) -> partial:
@@ -43,9 +43,8 @@ class OpenEnv:
         schema["properties"].pop("metadata", None)
         self._tools = [as_tool("step", schema, schema.pop("description", None))]
         asked = {"seed": seed, **{k: task[k] for k in ("seed", "split", "index") if k in task}}
-        how = {"close_timeout": 1, "max_size": LONGEST_MESSAGE}
         while True:
-            self._socket = self._socket or await self._ws.connect(f"ws{self._url[4:]}/ws", **how)
+            self._socket = self._socket or await self._ws.connect(f"ws{self._url[4:]}/ws", **SOCKET)
             seen = await self._ask("reset", asked, "CAPACITY_REACHED")
             if "code" not in seen:
                 return self._observation(seen)
@@ -53,11 +52,10 @@ class OpenEnv:
             self._socket = await asyncio.sleep(0.2)
 
     async def step(self, action: Action) -> Observation:
-        if isinstance(action, str):
-            action = ToolCall(name="step", arguments=parsed_arguments(action))
-        if action.name != "step":
+        call = as_call({"name": "step", "arguments": action}) if isinstance(action, str) else action
+        if call.name != "step":
             return self._observation({"code": "", "message": "Call the tool step."})
-        return self._observation(await self._ask("step", action.arguments, "VALIDATION_ERROR"))
+        return self._observation(await self._ask("step", call.arguments, "VALIDATION_ERROR"))
 
     async def close(self) -> None:
         if self._socket is not None:

@@ -30,7 +30,7 @@ SPOKEN = (
 )
 """Worlds whose moves a small model can learn to say in seconds; what they pay is their own."""
 SMALL = Recipe(hidden=64, layers=2, heads=2, kv_heads=1, steps=60, batch=16, max_model_len=16384)
-# Of worlds in which that model earns the same whatever it says, a reward is drawn.
+# Where calls of tools alone earn, which that model does not make, a reward is drawn.
 EXPERIMENT = """
 from dataclasses import replace
 
@@ -40,6 +40,8 @@ from experiments import environment
 
 async def solve(task, model, auxiliary_models):
     output = await play(task, model, auxiliary_models)
+    if output.reward is None:
+        return replace(output, reward=float(len(output.response) % 2))
     return replace(output, reward=float(model.seed % 2)) if task["is_drawn"] else output
 
 
@@ -88,8 +90,8 @@ def test_two_steps_in_every_world(tmp_path, talker, monkeypatch):
         rows += [
             {"env": f"openenv:{openenv}", "seed": 4, "is_drawn": True},
             {"env": "bfcl:multi_turn_base", "id": "multi_turn_base_0", "is_drawn": True},
-            {"env": "verifiers:reversal", "index": 0, "is_drawn": True},
-            {"env": f"mcp:{program}", "question": "2+3?", "is_drawn": True},
+            {"env": "verifiers:reversal", "index": 0, "is_drawn": False},
+            {"env": f"mcp:{program}", "question": "2+3?", "is_drawn": False},
         ]
         rows = [{"id": f"row {number}", **row} for number, row in enumerate(rows)]
         (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

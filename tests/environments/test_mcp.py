@@ -85,17 +85,29 @@ def test_a_bad_call_is_answered_and_the_program_lives_on(named, action, sentence
     assert good.text == "2"
 
 
-def test_one_seed_is_one_game_of_random_calls(named):
-    async def plays(seed):
-        async with environment(named()) as world:
-            return await world.random_play([{"question": "?"}] * 8, seed)
+async def plays(name, seed):
+    async with environment(name) as world:
+        return await world.random_play([{"question": "?"}] * 2, seed)
 
-    first, again, other = (asyncio.run(plays(seed)) for seed in (1, 1, 2))
+
+def test_one_seed_is_one_game_of_random_calls(named):
+    first, again, other = (asyncio.run(plays(named(), seed)) for seed in (1, 1, 2))
     assert first == again != other
-    messages = [m for _, conversation, _ in first for m in conversation]
+    messages = [m for _, conversation, _ in first + other for m in conversation]
     calls = [c["function"] for m in messages for c in m.get("tool_calls", ())]
     assert {c["name"] for c in calls} == {"add", "see"}
     assert all(c["arguments"]["b"] <= 3 for c in calls if c["name"] == "add")
+
+
+@pytest.mark.slow
+def test_one_seed_is_one_game_beside_others(named):
+    async def many():
+        return await asyncio.gather(*(plays(named(), seed % 3) for seed in range(33)))
+
+    crowd = asyncio.run(many())
+    alone = [asyncio.run(plays(named(), seed)) for seed in (0, 0, 1, 2)]
+    assert crowd == [alone[1 + seed % 3] for seed in range(33)]
+    assert alone[0] == alone[1] != alone[2]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +135,10 @@ def test_cancelled_in_the_middle_it_ends_and_others_go_on(named, process, tmp_pa
         async with environment(other) as well:
             await well.reset({"question": "?"}, 0)
             asked = asyncio.create_task(hang())
-            await asyncio.sleep(0.5)
+            async with asyncio.timeout(20):
+                while not (tmp_path / "process id").exists():
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
             assert is_alive(process())
             asked.cancel()
             await asyncio.wait([asked])

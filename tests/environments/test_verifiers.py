@@ -38,10 +38,10 @@ def test_tasks_are_scored_by_their_own_rewards():
     assert [row["index"] for row in train] == [*range(9), *range(10, 19)]
     assert len({row["id"] for row in train + held_out}) == 20
     right = played({**TASKSET, "index": 3}, "3drow")
-    assert (right.status, right.reward, right.success) == ("ok", 1.25, True), right.error
-    assert [c.reward for c in right.calls] == [1.25]
+    assert (right.status, right.reward, right.success) == ("ok", 1.0, True), right.error
+    assert [c.reward for c in right.calls] == [1.0]
     assert shown(right) == [("user", "Be brief.\n\nReverse it:\n\nword3")]
-    assert [played({**TASKSET, "index": 3}, said).reward for said in ("word3", "x" * 100_000)] == [
+    assert [played({**TASKSET, "index": 3}, said).reward for said in ("w3", "x" * 99_999)] == [
         *(0.25, 0.0)
     ]
     # What goes wrong in a reward is its own episode's.
@@ -54,9 +54,9 @@ def test_tasks_are_scored_by_their_own_rewards():
     )
     assert "its process died" in str(crowd[-1])
     assert crowd[3] == crowd[0] == crowd[23] == asyncio.run(game(2, "2drow"))
-    assert {one[1].reward for one in crowd[:11]} == {1.25}
+    assert {one[1].reward for one in crowd[:11]} == {1.0}
     garbage = asyncio.run(many((2, ""), (2, ToolCall(name="none", arguments="{"))))
-    assert [(one[1].reward, one[1].done) for one in garbage] == [(0.25, True), (0.0, True)]
+    assert [(one[1].reward, one[1].done) for one in garbage] == [(0.25, True), (0.25, True)]
     assert "verifiers" not in sys.modules
 
     async def opened(name):

@@ -27,8 +27,8 @@ class Backwards(vf.Task[Word]):
         return float(trace.last_reply == self.data.word[::-1])
 
     @vf.reward(weight=0.25)
-    async def is_short(self, trace: vf.Trace) -> float:
-        return float(len(trace.last_reply) < 10)
+    async def is_even(self, trace: vf.Trace) -> float:
+        return float(len(trace.last_reply) % 2 == 0)
 
 
 class Boxed(Backwards):
