@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 import threading
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 OURS = {"agentrl", "kernels", "train", "rollout", "__main__", "__mp_main__"}
 """Modules and packages that are no experiment's, wherever its file lies."""
 INSTALLED = {"site-packages", "dist-packages"}
+LOADS = re.compile(r"^(def load\(what|load = )", re.MULTILINE)
+"""In the text of a module that a name may name."""
 _loading = threading.RLock()
 """No thread sees a file's module before all of it is there; one file may import another."""
 
@@ -50,21 +53,24 @@ class Named:
         self.__module__, _, self.__qualname__ = name.partition(":")
         self._package = package
 
-    def __call__(self, *given: Any) -> Any:
+    @property
+    def load(self) -> Callable:
         name = self.__module__.replace("-", "_")
-        module = importlib.import_module(f"{self._package}.{name}")
-        return module.load(self.__qualname__, *given)
+        return importlib.import_module(f"{self._package}.{name}").load
+
+    def __call__(self, *given: Any) -> Any:
+        return self.load(self.__qualname__, *given)
 
 
 def load_named(name: str, package: str) -> Callable:
     """What ``NAME:WHAT`` stands for, where a module NAME of the package, one of ours, has a
-    ``load(what, ...)``; else ``load_callable`` of it.
+    ``load(what, ...)``, a function or a class; else ``load_callable`` of it.
 
     Raises ValueError, in a sentence, for what is neither, or both.
     """
     first, _, what = name.partition(":")
     files = (ROOT / package.replace(".", "/")).glob("*.py")
-    named = (p for p in files if "\ndef load(what" in p.read_text(encoding="utf-8"))
+    named = (p for p in files if LOADS.search(p.read_text(encoding="utf-8")))
     known = sorted(p.stem.replace("_", "-") for p in named)
     if first not in known:
         try:

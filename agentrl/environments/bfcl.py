@@ -8,7 +8,7 @@ would evaluate its text. Stricter than the leaderboard: where no call is right, 
 
 import json
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,6 @@ KINDS = ("base", "miss_func", "miss_param", "long_context")
 JSON_TYPES = {'"type": "dict"': '"type": "object"', '"type": "float"': '"type": "number"'}
 UNSOLVABLE = "multi_turn_miss_func_49"
 """Its right calls are of a tool that is held back meanwhile."""
-
-
-def load(what: str) -> partial:
-    return partial(BFCL, what)
 
 
 class BFCL:
@@ -128,3 +124,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for theirs, of_json_schema in JSON_TYPES.items():
         text = text.replace(theirs, of_json_schema)
     return [json.loads(line) for line in text.splitlines()]
+
+
+load = BFCL

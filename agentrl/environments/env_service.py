@@ -10,20 +10,14 @@ import asyncio
 import json
 import uuid
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from agentrl.environments.http import ask, http_client
 from agentrl.environments.process import GRACE_SECONDS
 from agentrl.environments.protocol import Action, Observation, ToolCall
-from agentrl.environments.query import with_options
 from agentrl.environments.tool_calls import as_message
 
 SPLITS = "train", "dev"
-
-
-def load(what: str) -> partial:
-    return with_options(EnvService, what)
 
 
 class EnvService:
@@ -81,3 +75,6 @@ class EnvService:
             success=info.get("success", None if total is None else total >= 1),
             **{name: info[name] for name in ("actions", "is_refused") if name in info},
         )
+
+
+load = EnvService

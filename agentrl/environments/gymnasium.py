@@ -7,13 +7,11 @@ shown so, its colours as brackets; of others, the observation itself.
 import json
 import re
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from numpy.random import default_rng
 
 from agentrl.environments.protocol import Action, Observation
-from agentrl.environments.query import with_options
 from agentrl.environments.requirement import required
 
 NAMES = {
@@ -25,10 +23,6 @@ NAMES = {
 """Of actions that are numbers there."""
 MARKS = {"4.": r"[\1]", "34": r"(\1)", "35": r"<\1>"}
 """A colour in ``ansi``, and what a cell of that colour becomes."""
-
-
-def load(what: str) -> partial:
-    return with_options(Gymnasium, what)
 
 
 class Gymnasium:
@@ -79,3 +73,6 @@ class Gymnasium:
         for colour, mark in MARKS.items():
             drawn = re.sub(rf"\x1b\[{colour}[;\d]*m(.)\x1b\[0m", mark, drawn)
         return re.sub(r"\x1b\[[;\d]*m", "", drawn).strip("\n")
+
+
+load = Gymnasium

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 from contextlib import suppress
-from functools import partial
 from subprocess import PIPE, Popen
 from tempfile import TemporaryFile
 from typing import Any
@@ -23,10 +22,6 @@ from agentrl.types import parsed_arguments
 INHERITED = "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"
 VERSION = "2025-06-18"
 """Of the protocol."""
-
-
-def load(what: str) -> partial:
-    return partial(MCP, what)
 
 
 class MCP:
@@ -90,3 +85,6 @@ class MCP:
         with suppress(BrokenPipeError):
             self._program.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
             self._program.stdin.flush()
+
+
+load = MCP

@@ -8,6 +8,7 @@ from typing import Any
 from agentrl.callables import Named, load_named, underlying
 from agentrl.environments.process import EnvironmentProcess
 from agentrl.environments.protocol import Environment, settled
+from agentrl.environments.query import with_options
 from agentrl.types import Task
 
 PACKAGE = "agentrl.environments"
@@ -18,7 +19,8 @@ NUM_TRAIN, NUM_HELD_OUT = 4000, 500
 def load_environment(name: str) -> Callable[[], Environment]:
     """What makes worlds of a name. Raises ValueError, in a sentence, where there is none."""
     found = load_named(name, PACKAGE)
-    return found() if isinstance(found, Named) else found
+    is_ours = isinstance(found, Named)
+    return with_options(found.load, found.__qualname__) if is_ours else found
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ process. State lives in that connection alone. Whether an episode succeeded, no 
 import asyncio
 import json
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from agentrl.environments.http import ask, http_client
@@ -19,14 +18,10 @@ SOCKET = {"close_timeout": 1, "max_size": 100 << 20}
 """Seconds, and bytes of a message."""
 
 
-def load(what: str) -> partial:
-    return partial(OpenEnv, what.rstrip("/"))
-
-
 class OpenEnv:
     def __init__(self, url: str):
         self._ws = required("websockets", "websockets==17.4")
-        self._url, self._http, self._socket = url, http_client(url), None
+        self._url, self._http, self._socket = url.rstrip("/"), http_client(url), None
 
     async def tasks(self) -> tuple[list[dict], list[dict]] | None:
         names = await ask(self._http, "/list_environments", absent=[404])
@@ -85,3 +80,6 @@ class OpenEnv:
         only = next(iter(shown.values())) if len(shown) == 1 else None
         text, reward = only if isinstance(only, str) else json.dumps(shown), seen["reward"] or 0.0
         return Observation(text=text, tools=self._tools, reward=reward, done=seen["done"])
+
+
+load = OpenEnv

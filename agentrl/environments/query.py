@@ -1,5 +1,6 @@
 """Query of a world's name: what stands after the question mark."""
 
+import inspect
 import json
 from collections.abc import Callable
 from functools import partial
@@ -8,14 +9,21 @@ from urllib.parse import parse_qsl
 
 
 def with_options(make: Callable, what: str) -> partial:
-    """Give a class the name and, by keyword, its options; values that are JSON are read as such.
+    """Give a class what its name says: all of it to a single parameter, else options by keyword."""
+    if len(inspect.signature(make).parameters) == 1:
+        return partial(make, what)
+    name, options = parsed(what)
+    return partial(make, name, **options)
 
-    >>> made = with_options(dict, "FrozenLake-v1?is_slippery=false&map_name=8x8&size=3")
-    >>> made.args, made.keywords
-    (('FrozenLake-v1',), {'is_slippery': False, 'map_name': '8x8', 'size': 3})
+
+def parsed(what: str) -> tuple[str, dict[str, Any]]:
+    """The name, and its options; values that are JSON are read as such.
+
+    >>> parsed("FrozenLake-v1?is_slippery=false&map_name=8x8&size=3")
+    ('FrozenLake-v1', {'is_slippery': False, 'map_name': '8x8', 'size': 3})
     """
     name, _, query = what.partition("?")
-    return partial(make, name, **{key: _value(value) for key, value in parse_qsl(query)})
+    return name, {key: _value(value) for key, value in parse_qsl(query)}
 
 
 def _value(text: str) -> Any:

@@ -8,12 +8,10 @@ never imports the package; items are made and answers scored in sandboxes that h
 import json
 import re
 import secrets
-from functools import partial
 from typing import Any
 
 from agentrl.agents.tools import PythonTool
 from agentrl.environments.protocol import Action, Observation
-from agentrl.environments.query import with_options
 from agentrl.environments.requirement import required
 from agentrl.sandbox.limits import Limits
 from agentrl.types import Task
@@ -46,10 +44,6 @@ print({nonce!r}, float(made.score_answer(answer={given!r}, entry=item)))
 """
 """Ended by the kernel, also within C; of its own time, so that a busy machine takes none of it."""
 ASKED = "\n\nEnd with <answer>your answer</answer>."
-
-
-def load(what: str) -> partial:
-    return with_options(ReasoningGym, what)
 
 
 class ReasoningGym:
@@ -101,3 +95,6 @@ class ReasoningGym:
             raise RuntimeError(f"no answer to this item can be scored: {said[:300]}")
         found = re.search(rf"{nonce} (\S+)$", said, re.MULTILINE)
         return float(found[1]) if found else 0.0
+
+
+load = ReasoningGym

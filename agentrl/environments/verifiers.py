@@ -6,13 +6,13 @@ asks its models itself, so that tasks that need one are refused. Every tenth tas
 
 import inspect
 from collections.abc import Awaitable
-from functools import cache, partial
+from functools import cache
 from itertools import islice
 from types import ModuleType
 from typing import Any
 
 from agentrl.environments.protocol import Action, Observation
-from agentrl.environments.query import with_options
+from agentrl.environments.query import parsed
 from agentrl.environments.requirement import required
 
 MOST = 100_000
@@ -20,13 +20,9 @@ MOST = 100_000
 PIP = "--no-deps --target .environments/verifiers -r requirements-verifiers.txt"
 
 
-def load(what: str) -> partial:
-    return with_options(Verifiers, what)
-
-
 class Verifiers:
-    def __init__(self, name: str, /, **options: Any):
-        self._vf, self._all = _loaded(name, **options)
+    def __init__(self, what: str):
+        self._vf, self._all = _loaded(what)
 
     def tasks(self) -> tuple[list[dict], list[dict]]:
         rows = [{"id": task.key, "index": number} for number, task in enumerate(self._all)]
@@ -60,9 +56,10 @@ class Verifiers:
 
 
 @cache
-def _loaded(name: str, **options: Any) -> tuple[ModuleType, list[Any]]:
+def _loaded(what: str) -> tuple[ModuleType, list[Any]]:
     """Once, before the first episode's process is forked."""
     vf = required("verifiers.v1", PIP)
+    name, options = parsed(what)
     config = vf.taskset_config_type(name)(id=name, **options)
     taskset = vf.load_taskset(config)
     tasks = list(islice(taskset, MOST))
@@ -77,3 +74,6 @@ def _loaded(name: str, **options: Any) -> tuple[ModuleType, list[Any]]:
     if needs or kind.NEEDS_CONTAINER or tools or tasks[0].data.prompt is None:
         raise ValueError(f"tasks of {name} need verifiers' own harness: tools, a box or a user")
     return vf, tasks
+
+
+load = Verifiers

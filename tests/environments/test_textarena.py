@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from agentrl.environments.game import game
-from agentrl.environments.named import environment
+from agentrl.environments.named import environment, load_environment
 from agentrl.environments.random_play import random_play
-from agentrl.environments.textarena import load
 from tests.support.families import QWEN25
 from tests.support.playing import Saying, played
 from tests.support.spy import Scripted
@@ -28,7 +27,7 @@ def generator_is_pytests():
 def ended(name: str, *said: str, **by_player):
     """A game's last observation, and its players; said: by each of them."""
     players: dict = {}
-    world = load(name)()
+    world = load_environment(f"textarena:{name}")()
     seen = game(world, {"seed": 3}, 0, lambda one: Saying(by_player.get(one, said)), players)
     return asyncio.run(seen), players
 
@@ -142,10 +141,10 @@ def test_odd_moves_are_answered_by_the_game(odd):
 )
 def test_what_cannot_be_played_is_a_sentence(name, cause):
     with pytest.raises(ValueError, match=cause):
-        load(name)()
+        load_environment(f"textarena:{name}")()
 
 
 def test_a_missing_package_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "textarena", None)
     with pytest.raises(ValueError, match="not installed: pip install textarena==0.7.4"):
-        load("Nim-v0")()
+        load_environment("textarena:Nim-v0")()
