@@ -3,7 +3,8 @@
 The task's ``question`` is what is asked; an answer without a call ends the episode, and a judge
 says what it was worth. The protocol's lines of JSON are spoken here, which are the same for servers
 of mcp 1 and 2. The program ends with the world's process, which has it in its group. It is given
-what a shell sets for everybody; what else it needs, by ``env NAME=VALUE`` in the command.
+what a shell sets for everybody; what else it needs, by ``env NAME=VALUE`` in the command. What it
+draws by chance is its own: the protocol has no seeds.
 """
 
 import json

@@ -45,12 +45,10 @@ class Verifiers:
         about = vf.TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash)
         agent = vf.AgentInfo(name="policy", config=vf.AgentConfig())
         trace = vf.Trace(task=about, agent=agent)
-        said = [(one, False) for one in self._messages] + [
-            (vf.AssistantMessage(content=answer), True)
-        ]
-        for number, (message, sampled) in enumerate(said):
-            parent = number - 1 if number else None
-            trace.nodes.append(vf.MessageNode(parent=parent, message=message, sampled=sampled))
+        for number, message in enumerate([*self._messages, vf.AssistantMessage(content=answer)]):
+            origin = {"parent": number - 1 if number else None, "message": message}
+            is_sampled = number == len(self._messages)
+            trace.nodes.append(vf.MessageNode(**origin, sampled=is_sampled))
         await task.score(trace)
         return Observation(text="", reward=float(trace.reward), done=True)
 
