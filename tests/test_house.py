@@ -38,7 +38,7 @@ def test_the_loop_and_its_update_are_a_page():
 
 def test_adapters_of_environments_are_short():
     """Sixty lines of code; a longer one has behaviours that tests hold, and does not grow."""
-    longer = {"bfcl": 95, "reasoning_gym": 73, "textarena": 69, "mcp": 65, "openenv": 63}
+    longer = {"bfcl": 95, "reasoning_gym": 73, "textarena": 69, "mcp": 64, "openenv": 63}
     files = sorted(Path("agentrl/environments").glob("*.py"))
     adapters = [path for path in files if "\nload = " in path.read_text(encoding="utf-8")]
     assert len(adapters) == 8

@@ -21,8 +21,6 @@ from agentrl.sandbox.linux import die_with_parent
 from agentrl.types import parsed_arguments
 
 INHERITED = "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"
-VERSION = "2025-06-18"
-"""Of the protocol."""
 
 
 class MCP:
@@ -38,8 +36,8 @@ class MCP:
         env = {name: os.environ[name] for name in INHERITED if name in os.environ}
         # Whatever becomes of this process: it may be killed before it can close.
         self._program = Popen(self._command, **pipes, env=env, preexec_fn=die_with_parent)
-        who = {"name": "agentrl", "version": "1"}
-        self._ask("initialize", protocolVersion=VERSION, capabilities={}, clientInfo=who)
+        about = {"protocolVersion": "2025-06-18", "capabilities": {}}
+        self._ask("initialize", **about, clientInfo={"name": "agentrl", "version": "1"})
         self._send(method="notifications/initialized")
         self._tools = self._listed()
         return Observation(text=task["question"], tools=self._tools, reward=None)

@@ -47,8 +47,8 @@ def drawn_call(tool: dict[str, Any], rng: Random) -> dict[str, Any]:
 
 def _value(schema: dict[str, Any], root: dict[str, Any], rng: Random) -> Any:
     """
-    >>> _value({"type": "array", "items": {"enum": ["a"]}, "minItems": 2}, {}, Random(0))
-    ['a', 'a']
+    >>> _value({"type": "array", "items": {"type": ["null"]}, "minItems": 2}, {}, Random(0))
+    [None, None]
     """
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
@@ -58,6 +58,7 @@ def _value(schema: dict[str, Any], root: dict[str, Any], rng: Random) -> Any:
     if "enum" in schema or "const" in schema:
         return rng.choice(schema.get("enum") or [schema["const"]])
     kind = schema.get("type", "string")
+    kind = rng.choice(kind) if isinstance(kind, list) else kind
     low = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
     high = schema.get("maximum", schema.get("exclusiveMaximum", low + 10) - 1)
     drawn = {
