@@ -31,6 +31,9 @@ from tests.support.tiers import pytest_collection_modifyitems as pytest_collecti
 # Before anything imports vLLM.
 prepare_process()
 
+# Programs, with packages that are installed elsewhere.
+collect_ignore = ["end_to_end/outside"]
+
 SMALL = Recipe(hidden=64, layers=2, heads=2, kv_heads=1, transcripts=64, steps=20, batch=8)
 """Real in every part, and trained just enough not to be uniform."""
 
