@@ -10,13 +10,17 @@ REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,require
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
+# The folders of the frameworks that the slow tests run; the soak's runs all.
+FEW := $(patsubst %,.environments/%/installed,agentscope_1 ai_sdk litellm openai_agents)
+ALL := $(patsubst experiments/frameworks/requirements/%.txt,.environments/%/installed,$(wildcard experiments/frameworks/requirements/*.txt))
+
 test: .venv/installed-environments tests/node/node_modules  ## the quick tests
 	$(TESTS) loadfile
 
-slow: .venv/installed-environments tests/node/node_modules  ## whole runs, by the minute
+slow: .venv/installed-environments $(FEW) tests/node/node_modules  ## whole runs, by the minute
 	$(TESTS) worksteal -m "slow and not gpu" --durations=0 --durations-min=5
 
-soak: .venv/installed-environments tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
+soak: .venv/installed-environments $(FEW) $(ALL) tests/node/node_modules  ## what the slow ones look at briefly, for long, by hand: FLAGS="-k kill"
 	$(BIN)/python -m tests.support.soak $(FLAGS)
 
 check: .venv/installed-environments tests/node/node_modules  ## what a commit should pass
@@ -77,10 +81,25 @@ tools:  ## what the tests drive beside Python, from the system's packages, where
 	grep -E '^(bfcl-eval|openenv)' requirements-environments.txt | $(BIN)/pip install -q --no-deps -r /dev/stdin
 	touch $@
 
-# Packages of an environment whose pins conflict with ours; its processes alone look in here.
-.environments/%/installed: requirements-%.txt .venv/installed
+# Packages whose pins conflict with ours, or that few need; what is run with this folder on its
+# PYTHONPATH alone looks in here. No dependencies but those that are listed: the rest is .venv's.
+define own-folder
 	rm -rf $(@D)
 	$(BIN)/pip install -q --no-deps --target $(@D) -r $<
+	touch $@
+endef
+
+.environments/%/installed: requirements-%.txt .venv/installed
+	$(own-folder)
+
+.environments/%/installed: experiments/frameworks/requirements/%.txt .venv/installed-agents
+	$(own-folder)
+
+.environments/ai_sdk/installed: $(wildcard experiments/frameworks/requirements/ai_sdk/*.json)
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	! command -v npm > /dev/null || npm ci --prefix $(@D) --no-fund --no-audit --silent
 	touch $@
 
 # Their wheels, unpacked beside each other; they need what is never installed here.

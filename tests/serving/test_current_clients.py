@@ -11,7 +11,7 @@ from anthropic import beta_tool
 from anthropic.types import MessageTokensCount
 
 from agentrl.serving.dialects import messages as messages_dialect
-from tests.support.families import QWEN25
+from tests.support.families import QWEN3, QWEN25
 from tests.support.spy import Scripted
 
 PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -324,6 +324,37 @@ def test_a_thread_forks_from_any_of_its_messages(qwen):
     assert "thread.type: Input should be 'create' or 'continue'" in answer["error"]["message"]
 
 
+# OpenAI's responses as Vercel's SDK goes on from them.
+
+
+def test_an_items_id_stands_for_the_item():
+    """Of a message, of a call and of reasoning; the prompt is that of the items as they came."""
+    episode = Scripted(QWEN3)
+    asked = {"tools": [{"type": "function", **FUNCTION}]}
+    episode.says(f"<think>\nhm\n</think>\n\nSo:\n{CALL}")
+    _, answer = episode.post("responses", asked | {"input": "2+3?"})
+    assert [item["type"] for item in answer["output"]] == ["reasoning", "message", "function_call"]
+    call = answer["output"][2]["call_id"]
+    result = {"type": "function_call_output", "call_id": call, "output": "5"}
+    named = [{"type": "item_reference", "id": item["id"]} for item in answer["output"]]
+    for items in (answer["output"], named):
+        episode.says("<think>\n\n</think>\n\nfive")
+        status, after = episode.post("responses", asked | {"input": [*ASK, *items, result]})
+        assert status == 200, after
+    first, whole, by_ids = episode.calls
+    assert by_ids.prompt_ids == whole.prompt_ids
+    assert by_ids.prompt_ids[: len(first.ids)] == first.ids
+    assert by_ids.messages == whole.messages
+
+
+def test_an_item_that_this_episode_does_not_have_is_named(qwen):
+    for name in ("msg_x", "fc", ""):
+        asked = {"input": [*ASK, {"type": "item_reference", "id": name}]}
+        status, answer = qwen.post("responses", asked)
+        assert (status, answer["error"]["message"]) == (404, f"this episode has no item {name}")
+    assert qwen.calls == ()
+
+
 # Errors name what is wrong, where it is, and what is taken.
 
 
@@ -343,8 +374,8 @@ def test_a_thread_forks_from_any_of_its_messages(qwen):
         ),
         (
             "responses",
-            {"input": [*ASK, {"type": "item_reference", "id": "x"}]},
-            "input.1: .*'item_reference' .*expected tags: 'function_call', .*'message'",
+            {"input": [*ASK, {"type": "computer_call", "id": "x"}]},
+            "input.1: .*'computer_call' .*expected tags: 'function_call', .*'message'",
         ),
         (
             "messages",

@@ -131,6 +131,9 @@ def usage(response: Response) -> dict:
         "prompt_tokens": response.prompt_tokens,
         "completion_tokens": response.completion_tokens,
         "total_tokens": response.prompt_tokens + response.completion_tokens,
+        # Some agents look into these without asking whether they are there.
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

@@ -1,6 +1,6 @@
 """OpenAI's responses: ``POST /v1/responses``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Annotated, Any, Literal, Required
@@ -43,6 +43,11 @@ class ReasoningItem(Known, total=False):
     content: list[TextPart] | None
 
 
+class ItemReference(Known, total=False):
+    type: Required[Literal["item_reference"]]
+    id: Required[str]
+
+
 def _type_of(item: Any) -> str:
     return item.get("type", "message") if isinstance(item, dict) else ""
 
@@ -51,6 +56,7 @@ Item = Annotated[
     Annotated[CallItem, Tag("function_call")]
     | Annotated[OutputItem, Tag("function_call_output")]
     | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ItemReference, Tag("item_reference")]
     | Annotated[MessageItem, Tag("message")],
     Discriminator(_type_of),
 ]
@@ -100,6 +106,7 @@ def request(body: ResponsesBody, conversations: dict[str, Request]) -> Request:
         raise RequestRefused(404, "previous_response_not_found", reason, "previous_response_id")
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    given = [_referenced(item, conversations) for item in given]
     said_before = conversations[before].messages if before else ()
     effort = body.reasoning.get("effort")
     wants_logprobs = body.top_logprobs or "message.output_text.logprobs" in body.include
@@ -117,6 +124,17 @@ def request(body: ResponsesBody, conversations: dict[str, Request]) -> Request:
     )
 
 
+def _referenced(item: dict[str, Any], conversations: dict[str, Request]) -> dict[str, Any]:
+    """An item, or the one of an earlier response that a client names by its id alone."""
+    if item.get("type") != "item_reference":
+        return item
+    for name, said in conversations.items():
+        for _, earlier in _items(name.removeprefix("resp_"), said.messages[-1]):
+            if earlier["id"] == item["id"]:
+                return earlier
+    raise RequestRefused(404, "item_not_found", f"this episode has no item {item['id']}", "input")
+
+
 def conversation(response: Response, body: ResponsesBody, request: Request) -> dict[str, Request]:
     """What ``previous_response_id`` brings back: all but the instructions, which hold once."""
     said = request.messages[1:] if body.instructions else request.messages
@@ -126,7 +144,7 @@ def conversation(response: Response, body: ResponsesBody, request: Request) -> d
 def whole(response: Response, body: ResponsesBody, request: Request) -> dict:
     cut = response.choices[0].finish_reason == "length"
     written = _object(response, body, request, "incomplete" if cut else "completed")
-    written["output"] = [item for _, item in _items(response)]
+    written["output"] = [item for _, item in _said(response)]
     written["usage"] = {
         "input_tokens": response.prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -147,7 +165,7 @@ def events(response: Response, body: ResponsesBody, request: Request) -> Iterato
     begun = _object(response, body, request, "in_progress")
     yield event("response.created", response=begun)
     yield event("response.in_progress", response=begun)
-    for i, (empty, item) in enumerate(_items(response)):
+    for i, (empty, item) in enumerate(_said(response)):
         yield event("response.output_item.added", output_index=i, item=empty)
         for name, data in _contents(item):
             yield event(name, output_index=i, item_id=item["id"], **data)
@@ -236,22 +254,27 @@ def _object(response: Response, body: ResponsesBody, request: Request, status: s
     }
 
 
-def _items(response: Response) -> Iterator[tuple[dict, dict]]:
-    """Of each output item, how it looks when it is opened and when it is done."""
+def _said(response: Response) -> Iterator[tuple[dict, dict]]:
     (choice,) = response.choices
-    reply = choice.message
+    return _items(response.id, choice.message, token_logprobs(choice))
+
+
+def _items(
+    response_id: str, reply: Message, logprobs: Sequence[dict] = ()
+) -> Iterator[tuple[dict, dict]]:
+    """Of each output item, how it looks when it is opened and when it is done."""
     if reply.get("reasoning_content"):
         part = {"type": "reasoning_text", "text": reply["reasoning_content"]}
-        item = {"id": f"rs_{response.id}", "type": "reasoning", "summary": []}
+        item = {"id": f"rs_{response_id}", "type": "reasoning", "summary": []}
         yield {**item, "content": []}, {**item, "content": [part]}
     if reply["content"] or not reply.get("tool_calls"):
         part = {"type": "output_text", "text": reply["content"], "annotations": []}
-        part["logprobs"] = token_logprobs(choice)
-        item = {"id": f"msg_{response.id}", "type": "message", "role": "assistant"}
+        part["logprobs"] = logprobs
+        item = {"id": f"msg_{response_id}", "type": "message", "role": "assistant"}
         opened = {**item, "status": "in_progress", "content": []}
         yield opened, {**item, "status": "completed", "content": [part]}
     for i, call in enumerate(reply.get("tool_calls") or ()):
-        item = {"id": f"fc_{response.id}_{i}", "type": "function_call", "call_id": call["id"]}
+        item = {"id": f"fc_{response_id}_{i}", "type": "function_call", "call_id": call["id"]}
         item |= call["function"]
         opened = {**item, "status": "in_progress", "arguments": ""}
         yield opened, {**item, "status": "completed"}
