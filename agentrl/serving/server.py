@@ -11,7 +11,7 @@ import logging
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from agentrl.serving.dialects import (
     Dialect,
@@ -38,6 +39,7 @@ from agentrl.serving.dialects import (
 )
 from agentrl.serving.dialects.base import Body
 from agentrl.serving.handler import Handler
+from agentrl.serving.http_reply import HttpReply, answer
 from agentrl.serving.process import bypass_proxies
 from agentrl.serving.protocol import Request, RequestRefused, Response, invalid, valid_json
 from agentrl.serving.recording import Attempt, Recording
@@ -47,23 +49,6 @@ log = logging.getLogger(__name__)
 to_json = partial(any_to_json, inf_nan_mode="null")
 APIS = (chat_completions, completions, responses, messages)
 DIALECTS = {dialect.path: dialect for dialect in (*(api.DIALECT for api in APIS), messages.COUNT)}
-
-
-@dataclass(frozen=True)
-class HttpReply:
-    """An HTTP response, whatever carries it."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    take_back: Callable[[], None] = lambda: None
-    """For whoever finds that nobody is there to read it: what was recorded is taken back."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        # Nothing that is refused here would be accepted a second time.
-        retry = {} if self.status == 200 else {"x-should-retry": "false"}
-        return {"content-type": self.content_type, **retry}
 
 
 @dataclass(frozen=True)
@@ -185,16 +170,14 @@ class Server:
 def make_app(server: Server) -> Starlette:
     """The HTTP routes over a server."""
 
-    async def respond(http_request: HttpRequest) -> HttpResponse:
+    async def respond(http_request: HttpRequest) -> ASGIApp:
         path = http_request.scope["path"].removeprefix(http_request.scope["root_path"])
-        work = server.respond(path, await http_request.body(), http_request.headers)
-        http_reply = await _unless_gone(http_request, work)
-        # Whoever has gone reads nothing of what is sent to it.
-        return _response(http_reply) if http_reply else HttpResponse(status_code=499)
+        raw = await http_request.body()
+        return await answer(http_request, raw, server.respond(path, raw, http_request.headers))
 
     async def not_found(http_request: HttpRequest, error: HTTPException) -> HttpResponse:
         message = f"{http_request.method} {http_request.url.path}: {error.detail}"
-        return _response(_refuse(RequestRefused(error.status_code, "unknown_url", message), None))
+        return _refuse(RequestRefused(error.status_code, "unknown_url", message), None).response
 
     routes = [Route(path, respond, methods=["POST"]) for path in DIALECTS]
     routes += [Route(path, respond) for path in ("/v1/models", "/v1/models/{name}")]
@@ -211,23 +194,6 @@ def _models_at(path: str, name: str) -> dict:
     if path not in found:
         raise RequestRefused(404, "unknown_url", f"nothing is served at {path}")
     return found[path]
-
-
-async def _unless_gone(
-    http_request: HttpRequest, work: Coroutine[Any, Any, HttpReply]
-) -> HttpReply | None:
-    """Do the work, unless the client hangs up: then it is cancelled."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(http_request.receive())
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if gone.done() and task.done():
-            task.result().take_back()
-        return None if gone.done() else task.result()
-    finally:
-        for waiting in (task, gone):
-            waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def _count(dialect: Dialect, body: Body, key: AgentKey) -> HttpReply:
@@ -282,7 +248,3 @@ def _read(raw: bytes) -> Any:
 def _refuse(refusal: RequestRefused, dialect: Dialect | None) -> HttpReply:
     body = dialect.error(refusal) if dialect else openai_error(refusal)
     return HttpReply(refusal.status, to_json(body))
-
-
-def _response(http_reply: HttpReply) -> HttpResponse:
-    return HttpResponse(http_reply.body, status_code=http_reply.status, headers=http_reply.headers)

@@ -210,9 +210,8 @@ CLAIMS = [
     ),
     Claim(
         "a stream that waits for its answer",
-        "says nothing meanwhile",
-        "a comment, now and then",
-        held_by="sse.py",
+        *("a comment every 15 seconds", "a comment every 10"),
+        held_by="`test_a_stream_that_waits_for_its_answer_says_so`; sse.py",
     ),
 ]
 """Rows without requests are held by the tests and by the files of OpenEnv's that they name."""

@@ -7,12 +7,14 @@ import threading
 import time
 from concurrent.futures import Future
 
+import anthropic
 import openai
 import pytest
 import requests
 from fastapi import Request
 
-from agentrl.serving import server as front
+from agentrl.serving import http_reply
+from agentrl.serving.sampling import Completion
 from tests.support.families import QWEN25
 from tests.support.spy import Scripted, headers
 
@@ -272,7 +274,92 @@ def test_an_answer_that_is_ready_as_the_client_hangs_up_is_taken_back(make):
         async def ready():
             return reply
 
-        return await front._unless_gone(gone, ready())
+        return await http_reply.answer(gone, body, ready())
 
-    assert asyncio.run(both_at_once()) is None
+    assert asyncio.run(both_at_once()).status_code == 499
     assert episode.calls == ()
+
+
+@pytest.fixture
+def waiting(make, monkeypatch):
+    """A stream that has begun, and waits for its answer."""
+    monkeypatch.setattr(http_reply, "PATIENCE", 0.02)
+    episode = make(hanging=1)
+    begun = requests.post(
+        f"{episode.client.base_url}/chat/completions",
+        json={"model": "m", "messages": ASK, "stream": True},
+        headers={"Authorization": f"Bearer {episode.client.api_key}"},
+        stream=True,
+    )
+    lines = (line for line in begun.iter_lines() if line)
+    assert [next(lines), next(lines)] == [b": still drawn"] * 2
+    yield episode, begun, lines
+    begun.close()
+
+
+def test_a_stream_that_waits_for_its_answer_says_so(waiting):
+    episode, _, lines = waiting
+    ids = [*episode.encode("five"), episode.tokenizer.eos_token_id]
+    episode.hanging[0].set_result(Completion(ids, [-1.0] * len(ids), "stop"))
+    events = [line for line in lines if line != b": still drawn"]
+    assert {line[:6] for line in events} == {b"data: "}
+    assert events[-1] == b"data: [DONE]"
+    assert [call.completion_ids for call in episode.calls] == [ids]
+
+
+def test_what_fails_in_a_stream_that_has_begun_is_an_event(waiting):
+    episode, _, lines = waiting
+    episode.hanging[0].set_exception(RuntimeError("no engine"))
+    kind, data = (line for line in lines if line != b": still drawn")
+    assert kind == b"event: error"
+    assert json.loads(data.removeprefix(b"data: "))["error"]["message"] == "RuntimeError: no engine"
+    assert episode.calls == ()
+
+
+def test_who_leaves_a_stream_that_has_begun_leaves_nothing(waiting):
+    episode, begun, _ = waiting
+    begun.close()
+    wait_for(episode.hanging[0].cancelled)
+    assert episode.calls == ()
+
+
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_clients_wait_for_a_stream(make, monkeypatch, api, fails):
+    """Comments are nothing to them, and an event that tells of an error is one."""
+    monkeypatch.setattr(http_reply, "PATIENCE", 0.02)
+    episode = make(hanging=1)
+    ids = [*episode.encode("five"), episode.tokenizer.eos_token_id]
+
+    def finish():
+        wait_for(lambda: episode.hanging)
+        time.sleep(0.1)
+        if fails:
+            episode.hanging[0].set_exception(RuntimeError("no engine"))
+        else:
+            episode.hanging[0].set_result(Completion(ids, [-1.0] * len(ids), "stop"))
+
+    threading.Thread(target=finish).start()
+    if fails:
+        kind = openai.APIError if api == "openai" else anthropic.APIStatusError
+        with pytest.raises(kind, match="no engine"):
+            STREAMED[api](episode)
+    else:
+        assert STREAMED[api](episode) == "five"
+    assert len(episode.calls) == 1 - fails
+
+
+def streamed_by_openai(episode) -> str:
+    client = episode.http.with_options(max_retries=0)
+    with client.chat.completions.stream(model="m", messages=ASK) as stream:
+        return stream.get_final_completion().choices[0].message.content
+
+
+def streamed_by_anthropic(episode) -> str:
+    url, key = episode.client.environment["ANTHROPIC_BASE_URL"], episode.client.api_key
+    client = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0)
+    with client.messages.stream(model="m", max_tokens=9, messages=ASK) as stream:
+        return stream.get_final_text()
+
+
+STREAMED = {"openai": streamed_by_openai, "anthropic": streamed_by_anthropic}
