@@ -7,12 +7,14 @@ Two questions, and one tool: the first is answered with a call and what was made
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ QUIET = {
     # No telemetry, and no price lists from elsewhere: none of it speaks with the model.
     **{"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true"},
     **{"OPENAI_AGENTS_DISABLE_TRACING": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-    # Else Claude Code asks for a title beside each answer, under a schema.
+    # Else Claude Code asks for a title as well, under a schema.
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
 
@@ -176,11 +178,22 @@ FRAMEWORKS = [
     Framework(name="Vercel AI SDK", package="ai", folder="ai_sdk", **both("ai_sdk.mjs")),
     Framework(name="curl", whole="curl.sh"),
 ]
+NEEDED = {".py": (), ".sh": ("curl", "jq"), ".mjs": ("node",)}
+
+
+def marks(framework: Framework, way: str) -> list[pytest.MarkDecorator]:
+    """The tier, and what a machine may lack."""
+    needed = NEEDED[Path(getattr(framework, way)).suffix]
+    missing = [name for name in needed if not shutil.which(name)]
+    tier = SLOW if way in framework.in_slow else SOAK
+    return [tier, pytest.mark.skipif(bool(missing), reason=f"needs {missing}")]
+
+
 WAYS = [
     pytest.param(
         *(framework, way),
         id=f"{getattr(framework, way)}, {way}",
-        marks=SLOW if way in framework.in_slow else SOAK,
+        marks=marks(framework, way),
     )
     for framework in FRAMEWORKS
     for way in ("whole", "stream")
