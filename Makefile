@@ -11,7 +11,7 @@ demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
 
 # The folders of the frameworks that the slow tests run; the soak's runs all.
-FEW := $(patsubst %,.environments/%/installed,agentscope_1 ai_sdk openai_agents)
+FEW := $(patsubst %,.environments/%/installed,agentscope_1 ai_sdk openai_2 openai_agents)
 ALL := $(patsubst experiments/frameworks/requirements/%.txt,.environments/%/installed,$(wildcard experiments/frameworks/requirements/*.txt))
 
 test: .venv/installed-environments tests/node/node_modules  ## the quick tests

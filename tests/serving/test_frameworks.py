@@ -71,7 +71,7 @@ class Framework:
     package: str = ""
     """By which its version is pinned."""
     folder: str = ""
-    """Of packages of its own, in .environments; else .venv has them."""
+    """Of packages of its own, in .environments, or several of them; else .venv has them."""
     whole: str = ""
     """The program whose answers come whole, and the one whose answers come in a stream."""
     stream: str = ""
@@ -108,7 +108,8 @@ FRAMEWORKS = [
     Framework(
         name="AgentScope",
         package="agentscope",
-        folder="agentscope_1",
+        # Its streams break on the fields of a newer client.
+        folder="agentscope_1 openai_2",
         **both("agentscope_1.py"),
         in_slow="stream",
     ),
@@ -227,13 +228,14 @@ def posts(monkeypatch) -> list[tuple[int, str]]:
 def run(framework: Framework, way: str, client: Any, tmp_path) -> str:
     """What a framework's program prints, which is told of nothing but the client's variables."""
     file, variables = FOLDER / getattr(framework, way), {**os.environ, **client.environment}
-    if framework.folder:
-        own = ROOT / ".environments" / framework.folder
-        assert own.is_dir(), f"make .environments/{framework.folder}/installed"
-        variables["PYTHONPATH"] = str(own)
+    folders = [ROOT / ".environments" / name for name in framework.folder.split()]
+    for folder in folders:
+        assert folder.is_dir(), f"make .environments/{folder.name}/installed"
+    if folders:
+        variables["PYTHONPATH"] = os.pathsep.join(map(str, folders))
     if file.suffix == ".mjs":
         # Node looks for packages beside the program.
-        (tmp_path / "node_modules").symlink_to(own / "node_modules")
+        (tmp_path / "node_modules").symlink_to(folders[0] / "node_modules")
         file = tmp_path / file.name
         file.write_text((FOLDER / file.name).read_text())
     variables |= QUIET | {"HOME": str(tmp_path)} | ({"STREAM": "1"} if way == "stream" else {})
@@ -318,12 +320,11 @@ def num_lines(file: str) -> int:
 
 def pin(framework: Framework) -> str:
     """The version that its requirements name."""
+    folder = framework.folder.partition(" ")[0]
     own = FOLDER / "requirements"
     if framework.folder == "ai_sdk":
         return json.loads((own / "ai_sdk/package.json").read_text())["dependencies"]["ai"]
-    files = (
-        [own / f"{framework.folder}.txt"] if framework.folder else ROOT.glob("requirements*.txt")
-    )
+    files = [own / f"{folder}.txt"] if folder else ROOT.glob("requirements*.txt")
     lines = "\n".join(file.read_text() for file in files)
     return re.search(rf"^{framework.package}(\[.*\])?==(.+)$", lines, re.MULTILINE)[2]
 
