@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from itertools import groupby, islice
 from numbers import Integral
 from pathlib import Path
@@ -45,9 +46,9 @@ def read_tasks(
     Held-out rows may be a mapping of named sets, and ``sets`` adds others; tasks say theirs.
     Raises ValueError, with the author's lines where it is the author's code that raises.
     """
-    given = dict(one.split("=", 1) for one in sets)
+    given, noting = dict(one.split("=", 1) for one in sets), _noting(data)
     try:
-        returned = tasks(data)
+        returned = tasks(noting)
         if inspect.iscoroutine(returned):
             returned = asyncio.run(returned)
         train, own = _pair(returned)
@@ -59,6 +60,7 @@ def read_tasks(
         cause = f"{type(error).__name__}: {error}"
         name = callable_name(tasks)
         raise ValueError(f"{name} raised {cause}{lines_at_fault(error)}") from error
+    noting.check()
     for name in (*own, *given):
         if RESERVED.fullmatch(f"{name}/x") or (name in own and name in given):
             raise ValueError(f"{name} cannot name another held-out set: eval/{name} is taken")
@@ -67,6 +69,31 @@ def read_tasks(
     named = [{EVAL_SET: name} if name else {} for name in found]
     held_out = [task | of for of, rows in zip(named, found.values(), strict=True) for task in rows]
     return _tasks("train", train), held_out
+
+
+class _Noting:
+    """Which settings of a config are read: what is ignored was meant otherwise."""
+
+    def __getattribute__(self, name: str) -> Any:
+        own = super().__getattribute__
+        own("__dict__").setdefault("_read", set()).add(name)
+        return own(name)
+
+    def check(self) -> None:
+        """Raise ValueError for a setting that was given, and that nobody has read."""
+        # A workflow that opens worlds is checked with the config.
+        read = {*vars(self)["_read"], "env"}
+        for field in fields(self):
+            value = vars(self)[field.name]
+            if field.name not in read and value != field.default:
+                raise ValueError(
+                    f"data.{field.name} is {value!r}, which these tasks do not read: leave it out"
+                )
+
+
+def _noting(data: DataConfig) -> Any:
+    """The config as one that notes."""
+    return type("NotingConfig", (_Noting, type(data)), {})(**vars(data))
 
 
 def _is_ours(error: Exception) -> bool:

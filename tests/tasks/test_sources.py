@@ -93,6 +93,29 @@ def test_columns_by_flags(tmp_path):
         read(name, question="text")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"question": "q"}, {"answer": "a"}, {"train_split": "train[:1]"}, {"held_out_split": "test"}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_what_no_task_reads_is_refused(tmp_path, setting):
+    """Beside tasks that have another source, say: what was given was meant to do something."""
+
+    def tasks(data):
+        return ([{"question": "1?"}], [{"question": "2?"}]) if data.path is None else None
+
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"data.{name} is .*, which these tasks do not read"):
+        read_tasks(tasks, DataConfig(**setting))
+
+    def late(data):
+        yield {"question": getattr(data, name)}
+
+    assert read_tasks(late, DataConfig(**setting))[0][0]["question"] == setting[name]
+    # Which workflows open.
+    assert len(read_tasks(tasks, DataConfig(env="a:b"))[0]) == 1
+
+
 def test_columns_of_a_folder_by_its_path(tmp_path):
     for split in ("train", "test"):
         lines = "\n".join(json.dumps({"q": r["question"], "answer": r["answer"]}) for r in ROWS)
