@@ -1,4 +1,5 @@
-"""Control of ``gsm8k_offline``: the same run, with the rewards of each batch shuffled.
+"""Control of ``gsm8k_offline``: the same run, with the rewards of each batch shuffled; of any other
+experiment with ``--algorithm experiments/gsm8k_offline_shuffled.py``.
 
 Nothing can be learned from them, so held-out success must not rise. Where it does, something else
 than the reward is teaching.
@@ -30,4 +31,5 @@ class Shuffled(GRPO):
         return super().advantages([dealt(group) for group in groups])
 
 
-config = dataclasses.replace(gsm8k_offline.config, algorithm=Shuffled())
+algorithm = Shuffled()
+config = dataclasses.replace(gsm8k_offline.config, algorithm=algorithm)

@@ -268,7 +268,10 @@ def test_an_experiment(in_process, tmp_path, place, text, sentence):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("gsm9k", "error: there is no experiment 'gsm9k': choose one of environment, gsm8k, "),
+        (
+            "gsm9k",
+            "error: there is no experiment 'gsm9k': choose one of countdown, environment, gsm8k, ",
+        ),
         ("experiments", "there is no experiment 'experiments': choose one of"),
         ("EMPTY/../good", "there is no experiment '.*good': did you mean .*good.py?"),
         ("nowhere.py", "error: there is no file nowhere.py"),
