@@ -7,6 +7,7 @@ python -m agentrl.tasks download Qwen/Qwen2.5-1.5B-Instruct --path models/qwen
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,8 @@ def preview(name: Named, data: DataConfig, tokenizer: str | None = None, rows: i
             characters.
         rows: So many of each are shown.
     """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("agentrl").setLevel(logging.INFO)
     splits = read_tasks(load_named(name, "agentrl.tasks"), data)
     unit, length = "characters", len
     if tokenizer is not None:

@@ -66,19 +66,19 @@ def read(
     return (rows(train), rows(held_out)) if held_out else cut(rows(train), name)
 
 
-def cut(tasks: Sequence[Task], name: str) -> tuple[list[Task], list[Task]]:
-    """Hold some of them out, by what they hold: the same ones each time, and equal ones together.
+def cut(tasks: Sequence[Task], name: str, by: str = "id") -> tuple[list[Task], list[Task]]:
+    """Hold some of them out, by what they hold: the same each time, those of one ``by`` together.
 
     >>> train, held_out = cut([{"id": str(i)} for i in range(20)], "numbers")
     >>> len(train), len(held_out)
     (18, 2)
     """
-    ids = sorted({task["id"] for task in tasks}, key=lambda id: content_id({"id": id}))
+    ids = sorted({task[by] for task in tasks}, key=lambda id: content_id({"id": id}))
     chosen = {*ids[: min(MOST_HELD_OUT, -(-len(ids) // 10))]} if len(ids) > 1 else set()
-    train, held_out = ([t for t in tasks if (t["id"] in chosen) == side] for side in (False, True))
+    train, held_out = ([t for t in tasks if (t[by] in chosen) == side] for side in (False, True))
     log.warning(
         "%s has no held-out split: %d of its %d rows, the same each time, are held out and not "
-        "trained on; --data.held-out-split names another",
+        "trained on; of a data set, --data.held-out-split names another",
         *(name, len(held_out), len(tasks)),
     )
     return train, held_out

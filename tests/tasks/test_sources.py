@@ -131,8 +131,11 @@ def test_columns_of_a_folder_by_its_path(tmp_path):
     [
         ("files:nowhere.csv", "there is no nowhere.csv: give a file"),
         (f"files:{__file__}", "test_sources.py is no file of rows: give one of jsonl, json, csv"),
-        ("filez:a", "cannot import filez .*; by name there are environment:..., files:..., hf:..."),
-        ("json:nothing", "json has no function 'nothing'; by name there are environment"),
+        (
+            "filez:a",
+            "cannot import filez .*; by name there are documents:..., env.*, files:..., hf:...",
+        ),
+        ("json:nothing", "json has no function 'nothing'; by name there are documents"),
         ("hf:", "hf: does not say what: write hf:WHAT"),
     ],
 )

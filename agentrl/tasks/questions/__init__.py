@@ -1,0 +1,1 @@
+"""Questions about documents: passages, who asks about them, and what is dropped."""
