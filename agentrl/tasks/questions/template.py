@@ -30,7 +30,7 @@ _GAP = re.compile(
 )
 """A name, written as code or with a capital, or a number."""
 _LETTER = re.compile(r"[^\W\d_]")
-_LISTED = re.compile(r"([`\d],?|[a-z,] [A-Z]\w+)( and| or| to)? ____|____,? (and |or |to )?[`\d]")
+_LISTED = re.compile(r"([`\d],?|[a-z,] [A-Z]\w+)( and| or| to)? ____|____,? (and |or )?[`\dA-Z]")
 _WHOLE_SENTENCE = re.compile(
     r"(?!(?:Its?|The(?:y|ir|se|n|re)|Th(?:is|at|ose)|S?[Hh]e|Such|So|Both|But|And|Or|Otherwise|Here"
     r"|Neither|Another|Others?|The (?:same|others?|first|second|former|latter))\b)[A-Z`].*\."
