@@ -100,6 +100,25 @@ def test_the_template_asks_of_tables_definitions_listings_and_sentences():
 
 
 @pytest.mark.parametrize(
+    ("sentence", "answers"),
+    [
+        ("The boats of this harbour carry `oars` and a mast.", {"oars"}),
+        ("A boat is 4 metres longer than a raft ever was.", {"4"}),
+        ("Every boat of the town is moored in Lower Harbour by night.", {"Lower Harbour"}),
+        # What could be any of several, leans on another sentence, is none, or is short.
+        ("The boats of this harbour carry `oars`, `masts` and `sails`.", set()),
+        ("A boat is 4 or 5 metres longer than a raft ever was.", set()),
+        ("They carry `oars` and a mast wherever they go.", set()),
+        ("The same holds of `oars` wherever it is they go.", set()),
+        ("The boats of this harbour carry `oars` and a mast", set()),
+        ("The boats carry `oars`.", set()),
+    ],
+)
+def test_a_gap_is_of_a_sentence_that_stands_alone(sentence, answers):
+    assert {answer for _, answer, _ in template.of_sentences(sentence)} == answers
+
+
+@pytest.mark.parametrize(
     ("keeps", "tasks", "expected"),
     [
         (
