@@ -33,7 +33,7 @@ progress = partial(track, console=screen, transient=True, disable=not screen.is_
 def load(what: str, data: DataConfig) -> tuple[list[Task], list[Task]]:
     """Train and held-out tasks, of different passages. Raises ValueError, in a sentence."""
     name, given = parsed(what)
-    folder, options = Path(name).resolve(), DEFAULTS | given
+    root, options = Path(name).resolve(), DEFAULTS | given
     teacher, model, *counts = options.values()
     is_known = [*map(type, options.values())] == [*map(type, DEFAULTS.values())]
     is_url, is_offline = str(teacher).startswith("http"), [teacher, counts[2]] == ["template", 1]
@@ -42,8 +42,8 @@ def load(what: str, data: DataConfig) -> tuple[list[Task], list[Task]]:
             f"{what} is not among {DEFAULTS}: give counts, and teacher=template, or a URL with "
             "model=NAME, for the policy itself a served checkpoint's: tasks are read before it is"
         )
-    found = sorted(folder.rglob("*")) or [folder]
-    files = [file for file in found if file.suffix.lower() in PLAIN + CONVERTED and file.is_file()]
+    found = [f for f in [root, *root.rglob("*")] if "/." not in f"{f.relative_to(root.parent)}"]
+    files = [f for f in sorted(found) if f.suffix.lower() in PLAIN + CONVERTED and f.is_file()]
     code = [Path(__file__), *sorted(Path(template.__file__).parent.glob("*.py"))]
     held = [(str(f), hashlib.sha256(f.read_bytes()).hexdigest()) for f in [*code, *files]]
     cache = platformdirs.user_cache_path("agentrl") / "documents"
@@ -51,7 +51,7 @@ def load(what: str, data: DataConfig) -> tuple[list[Task], list[Task]]:
     # Ranks wait for the first: a teacher may say another thing the next time.
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made = kept(cache, [held, options], partial(make, folder, files, options, cache))
+        made = kept(cache, [held, options], partial(make, root, files, options, cache))
     log.info("%s", made["report"])
     return made["train"], made["held_out"]
 

@@ -194,6 +194,10 @@ def test_train_and_held_out_share_no_passage(folder, caplog):
     many(folder)
     # The same passage in another document is on the same side.
     (folder / "again.txt").write_text((folder / "3.md").read_text())
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "licence.txt").write_text(
+        "The boat of others carries `nothing` that is ours."
+    )
     train, held_out = read(folder)
     assert (len(train), len(held_out)) == (18, 2)
     assert {t["passage"] for t in train} & {t["passage"] for t in held_out} == set()
