@@ -8,19 +8,16 @@ draws by chance is its own: the protocol has no seeds.
 """
 
 import json
-import os
 import shlex
 from contextlib import suppress
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 from tempfile import TemporaryFile
 from typing import Any
 
 from agentrl.environments.protocol import Action, Observation
 from agentrl.environments.tool_calls import as_tool
-from agentrl.sandbox.linux import die_with_parent
+from agentrl.sandbox.linux import start_bare
 from agentrl.types import parsed_arguments
-
-INHERITED = "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"
 
 
 class MCP:
@@ -32,10 +29,8 @@ class MCP:
             raise ValueError("a task has no question: give some by --tasks, such as files:q.jsonl")
         self.close()
         self._errors = TemporaryFile()  # noqa: SIM115
-        pipes = {"stdin": PIPE, "stdout": PIPE, "stderr": self._errors, "encoding": "utf-8"}
-        env = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        # Whatever becomes of this process: it may be killed before it can close.
-        self._program = Popen(self._command, **pipes, env=env, preexec_fn=die_with_parent)
+        pipes = {"stdin": PIPE, "stdout": PIPE, "stderr": self._errors}
+        self._program = start_bare(self._command, **pipes, encoding="utf-8", bufsize=1)
         about = {"protocolVersion": "2025-06-18", "capabilities": {}}
         self._ask("initialize", **about, clientInfo={"name": "agentrl", "version": "1"})
         self._send(method="notifications/initialized")
@@ -83,7 +78,6 @@ class MCP:
         # One that has ended is seen where it does not answer.
         with suppress(BrokenPipeError):
             self._program.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-            self._program.stdin.flush()
 
 
 load = MCP

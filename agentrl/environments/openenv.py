@@ -7,7 +7,6 @@ process. State lives in that connection alone. Whether an episode succeeded, no 
 import asyncio
 import json
 from contextlib import suppress
-from typing import Any
 
 from agentrl.environments.http import ask, http_client
 from agentrl.environments.protocol import Action, Observation
@@ -38,13 +37,10 @@ class OpenEnv:
         schema["properties"].pop("metadata", None)
         self._tools = [as_tool("step", schema, schema.pop("description", None))]
         asked = {"seed": seed, **{k: task[k] for k in ("seed", "split", "index") if k in task}}
-        while True:
-            self._socket = self._socket or await self._ws.connect(f"ws{self._url[4:]}/ws", **SOCKET)
-            seen = await self._ask("reset", asked, "CAPACITY_REACHED")
-            if "code" not in seen:
-                return self._observation(seen)
+        while "code" in (seen := await self._ask("reset", asked, "CAPACITY_REACHED")):
             # Until another episode ends, or the time of this one.
             self._socket = await asyncio.sleep(0.2)
+        return self._observation(seen)
 
     async def step(self, action: Action) -> Observation:
         call = as_call({"name": "step", "arguments": action}) if isinstance(action, str) else action
@@ -57,8 +53,9 @@ class OpenEnv:
             await self._socket.close()
         await self._http.aclose()
 
-    async def _ask(self, kind: str, data: Any, expected: str) -> dict:
+    async def _ask(self, kind: str, data: object, expected: str) -> dict:
         """What the server has to say; expected: the code of an error that is no fault of it."""
+        self._socket = self._socket or await self._ws.connect(f"ws{self._url[4:]}/ws", **SOCKET)
         try:
             # One that has no capacity says so and closes, which may be read afterwards.
             with suppress(self._ws.ConnectionClosed):

@@ -118,8 +118,8 @@ class _ForkServer:
             self._process = subprocess.Popen(
                 [*program, name, str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
-                # What worlds print is not the output of this command.
-                stdout=sys.stderr.fileno() if _has_file(sys.stderr) else subprocess.DEVNULL,
+                # What worlds print is not the output of this command: it goes to stderr.
+                stdout=2,
                 pass_fds=[theirs.fileno()],
                 env=variables,
                 # An interrupt from the keyboard is not for it.
@@ -137,13 +137,6 @@ class _ForkServer:
     def fork(self, connection: socket.socket) -> None:
         """Start a world that is spoken to through the connection."""
         socket.send_fds(self._socket, [b"+"], [connection.fileno()])
-
-
-def _has_file(stream: Any) -> bool:
-    try:
-        return stream.fileno() >= 0
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _fork_server(name: str) -> _ForkServer:

@@ -1,11 +1,12 @@
 """Query of a world's name: what stands after the question mark."""
 
 import inspect
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
+
+from agentrl.types import parsed_arguments
 
 
 def with_options(make: Callable, what: str) -> partial:
@@ -23,11 +24,4 @@ def parsed(what: str) -> tuple[str, dict[str, Any]]:
     ('FrozenLake-v1', {'is_slippery': False, 'map_name': '8x8', 'size': 3})
     """
     name, _, query = what.partition("?")
-    return name, {key: _value(value) for key, value in parse_qsl(query)}
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return name, {key: parsed_arguments(value) for key, value in parse_qsl(query)}

@@ -66,13 +66,8 @@ class EnvServer:
     They raise ValueError, in a sentence, for what a client asked wrongly.
     """
 
-    def __init__(
-        self,
-        name: str,
-        splits: tuple[list[Task], list[Task]],
-        idle_seconds: float = IDLE_SECONDS,
-    ):
-        self._name, self._idle_seconds, self._instances = name, idle_seconds, {}
+    def __init__(self, name: str, splits: tuple[list[Task], list[Task]]):
+        self._name, self._instances = name, {}
         self._rows = {
             split: {str(row.get("id", f"{split}-{i}")): row for i, row in enumerate(rows)}
             for split, rows in zip(("train", "dev"), splits, strict=True)
@@ -84,7 +79,7 @@ class EnvServer:
 
     async def create(self, asked: Asked) -> dict[str, Any]:
         for name, instance in list(self._instances.items()):
-            if time.monotonic() - instance.used >= self._idle_seconds:
+            if time.monotonic() - instance.used >= IDLE_SECONDS:
                 await self.release(Asked(instance_id=name))
         task = next((of[asked.task_id] for of in self._rows.values() if asked.task_id in of), None)
         name = asked.instance_id or uuid.uuid4().hex

@@ -13,9 +13,9 @@ from typing import Any
 
 from agentrl.environments.protocol import Action, Observation
 from agentrl.environments.requirement import required
+from agentrl.environments.textarena_turn import next_turn
 
 NUM_PLAYERS = range(1, 7)
-MOVE = re.compile(r"\[(?!Player|GAME)[^\[\]\n]{1,40}\]")
 
 
 class TextArena:
@@ -51,32 +51,19 @@ class TextArena:
 
     def _until_asked(self) -> Observation:
         while not self._is_over:
-            text = self._seen()
+            number, text, offered = next_turn(self._game)
+            self._player = self._name(number)
+            # What was offered before still is, until something else will be.
+            self._offers[self._player] = offered or self._offers.get(self._player, [])
             if self._player not in self._random:
                 return self._asked(text)
-            move = self._rng.choice(self._offers.get(self._player, [""]))
+            move = self._rng.choice(self._offers[self._player] or [""])
             self._is_over, _ = self._game.step(action=move)
         return self._end()
 
     def _asked(self, text: str, **rest: Any) -> Observation:
-        offered = self._offers.get(self._player, ())
+        offered = self._offers[self._player]
         return Observation(text=text, player=self._player, actions=offered, **rest)
-
-    def _seen(self) -> str:
-        """What is new to whoever's turn it is; a wrapper would tell everything from the start."""
-        inner = self._game
-        while hasattr(inner, "env"):
-            inner = inner.env
-        number, messages = inner.get_observation()
-        self._player, roles = self._name(number), inner.state.role_mapping
-        for by, said, kind in messages:
-            moves = MOVE.findall(said) if by == -1 else ()
-            if moves and kind.name != "GAME_ACTION_DESCRIPTION":
-                self._offers[self._player] = [*dict.fromkeys(moves)]
-        heard = [(by, said) for by, said, _ in messages if by != number]
-        return "\n".join(
-            said if by == -1 else f"[{roles.get(by, by)}] {said}" for by, said in heard
-        )
 
     def _name(self, number: int) -> str:
         return "agent" if self._num_players == 1 else f"player_{number}"

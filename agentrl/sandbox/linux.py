@@ -3,6 +3,9 @@
 import ctypes
 import os
 import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Any
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x2000000, 0x4000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (0x8000000 << i for i in range(4))
@@ -14,6 +17,9 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 SECCOMP_MODE_FILTER = 2
 WAIT_FOR_CLONES_TOO = 0x40000000
+
+INHERITED = "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"
+"""What a shell sets for everybody."""
 
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_SYSCALL = 442
@@ -59,6 +65,12 @@ def prctl(option: int, *values: object) -> None:
 def die_with_parent() -> None:
     """Be killed as soon as the process that started this one has ended."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start_bare(command: Sequence[str], **streams: Any) -> subprocess.Popen:
+    """Start a program that ends with this process, however that ends, and knows INHERITED alone."""
+    env = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    return subprocess.Popen(command, **streams, env=env, preexec_fn=die_with_parent)
 
 
 def drop_capabilities() -> None:

@@ -26,7 +26,9 @@ def right_call(world, text: str) -> dict:
     """A call of the gold answer as a tool call: its name, its arguments by name."""
     tree = ast.parse(text, mode="eval").body
     method = next(
-        getattr(one, tree.func.id) for one in world._systems.values() if hasattr(one, tree.func.id)
+        getattr(one, tree.func.id)
+        for one in world._systems.own.values()
+        if hasattr(one, tree.func.id)
     )
     by_name = {one.arg: ast.literal_eval(one.value) for one in tree.keywords}
     bound = inspect.signature(method).bind(*map(ast.literal_eval, tree.args), **by_name)

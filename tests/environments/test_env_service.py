@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from agentrl.environments import serve
 from agentrl.environments.named import environment, tasks_of
 from agentrl.environments.protocol import ToolCall
 from agentrl.environments.random_play import random_play
@@ -132,8 +133,9 @@ def test_the_routes_as_others_ask_them(url):
     assert ask(url, "create", task_id={})[0] == 422
 
 
-def test_instances_are_released_at_an_end_and_after_a_time_without_use():
-    server = EnvServer(f"{LAKE}?is_slippery=false", TASKS, idle_seconds=0.3)
+def test_instances_are_released_at_an_end_and_after_a_time_without_use(monkeypatch):
+    monkeypatch.setattr(serve, "IDLE_SECONDS", 0.3)
+    server = EnvServer(f"{LAKE}?is_slippery=false", TASKS)
     with served(make_app(server)) as url:
         asyncio.run(game(f"env-service:{url}", row(0), 0))
         assert server._instances == {}

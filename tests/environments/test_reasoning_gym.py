@@ -7,10 +7,9 @@ import time
 import pytest
 
 from agentrl.agents.tools import PythonTool
-from agentrl.environments import reasoning_gym
+from agentrl.environments import reasoning_items
 from agentrl.environments.named import environment, tasks_of
 from agentrl.environments.random_play import random_play
-from agentrl.environments.reasoning_gym import ReasoningGym
 from tests.support.playing import played
 
 COUNTDOWN = "reasoning-gym:countdown?size=10"
@@ -26,7 +25,7 @@ def two_sandboxes():
     """Each imports the package for two seconds."""
     few = PythonTool(seconds=30.0, workers=2, preload=["reasoning_gym"])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ReasoningGym, "_python", few)
+        patched.setattr(reasoning_items, "sandboxes", few)
         yield
 
 
@@ -101,7 +100,7 @@ def test_programs_score_nothing_and_hurt_nobody(rows, alphabet, monkeypatch, tmp
     """What a text may consist of stops them; where it is not looked at, the sandbox does."""
     said = [one.replace("{file!r}", repr(str(tmp_path / "x"))) for one in PROGRAMS.values()]
     if alphabet == "not checked":
-        monkeypatch.setattr(reasoning_gym, "EXECUTED", {})
+        monkeypatch.setattr(reasoning_items, "EXECUTED", {})
 
     async def beside():
         others = [answer(row, row["answer"]) for row in rows[:3]]
