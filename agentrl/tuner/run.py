@@ -63,14 +63,17 @@ def tune(
     which goes on where there is one already; None: the time. monitor_type: tensorboard (None),
     wandb or swanlab. config_path: a YAML of our settings, which the arguments override.
     Raises ValueError where these cannot be used, and in processes that have trained together
-    already. A run ends as train.py does: what a person caused
-    exits with a sentence, and Ctrl-C saves.
+    already. A run ends as train.py does: what a person caused exits with a sentence, and Ctrl-C
+    saves.
     """
     settings = read_settings(Path(config_path)) if config_path else {}
+    # Tasks of the file may have held-out ones.
+    in_file = train_dataset is None and settings.get("eval.every", 1) is not None
+    is_evaluated = eval_dataset is not None or in_file
     if model is not None:
         settings |= of_model(model)
     if algorithm is not None or config_path is None:
-        settings |= of_algorithm(algorithm or AlgorithmConfig(), eval_dataset is not None)
+        settings |= of_algorithm(algorithm or AlgorithmConfig(), is_evaluated)
     if monitor_type is not None or "trackers" not in settings:
         settings |= of_monitor(monitor_type)
     if train_dataset is not None:
@@ -84,7 +87,7 @@ def tune(
         tasks=_as_tasks(train_dataset, eval_dataset),
         # The rest of it is among the settings; without a path there is no Config at all.
         model=ModelConfig(path=settings.get("model.path")),
-        eval=EvalConfig(every=None),
+        eval=EvalConfig() if is_evaluated else EvalConfig(every=None),
         auxiliary_models={name: auxiliary_model(name, one) for name, one in others.items()},
     )
     config = with_settings(config, settings)

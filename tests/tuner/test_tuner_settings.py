@@ -141,6 +141,24 @@ def test_a_file_of_settings_which_arguments_override(configured, tmp_path, tiny_
     assert config.algorithm.name == "MultiStepGRPO"
 
 
+@pytest.mark.parametrize(
+    ("written", "algorithm", "every"),
+    [
+        ("", None, 20),
+        ("eval: {every: 5}", None, 5),
+        ("eval: {every: 5}", AlgorithmConfig(eval_interval_steps=7), 7),
+        ("eval: {every: null}", AlgorithmConfig(eval_interval_steps=7), None),
+    ],
+)
+def test_tasks_of_a_file_are_evaluated_as_it_says(
+    configured, tmp_path, tiny_folder, written, algorithm, every
+):
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"tasks: files:rows\nmodel: {{path: {tiny_folder}}}\n{written}\n")
+    given = {"config_path": str(file), "train_dataset": None, "model": None}
+    assert configured(**given, algorithm=algorithm)[0].eval.every == every
+
+
 def test_every_key_of_trinitys_is_refused_with_ours_beside_it(tmp_path):
     import yaml
 
