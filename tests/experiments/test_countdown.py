@@ -1,11 +1,13 @@
 """Countdown: what a person would say of an answer, and a player that finds them all."""
 
+import ast
 import asyncio
 import itertools
 import random
 
 import pytest
 
+from agentrl.environments.named import tasks_of
 from experiments import countdown
 
 TASK = {"question": "numbers 3 7 12 target 22", "answer": "3 + 7 + 12"}
@@ -94,10 +96,8 @@ def test_answers_and_a_player_that_tries_all_are_right_and_a_draw_is_seldom():
 
 
 def test_reasoning_gyms_own_answers_are_right():
-    from reasoning_gym import create_dataset
-
-    made = create_dataset("countdown", size=20, seed=5)
-    about = [item["metadata"] for item in made]
+    made, _ = asyncio.run(tasks_of("reasoning-gym:countdown?size=20&seed=5"))
+    about = [ast.literal_eval(item["metadata"]) for item in made]
     asked = [f"numbers {' '.join(map(str, a['numbers']))} target {a['target']}" for a in about]
     verdicts = judged([{"question": q} for q in asked], [item["answer"] for item in made])
     assert all(v.success for v in verdicts)
