@@ -6,6 +6,7 @@ fields: on the command line they are written ``package.module:function`` or
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from agentrl.types import Task
 MAX_NUM_BATCHED_TOKENS = 16_384
 """Of vLLM on a GPU, whose default for an engine is 2,048: a prompt of 16k would take eight steps.
 """
+OPENS = re.compile(r"agentrl\.environments|[\"']env[\"']")
 LONGEST_SECONDS = 1e9
 """Clocks count nanoseconds, in 63 bits."""
 _FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
@@ -45,11 +47,10 @@ def _check(config: Any, prefix: str = "", **fields: tuple[bool, str]) -> None:
 
 
 def _may_open_worlds(workflow: Callable) -> bool:
-    """Whether what an experiment's modules hold, is in part of ``agentrl.environments``."""
+    """Whether an experiment's modules speak of ``agentrl.environments``, or of a task's "env"."""
     modules = experiment_modules([callable_name(workflow)]).values()
-    held = (value for module in modules for value in vars(module).values())
-    names = (getattr(one, "__module__", None) or getattr(one, "__name__", "") for one in held)
-    return not modules or any(f"{name}".startswith("agentrl.environments") for name in names)
+    files = [Path(module.__file__) for module in modules if getattr(module, "__file__", None)]
+    return not files or any(OPENS.search(f.read_text("utf-8", "replace")) for f in files)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,6 +141,22 @@ def test_an_unknown_experiment(capsys):
         parse(["--exp", "gsm9k"], "")
 
 
+@pytest.mark.parametrize(
+    "line", ["from agentrl.environments.named import environment", "world = task['env']", "pass"]
+)
+def test_a_workflow_that_may_open_worlds_is_not_refused(tmp_path, line, capsys):
+    """Also where it looks for them late, or has a way of its own to open them."""
+    (tmp_path / "mine.py").write_text(f"async def solve(task, model):\n    {line}\n")
+    flags = ["--exp", "gsm8k_offline", "--workflow", f"{tmp_path / 'mine.py'}:solve"]
+    if line == "pass":
+        with pytest.raises(SystemExit):
+            parse([*flags, "--env", "gymnasium:Taxi-v4"], "")
+        assert "this workflow opens no" in capsys.readouterr().err
+    else:
+        config, _ = parse([*flags, "--env", "gymnasium:Taxi-v4"], "")
+        assert config.data.env == "gymnasium:Taxi-v4"
+
+
 def test_help_lists_the_experiments(capsys):
     with pytest.raises(SystemExit) as stopped:
         parse(["--help"], "")
