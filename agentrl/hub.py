@@ -4,11 +4,17 @@ Whether the hub answers is found out once, in seconds: its libraries try again f
 before they look into their cache.
 """
 
+import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 PATIENCE_SECONDS = 5.0
+LAUNCHED = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 OFFLINE = "or try --exp gsm8k_offline, which downloads nothing"
 """What works without it."""
 
@@ -56,3 +62,21 @@ def _check_folder(folder: Path) -> None:
             checkpoints = sorted(folder.glob("checkpoints/step-*"))
             right = f"did you mean {checkpoints[-1]}?" if checkpoints else "give another"
             raise ValueError(f"{folder} is no transformers folder, as it has no {what}: {right}")
+
+
+@contextmanager
+def behind_url(path: str) -> Iterator[tuple[str, str, str]]:
+    """The URL of a model's API, a key and its name there, while a process of its own serves it.
+
+    Raises ValueError, in a sentence, where it cannot.
+    """
+    # It is no rank of whoever starts it.
+    env = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHED)}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    command = [sys.executable, "-m", "agentrl.debug.serve", path]
+    with Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=env) as process:
+        if not (line := process.stdout.readline()):
+            said = process.stderr.read().strip().splitlines() or ["without a word"]
+            raise ValueError(f"{path} cannot be served: {said[-1].removeprefix('error: ')}")
+        yield tuple(json.loads(line))
+        process.stdin.close()

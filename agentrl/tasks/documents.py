@@ -21,7 +21,7 @@ from agentrl.tasks.hf import cut
 from agentrl.tasks.jsonl import content_id, with_id
 from agentrl.tasks.questions import filters, template
 from agentrl.tasks.questions.passages import passages_of
-from agentrl.tasks.questions.teacher import Teacher
+from agentrl.tasks.questions.teacher import Teacher, reached
 from agentrl.types import Task
 
 PLAIN, CONVERTED = (".md", ".txt"), (".html", ".htm", ".pdf", ".docx")
@@ -36,11 +36,12 @@ def load(what: str, data: DataConfig) -> tuple[list[Task], list[Task]]:
     root, options = Path(name).resolve(), DEFAULTS | given
     teacher, model, *counts = options.values()
     is_known = [*map(type, options.values())] == [*map(type, DEFAULTS.values())]
-    is_url, is_offline = str(teacher).startswith("http"), [teacher, counts[2]] == ["template", 1]
-    if not (is_known and min(counts) > 0 and (is_url if model else is_offline)):
+    is_url = str(teacher).startswith("http")
+    fits = is_url == bool(model) and (teacher != "template" or counts[2] == 1)
+    if not (is_known and min(counts) > 0 and fits):
         raise ValueError(
-            f"{what} is not among {DEFAULTS}: give counts, and teacher=template, or a URL with "
-            "model=NAME, for the policy itself a served checkpoint's: tasks are read before it is"
+            f"{what} is not among {DEFAULTS}: give counts, and teacher=template, a URL with "
+            "model=NAME, or a model: a folder, a run's checkpoint, a hub name"
         )
     found = [f for f in [root, *root.rglob("*")] if "/." not in f"{f.relative_to(root.parent)}"]
     files = [f for f in sorted(found) if f.suffix.lower() in PLAIN + CONVERTED and f.is_file()]
@@ -69,7 +70,7 @@ def kept(folder: Path, of: list, make: Callable[[], Any]) -> Any:
 def make(folder: Path, files: list[Path], options: dict[str, Any], cache: Path) -> dict[str, Any]:
     """Tasks, and the report."""
     failures: Counter[str] = Counter()
-    _, model, size, most, wordings = options.values()
+    teacher, model, size, most, wordings = options.values()
     passages = read(folder, files, size, failures)
     asked = map(template.ask, passages)
     stays: dict[str, Callable] = {
@@ -79,19 +80,20 @@ def make(folder: Path, files: list[Path], options: dict[str, Any], cache: Path) 
         "near duplicate": partial(filters.are_unlike, similar=0.8),
         "enough of a passage": partial(filters.are_few, most=most * wordings),
     }
-    if model:
-        teacher = Teacher(options, failures, partial(kept, cache))
-        asked = teacher.each(teacher.ask, passages, [])
-        stays["another answer, by the passage alone"] = lambda tasks: progress(
-            teacher.each(teacher.finds, tasks, False), "answering", len(tasks)
-        )
-    tasks = [task for some in progress(asked, "asking", len(passages)) for task in some]
-    report = [f"{folder}: {len(files)} files, {len(passages)} passages, {len(tasks)} questions"]
-    for name, keeps in stays.items():
-        verdicts = [*zip(tasks, keeps(tasks), strict=True)]
-        dropped = [f"    {t['question']} -> {t['answer']}" for t, stay in verdicts if not stay]
-        report += [f"  {name}: {len(dropped)} of {len(tasks)} dropped", *dropped[:2]]
-        tasks = [task for task, stay in verdicts if stay]
+    with reached(teacher, model) as at:
+        if at is not None:
+            asks = Teacher(at, options, failures, partial(kept, cache))
+            asked = asks.each(asks.ask, passages, [])
+            stays["another answer, by the passage alone"] = lambda tasks: progress(
+                asks.each(asks.finds, tasks, False), "answering", len(tasks)
+            )
+        tasks = [task for some in progress(asked, "asking", len(passages)) for task in some]
+        report = [f"{folder}: {len(files)} files, {len(passages)} passages, {len(tasks)} questions"]
+        for name, keeps in stays.items():
+            verdicts = [*zip(tasks, keeps(tasks), strict=True)]
+            dropped = [f"    {t['question']} -> {t['answer']}" for t, stay in verdicts if not stay]
+            report += [f"  {name}: {len(dropped)} of {len(tasks)} dropped", *dropped[:2]]
+            tasks = [task for task, stay in verdicts if stay]
     report += [f"  failed {count} times: {cause}" for cause, count in failures.items()]
     report = "\n".join([*report, f"  {len(tasks)} tasks, kept in {cache}"])
     if not tasks:

@@ -6,12 +6,14 @@ import time
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 
 import pytest
 from fastapi import FastAPI, Response
 
+from agentrl import hub
 from agentrl.agents.judges.gold import check_gold
 from agentrl.agents.judges.text import exact
 from agentrl.callables import load_named
@@ -236,8 +238,8 @@ def test_a_preview_has_the_report(folder, capsys, caplog, monkeypatch):
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("teacher=model", "teacher=model is not among .* for the policy itself a served checkpoi"),
-        ("teacher=http://x/v1", "is not among .*or a URL with model=NAME"),
+        ("teacher=http://x/v1", "is not among .* a URL with model=NAME, or a model: a folder"),
+        ("teacher=run/step-00040&model=m", "is not among"),
         ("model=m", "model=m is not among"),
         ("wordings=2", "wordings=2 is not among"),
         ("size=0", "size=0 is not among"),
@@ -332,6 +334,29 @@ def test_a_teacher_is_asked_twice_and_its_failures_are_counted(folder, model):
     # What was changed, and what failed before.
     again = [text for name, text in model.calls[before:]]
     assert {text.partition("00 carries")[0][-1] for text in again} == {"0", "1", "2", "8"}
+
+
+def test_a_model_that_has_no_url_is_served_while_it_is_asked(folder, model, monkeypatch):
+    """What serves it is tested with a real one: tests/debug/test_serve.py."""
+    many(folder, 3)
+    (folder / "0.md").unlink()
+    noted = []
+
+    @contextmanager
+    def serving(path):
+        noted.append(path)
+        yield model.url, "key", "m"
+        noted.append(len(model.calls))
+
+    monkeypatch.setattr(hub, "behind_url", serving)
+    train, held_out = read(folder, teacher="run/step-00040", questions=1)
+    assert sorted(t["answer"] for t in train + held_out) == ["load1", "load2"]
+    # Two passages and two questions, all of them before it was let go.
+    assert noted == ["run/step-00040", 4]
+    assert (read(folder, teacher="run/step-00040", questions=1), len(noted)) == (
+        (train, held_out),
+        2,
+    )
 
 
 def test_a_teacher_that_is_not_there_is_a_sentence(folder):

@@ -4,12 +4,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import openai
 from pydantic import create_model
 
+from agentrl import hub
 from agentrl.agents.judges.text import is_exact
 from agentrl.types import Task
 
@@ -25,13 +27,21 @@ About = create_model("About", tasks=(list[Wordings], ...))
 Reading = create_model("Reading", answer=(str, ...))
 
 
+def reached(teacher: str, model: str) -> AbstractContextManager[Sequence[str] | None]:
+    """Where a teacher is: URL, key, its name there. A model that has no URL is served meanwhile."""
+    if model or teacher == "template":
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        return nullcontext((teacher, key, model) if model else None)
+    return hub.behind_url(teacher)
+
+
 class Teacher:
-    def __init__(self, options: dict[str, Any], failures: Counter[str], keep: Callable):
+    def __init__(self, at: Sequence[str], options: dict, failures: Counter[str], keep: Callable):
         """options, keep: as ``documents`` has them. failures: calls that fail, by their cause."""
         self._options, self._failures, self._keep = options, failures, keep
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        chat = openai.OpenAI(base_url=options["teacher"], api_key=key, timeout=SECONDS).chat
-        self._parse = partial(chat.completions.parse, model=options["model"], temperature=0)
+        url, key, model = at
+        chat = openai.OpenAI(base_url=url, api_key=key, timeout=SECONDS).chat
+        self._parse = partial(chat.completions.parse, model=model, temperature=0)
 
     def ask(self, passage: Task) -> list[Task]:
         most, wordings = self._options["questions"], self._options["wordings"]
