@@ -10,6 +10,8 @@ from collections import Counter
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.conjecture.providers import Constants
 from pydantic.json_schema import models_json_schema
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -25,6 +27,14 @@ ROUTES = [*DIALECTS, "/v1/models/{name}"]
 @pytest.fixture(autouse=True)
 def no_warnings(caplog):
     caplog.set_level(logging.ERROR, "agentrl.serving")
+
+
+@pytest.fixture(autouse=True)
+def the_same_requests(monkeypatch):
+    """Hypothesis also draws what stands in the source of modules that happen to be imported."""
+    none = Constants()
+    monkeypatch.setattr(providers, "_get_local_constants", lambda: none)
+    monkeypatch.setattr(providers, "CONSTANTS_CACHE", type(providers.CONSTANTS_CACHE)(64))
 
 
 @pytest.fixture
