@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from subprocess import PIPE, Popen
+from tempfile import TemporaryFile
 
 PATIENCE_SECONDS = 5.0
 LAUNCHED = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+"""How the variables begin by which a launcher tells a process which rank it is."""
 OFFLINE = "or try --exp gsm8k_offline, which downloads nothing"
 """What works without it."""
 
@@ -74,9 +76,13 @@ def behind_url(path: str) -> Iterator[tuple[str, str, str]]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHED)}
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     command = [sys.executable, "-m", "agentrl.debug.serve", path]
-    with Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True, env=env) as process:
+    pipes = {"stdin": PIPE, "stdout": PIPE, "text": True}
+    # A file takes all that it says: a pipe that nobody reads would fill, and it would wait.
+    with TemporaryFile("w+") as errors, Popen(command, **pipes, stderr=errors, env=env) as process:
         if not (line := process.stdout.readline()):
-            said = process.stderr.read().strip().splitlines() or ["without a word"]
+            process.wait()
+            errors.seek(0)
+            said = errors.read().strip().splitlines() or ["it ended without a word"]
             raise ValueError(f"{path} cannot be served: {said[-1].removeprefix('error: ')}")
+        # Its standard input is closed with the process's own context.
         yield tuple(json.loads(line))
-        process.stdin.close()

@@ -16,6 +16,8 @@ def test_it_is_served_while_it_is_needed(tiny_folder, monkeypatch):
     # As in a rank of two, which it is none of.
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
+    # It says more than a pipe holds, and nobody reads it.
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
     asked = {"messages": [{"role": "user", "content": "2+3?"}], "max_tokens": 8, "temperature": 0}
     with hub.behind_url(str(tiny_folder)) as (url, key, name):
         client = openai.OpenAI(base_url=url, api_key=key)
