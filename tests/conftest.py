@@ -88,6 +88,18 @@ def signals_are_pytests():
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def episode():
+    """An episode whose model says what the test wants, in Qwen3's form, behind a real server."""
+    from tests.support.families import QWEN3
+    from tests.support.spy import Scripted
+
+    episode = Scripted(QWEN3)
+    yield episode
+    episode.client.close()
+    episode.serving.server.close()
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tiny_folder):
     from transformers import AutoTokenizer

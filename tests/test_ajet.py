@@ -66,14 +66,6 @@ class ByDictionary(BaseJudge):
         return len(judge_input_dictionary["final_answer"]), False
 
 
-@pytest.fixture
-def episode():
-    episode = Scripted(QWEN3)
-    yield episode
-    episode.client.close()
-    episode.serving.server.close()
-
-
 def run(episode, workflow, judge=None):
     given = {"workflow": workflow, "judge": judge, "model": episode.client, "seconds": 20.0}
     return run_episode(ROW, 0, **given)

@@ -19,8 +19,6 @@ from pydantic import BaseModel
 
 from agentrl.algorithms.advantages import credit, trainable
 from agentrl.types import Episode, Group
-from tests.support.families import QWEN3
-from tests.support.spy import Scripted
 
 NODE = Path(__file__).parents[1] / "node"
 FUNCTION = {
@@ -38,14 +36,6 @@ SAYS = {
     "calls": "".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>\n" for call in CALLS),
 }
 SAYS["all"] = THINKING + TEXT + SAYS["calls"]
-
-
-@pytest.fixture
-def episode():
-    episode = Scripted(QWEN3)
-    yield episode
-    episode.client.close()
-    episode.serving.server.close()
 
 
 @pytest.fixture

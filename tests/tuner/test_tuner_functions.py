@@ -38,13 +38,6 @@ async def score(response, task):
 
 
 @pytest.fixture
-def episode():
-    episode = Scripted(QWEN3)
-    yield episode
-    episode.client.close()
-
-
-@pytest.fixture
 def qwen3(tmp_path, tiny_folder):
     """A folder that transformers would load, with Qwen3's template."""
     tokens = tokenizer(QWEN3)
