@@ -72,7 +72,7 @@ class AjetTuner:
     """The models of an episode, in the forms that frameworks take.
 
     target_tag: an agent's name: those that ``trainable_targets`` leaves out speak through their
-    ``debug_model``, which nothing records.
+    ``debug_model``, which nothing records. agent_name: told apart by nothing here.
     """
 
     def __init__(self, model: Any, auxiliary_models: Mapping[str, Any], targets: list[str] | None):
@@ -153,7 +153,7 @@ class Workflow(BaseModel):
                 metrics=dict(_numbers(output.log_metrics)),
             )
 
-        return named_like(workflow, *callable_name(cls).split(":"))
+        return named_like(workflow, callable_name(cls))
 
 
 class BaseJudge:
@@ -191,7 +191,7 @@ class BaseJudge:
             reward, success = await verdict if inspect.isawaitable(verdict) else verdict
             return contract.JudgeOutput(reward=float(reward), success=bool(success))
 
-        return named_like(judge, *callable_name(cls).split(":"))
+        return named_like(judge, callable_name(cls))
 
 
 def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -181,9 +181,9 @@ def callable_name(function: Callable | None) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def named_like(function: Callable, module: str, name: str) -> Callable:
-    """The function under the name of what it stands for: what ``callable_name`` says of it."""
-    function.__module__, function.__qualname__ = module, name
+def named_like(function: Callable, name: str) -> Callable:
+    """The function, of which ``callable_name`` says the name of what it stands for."""
+    function.__module__, _, function.__qualname__ = name.partition(":")
     return function
 
 

@@ -10,8 +10,9 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import fields, replace
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,7 +119,7 @@ def parse(
 def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     """The config with settings by their dotted names, each as its flag takes it.
 
-    Exits, having said why, where one cannot be used.
+    Raises ValueError, in a sentence, where one cannot be used.
     """
     others = {**settings}
     if (names := others.pop("algorithm", None)) is not None:
@@ -127,8 +128,17 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
     for name, value in others.items():
         values = value if isinstance(value, list | tuple) else [value]
         argv += [f"--{name.replace('_', '-')}", *map(str, values)]
-    # As in a file, what is on or off is said.
-    return tyro.cli(Config, args=argv, default=config, config=(tyro.conf.FlagConversionOff,))
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            # As in a file, what is on or off is said.
+            options = (tyro.conf.FlagConversionOff,)
+            return tyro.cli(Config, args=argv, default=config, config=options)
+    except SystemExit as stopped:
+        # What tyro shows a person who typed flags: a box, and where to look for help.
+        text = " ".join(re.sub("[\u2500-\u257f]", " ", said.getvalue()).split())
+        told = re.split(" For full helptext| Argument helptext", text)[0]
+        raise ValueError(re.split(r"Error parsing (?!--)\S+: ", told)[-1]) from stopped
 
 
 def _refuse_renamed(argv: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from agentrl.types import Task
 MAX_NUM_BATCHED_TOKENS = 16_384
 """Of vLLM on a GPU, whose default for an engine is 2,048: a prompt of 16k would take eight steps.
 """
-OPENS = re.compile(r"agentrl\.environments|[\"']env[\"']")
+_OPENS_WORLDS = re.compile(r"agentrl\.environments|[\"']env[\"']")
 LONGEST_SECONDS = 1e9
 """Clocks count nanoseconds, in 63 bits."""
 _FROM_COMMAND_LINE = tyro.constructors.PrimitiveConstructorSpec(
@@ -49,8 +49,9 @@ def _check(config: Any, prefix: str = "", **fields: tuple[bool, str]) -> None:
 def _may_open_worlds(workflow: Callable) -> bool:
     """Whether an experiment's modules speak of ``agentrl.environments``, or of a task's "env"."""
     modules = experiment_modules([callable_name(workflow)]).values()
-    files = [Path(module.__file__) for module in modules if getattr(module, "__file__", None)]
-    return not files or any(OPENS.search(f.read_text("utf-8", "replace")) for f in files)
+    files = [Path(getattr(module, "__file__", None) or "") for module in modules]
+    texts = [file.read_text("utf-8", "replace") for file in files if file.is_file()]
+    return not texts or any(map(_OPENS_WORLDS.search, texts))
 
 
 @dataclass(frozen=True, kw_only=True)

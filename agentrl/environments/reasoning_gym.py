@@ -7,7 +7,7 @@ trainer's process, which never imports the package: sandboxes do.
 import re
 from typing import Any
 
-from agentrl.environments import reasoning_items
+from agentrl.environments import reasoning_gym_items
 from agentrl.environments.protocol import Action, Observation
 from agentrl.environments.requirement import required
 from agentrl.types import Task
@@ -22,10 +22,10 @@ class ReasoningGym:
 
     async def tasks(self) -> tuple[list[Task], list[Task]]:
         """Each has three other items' answers, to draw from."""
-        items, rows = await reasoning_items.make(self._name, self._options), []
+        items, rows = await reasoning_gym_items.make(self._name, self._options), []
         for i, item in enumerate(items):
             # Some of the integrals it could not solve itself.
-            if item["answer"] is None or reasoning_items.may_be(self._name, item["answer"]):
+            if item["answer"] is None or reasoning_gym_items.may_be(self._name, item["answer"]):
                 drawn = [items[(i + j) % len(items)]["answer"] for j in range(4)]
                 rows.append({**item, "drawn": drawn, "seed": self._options["seed"], "index": i})
         num_train = len(rows) - len(rows) // 10
@@ -39,7 +39,7 @@ class ReasoningGym:
         said = str(action)
         given = re.findall(r"<answer>(.*?)</answer>", said, re.DOTALL) or [said]
         options = {**self._options, "seed": self._task["seed"]}
-        score = await reasoning_items.score(self._name, options, self._task, given[-1].strip())
+        score = await reasoning_gym_items.score(self._name, options, self._task, given[-1].strip())
         return Observation(text="", reward=score, done=True, success=score >= 1)
 
 

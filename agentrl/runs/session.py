@@ -70,14 +70,6 @@ class Session:
 
     # Before the first step.
 
-    def _run_of_that_name(self) -> Path | None:
-        """As the first rank sees it, which makes it where it is not there."""
-        if self._name is None:
-            return None
-        folder = self.config.runs / Path(self._exp).stem / self._name
-        found = [folder] if self.ranks.is_first and folder.exists() else []
-        return next(iter(self.ranks.gather(found, "run's folder")), None)
-
     def check(self, tasks: Sequence[Task], held_out: Sequence[Task], batches: Sequence) -> Config:
         """What can be known to fail is said here, before minutes are spent; the run's folder is
         there from then on. Returns the config with what the model decides. Raises ValueError."""
@@ -122,6 +114,14 @@ class Session:
             made = [Run.create(self.config.runs, self._exp, *described, name=self._name)]
         (folder,) = self.ranks.gather([run.folder for run in made], "run's folder")
         return Run(folder, writes=self.ranks.is_first)
+
+    def _run_of_that_name(self) -> Path | None:
+        """As the first rank sees it, which makes it where it is not there."""
+        if self._name is None:
+            return None
+        folder = self.config.runs / Path(self._exp).stem / self._name
+        found = [folder] if self.ranks.is_first and folder.exists() else []
+        return next(iter(self.ranks.gather(found, "run's folder")), None)
 
     @cached_property
     def _checkpoint(self) -> Path | None:

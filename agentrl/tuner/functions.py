@@ -48,7 +48,7 @@ def as_workflow(
         offered = {"task": task, "model": _agentscope_model(model, arguments)}
         return await _call(func, offered, auxiliary_models, others)
 
-    return named_like(workflow, *callable_name(func).rpartition(":")[::2])
+    return named_like(workflow, callable_name(func))
 
 
 def as_judge(func: Callable, others: Mapping[str, TunerModelConfig]) -> Callable:
@@ -66,7 +66,7 @@ def as_judge(func: Callable, others: Mapping[str, TunerModelConfig]) -> Callable
         # What a metric returns, whoever asked it.
         return float(returned.result) if hasattr(returned, "result") else returned
 
-    return named_like(judge, *callable_name(func).rpartition(":")[::2])
+    return named_like(judge, callable_name(func))
 
 
 def _solution(task: Task, response: Any) -> Any:

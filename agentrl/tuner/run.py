@@ -100,7 +100,7 @@ def _as_tasks(train: DatasetConfig | None, held_out: DatasetConfig | None) -> Ca
         return train.rows(), held_out.rows() if held_out else []
 
     # What config.json says of where they are from.
-    return named_like(tasks, "datasets", "; ".join(str(one) for one in (train, held_out) if one))
+    return named_like(tasks, f"datasets:{'; '.join(str(d) for d in (train, held_out) if d)}")
 
 
 def _flags(project: str, name: str | None) -> Namespace:

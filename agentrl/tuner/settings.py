@@ -2,13 +2,14 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from agentrl.algorithms.named import load_algorithm
 from agentrl.config import AuxiliaryModel, Config, EngineConfig
+from agentrl.runs.run import flatten
 from agentrl.tuner.configs import AlgorithmConfig, DatasetConfig, TunerModelConfig
 
 MONITORS = ("tensorboard", "wandb", "swanlab")
@@ -56,11 +57,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read {path} ({' '.join(str(error).split())})") from error
     if not isinstance(read, dict):
         raise ValueError(f"{path} is no YAML of settings: write such as `optim: {{lr: 1e-5}}`")
-    found = dict(_flat(read))
+    found = {name: value for name, value in flatten(read).items() if value != {}}
     # As config.json writes an algorithm that has numbers of its own.
     if "algorithm.name" in found:
         found["algorithm"] = found.pop("algorithm.name")
-    known = {*_names(Config)}
+    known = {"algorithm", *_names(Config)}
     if isinstance(named := found.get("algorithm"), str):
         known |= {f"algorithm.{field.name}" for field in fields(load_algorithm(named))}
     for name in sorted(found.keys() - known):
@@ -68,20 +69,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _flat(read: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in read.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _names(config: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(config)
-    for field in fields(config):
-        yield f"{prefix}{field.name}"
-        if is_dataclass(hints[field.name]):
-            yield from _names(hints[field.name], f"{prefix}{field.name}.")
+    for name, kind in get_type_hints(config).items():
+        if is_dataclass(kind):
+            yield from _names(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from agentrl.agents.tools import PythonTool
-from agentrl.environments import reasoning_items
+from agentrl.environments import reasoning_gym_items
 from agentrl.environments.named import environment, tasks_of
 from agentrl.environments.random_play import random_play
 from tests.support.playing import played
@@ -25,7 +25,7 @@ def two_sandboxes():
     """Each imports the package for two seconds."""
     few = PythonTool(seconds=30.0, workers=2, preload=["reasoning_gym"])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(reasoning_items, "sandboxes", few)
+        patched.setattr(reasoning_gym_items, "sandboxes", few)
         yield
 
 
@@ -100,7 +100,7 @@ def test_programs_score_nothing_and_hurt_nobody(rows, alphabet, monkeypatch, tmp
     """What a text may consist of stops them; where it is not looked at, the sandbox does."""
     said = [one.replace("{file!r}", repr(str(tmp_path / "x"))) for one in PROGRAMS.values()]
     if alphabet == "not checked":
-        monkeypatch.setattr(reasoning_items, "EXECUTED", {})
+        monkeypatch.setattr(reasoning_gym_items, "EXECUTED", {})
 
     async def beside():
         others = [answer(row, row["answer"]) for row in rows[:3]]

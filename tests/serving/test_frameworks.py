@@ -98,7 +98,7 @@ FRAMEWORKS = [
         package="openai-agents",
         folder="openai_agents",
         whole="openai_agents.py",
-        stream="agents_stream.py",
+        stream="openai_agents_stream.py",
         in_slow="stream",
     ),
     Framework(

@@ -179,6 +179,11 @@ def test_every_key_of_trinitys_is_refused_with_ours_beside_it(tmp_path):
         ("optim: {rl: 1}", "there is no setting optim.rl: did you mean optim.lr?"),
         ("[1, 2]", "is no YAML of settings"),
         ("a: [", "cannot read"),
+        ("model: Qwen/Qwen3-0.6B", "there is no setting model: did you mean model."),
+        (
+            "optim: {lr: fast}\ntasks: files:rows\nmodel: {path: m}",
+            "--optim.lr: could not convert string to float: 'fast'$",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, written, said):
@@ -199,6 +204,8 @@ def test_files_that_cannot_be_used(tmp_path, written, said):
         ({"train_dataset": None}, "train_dataset is missing"),
         ({"model": None}, "model.path is None: name a transformers folder"),
         ({"algorithm": AlgorithmConfig(algorithm_type="ppo")}, "there is no algorithm 'ppo'"),
+        ({"algorithm": AlgorithmConfig(group_size=1)}, "^group_size is 1: give at least 2"),
+        ({"algorithm": AlgorithmConfig(learning_rate=9.0)}, "^optim.lr is 9.0: give 0 to 1: AdamW"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(given, said, tmp_path, tiny_folder):
