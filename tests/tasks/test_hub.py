@@ -190,10 +190,12 @@ def started(name: str, folder: Path, address: str) -> subprocess.Popen:
 def test_a_download_goes_on_where_it_was_interrupted(tmp_path):
     _, first, second = MODEL
     folder = tmp_path / "model"
+    # Written last, when the file itself has its name: what the library goes by the next time.
+    is_whole = folder / ".cache/huggingface/download" / f"{first}.metadata"
     with serving_hub(REPOS, {"a/model": MODEL}, stops_after=2**21) as hub:
         interrupted = started("a/model", folder, hub.address)
         deadline = time.monotonic() + 120
-        while not ((folder / first).exists() and hub.num_bytes[second]):
+        while not (is_whole.exists() and is_whole.stat().st_size and hub.num_bytes[second]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         interrupted.send_signal(signal.SIGINT)
