@@ -25,7 +25,10 @@ from agentrl.tasks.questions.teacher import Teacher, reached
 from agentrl.types import Task
 
 PLAIN, CONVERTED = (".md", ".txt"), (".html", ".htm", ".pdf", ".docx")
-DEFAULTS = {"teacher": "template", "model": "", "size": 800, "questions": 3, "wordings": 1}
+DEFAULTS: dict[str, Any] = {
+    **{"teacher": "template", "model": "", "size": 800, "questions": 3, "wordings": 1},
+    "policy": "",
+}
 screen, log = Console(stderr=True), logging.getLogger(__name__)
 progress = partial(track, console=screen, transient=True, disable=not screen.is_terminal)
 
@@ -34,17 +37,12 @@ def load(what: str, data: DataConfig) -> tuple[list[Task], list[Task]]:
     """Train and held-out tasks, of different passages. Raises ValueError, in a sentence."""
     name, given = parsed(what)
     root, options = Path(name).resolve(), DEFAULTS | given
-    teacher, model, *counts = options.values()
-    is_known = [*map(type, options.values())] == [*map(type, DEFAULTS.values())]
-    is_url = str(teacher).startswith("http")
-    fits = is_url == bool(model) and (teacher != "template" or counts[2] == 1)
-    if not (is_known and min(counts) > 0 and fits):
+    if not fit(options):
         raise ValueError(
             f"{what} is not among {DEFAULTS}: give counts, and teacher=template, a URL with "
             "model=NAME, or a model: a folder, a run's checkpoint, a hub name"
         )
-    found = [f for f in [root, *root.rglob("*")] if "/." not in f"{f.relative_to(root.parent)}"]
-    files = [f for f in sorted(found) if f.suffix.lower() in PLAIN + CONVERTED and f.is_file()]
+    files = documents_of(root)
     code = [Path(__file__), *sorted(Path(template.__file__).parent.glob("*.py"))]
     held = [(str(f), hashlib.sha256(f.read_bytes()).hexdigest()) for f in [*code, *files]]
     cache = platformdirs.user_cache_path("agentrl") / "documents"
@@ -55,6 +53,21 @@ def load(what: str, data: DataConfig) -> tuple[list[Task], list[Task]]:
         made = kept(cache, [held, options], partial(make, root, files, options, cache))
     log.info("%s", made["report"])
     return made["train"], made["held_out"]
+
+
+def fit(options: dict[str, Any]) -> bool:
+    """Whether all are known, of their types, and go together."""
+    if [*map(type, options.values())] != [*map(type, DEFAULTS.values())]:
+        return False
+    teacher, model, *counts, _ = options.values()
+    can_reword = teacher != "template" or counts[2] == 1
+    return min(counts) > 0 and teacher.startswith("http") == bool(model) and can_reword
+
+
+def documents_of(root: Path) -> list[Path]:
+    """The document, or those in the folder that are not hidden."""
+    found = [f for f in [root, *root.rglob("*")] if "/." not in f"{f.relative_to(root.parent)}"]
+    return [f for f in sorted(found) if f.suffix.lower() in PLAIN + CONVERTED and f.is_file()]
 
 
 def kept(folder: Path, of: list, make: Callable[[], Any]) -> Any:
@@ -70,9 +83,9 @@ def kept(folder: Path, of: list, make: Callable[[], Any]) -> Any:
 def make(folder: Path, files: list[Path], options: dict[str, Any], cache: Path) -> dict[str, Any]:
     """Tasks, and the report."""
     failures: Counter[str] = Counter()
-    teacher, model, size, most, wordings = options.values()
+    teacher, model, size, most, wordings, policy = options.values()
     passages = read(folder, files, size, failures)
-    asked = map(template.ask, passages)
+    asked, keep = map(template.ask, passages), partial(kept, cache)
     stays: dict[str, Callable] = {
         "too short or too long": filters.are_of_length,
         "answer not in the passage, or in the question, or one of two": filters.are_answerable,
@@ -82,24 +95,36 @@ def make(folder: Path, files: list[Path], options: dict[str, Any], cache: Path) 
     }
     with reached(teacher, model) as at:
         if at is not None:
-            asks = Teacher(at, options, failures, partial(kept, cache))
+            asks = Teacher(at, options, failures, keep)
             asked = asks.each(asks.ask, passages, [])
-            stays["another answer, by the passage alone"] = lambda tasks: progress(
-                asks.each(asks.finds, tasks, False), "answering", len(tasks)
+            stays["another answer, by the passage alone"] = partial(
+                asks.each, asks.finds, failed=False
             )
         tasks = [task for some in progress(asked, "asking", len(passages)) for task in some]
         report = [f"{folder}: {len(files)} files, {len(passages)} passages, {len(tasks)} questions"]
-        for name, keeps in stays.items():
-            verdicts = [*zip(tasks, keeps(tasks), strict=True)]
-            dropped = [f"    {t['question']} -> {t['answer']}" for t, stay in verdicts if not stay]
-            report += [f"  {name}: {len(dropped)} of {len(tasks)} dropped", *dropped[:2]]
-            tasks = [task for task, stay in verdicts if stay]
+        tasks = sift(tasks, stays, report)
+    # One engine at a time: the teacher's has ended.
+    with reached(policy, "") as at:
+        if at is not None:
+            tries = Teacher(at, options, failures, keep)
+            wavers = partial(tries.each, tries.wavers, failed=False)
+            tasks = sift(tasks, {"never right, or always": wavers}, report)
     report += [f"  failed {count} times: {cause}" for cause, count in failures.items()]
     report = "\n".join([*report, f"  {len(tasks)} tasks, kept in {cache}"])
     if not tasks:
         raise ValueError(f"no task: give more of {', '.join(PLAIN + CONVERTED)}\n{report}")
     train, held_out = cut([*map(with_id, tasks)], str(folder), by="passage")
     return {"report": report, "train": train, "held_out": held_out}
+
+
+def sift(tasks: list[Task], stays: dict[str, Callable], report: list[str]) -> list[Task]:
+    """What every filter leaves; the report gets a line of each, and two of what it dropped."""
+    for name, keeps in stays.items():
+        verdicts = [*zip(tasks, progress(keeps(tasks), name, len(tasks)), strict=True)]
+        dropped = [f"    {t['question']} -> {t['answer']}" for t, stay in verdicts if not stay]
+        report += [f"  {name}: {len(dropped)} of {len(tasks)} dropped", *dropped[:2]]
+        tasks = [task for task, stay in verdicts if stay]
+    return tasks
 
 
 def read(folder: Path, files: list[Path], size: int, failures: Counter[str]) -> list[Task]:

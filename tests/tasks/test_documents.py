@@ -245,6 +245,7 @@ def test_a_preview_has_the_report(folder, capsys, caplog, monkeypatch):
         ("size=0", "size=0 is not among"),
         ("size=many", "size=many is not among"),
         ("sizes=8", "sizes=8 is not among"),
+        ("policy=4", "policy=4 is not among"),
         ("", r"no task: give more of .md, .txt, .html, .htm, .pdf, .docx"),
     ],
 )
@@ -279,8 +280,10 @@ class Model:
         self.app.post("/v1/chat/completions")(self.complete)
 
     def complete(self, body: dict) -> Response:
-        (_, user), name = body["messages"], body["response_format"]["json_schema"]["name"]
-        text = user["content"]
+        text = body["messages"][1]["content"]
+        if "response_format" not in body:
+            return self.draw(body, text)
+        name = body["response_format"]["json_schema"]["name"]
         self.calls.append((name, text))
         number = text.partition("00")[0][-1]
         if "late" in text:
@@ -290,11 +293,23 @@ class Model:
             asked = [f"What does boat number {number}00 carry?", f"Its load, boat {number}00 is:"]
             said = {"tasks": [{"questions": asked, "answer": f"load{number}"}]}
         content = "Gladly! What does it carry?" if "prose" in text else json.dumps(said)
-        message = {"role": "assistant", "content": content}
-        whole = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        status = 422 if "error" in text else 200
-        return Response(json.dumps({**whole, "choices": [choice]}), status)
+        return replied(body, [content], 422 if "error" in text else 200)
+
+    def draw(self, body: dict, text: str) -> Response:
+        """What the policy says of load1, 2, ...: that many times the right thing."""
+        self.calls.append((body["model"], body["temperature"], body["n"]))
+        number = text.partition("load")[2][0]
+        said = [f"Load{number}." if i < int(number) else "?" for i in range(body["n"])]
+        return replied(body, said)
+
+
+def replied(body: dict, said: list[str], status: int = 200) -> Response:
+    choices = [
+        {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        for i, content in enumerate(said)
+    ]
+    whole = {"id": "1", "object": "chat.completion", "created": 1, "model": body["model"]}
+    return Response(json.dumps({**whole, "choices": choices}), status)
 
 
 @pytest.fixture
@@ -357,6 +372,21 @@ def test_a_model_that_has_no_url_is_served_while_it_is_asked(folder, model, monk
         (train, held_out),
         2,
     )
+
+
+def test_what_the_policy_never_or_always_gets_right_is_dropped(folder, model, monkeypatch):
+    for n, size in enumerate(["tiny", "small", "middling", "large", "huge", "vast"]):
+        (folder / f"{n}.md").write_text(f"The {size} boat carries `load{n}` on each of its ways.")
+
+    @contextmanager
+    def serving(path):
+        yield model.url, "key", path
+
+    monkeypatch.setattr(hub, "behind_url", serving)
+    train, held_out = read(folder, policy="run/step-00040")
+    assert sorted(t["answer"] for t in train + held_out) == ["load1", "load2", "load3"]
+    assert model.calls == [("run/step-00040", 1, 4)] * 6
+    assert "never right, or always: 3 of 6 dropped" in report(folder)
 
 
 def test_a_teacher_that_is_not_there_is_a_sentence(folder):

@@ -1,4 +1,7 @@
-"""Teacher behind an OpenAI-compatible URL: asks about passages, and answers by them alone."""
+"""Teacher behind an OpenAI-compatible URL: asks about passages, and answers by them alone.
+
+The policy answers so, too, several times over: what it never or always gets right teaches nothing.
+"""
 
 import os
 from collections import Counter
@@ -13,10 +16,10 @@ from pydantic import create_model
 
 from agentrl import hub
 from agentrl.agents.judges.text import is_exact
-from agentrl.types import Task
+from agentrl.types import Message, Task
 
-PARALLEL, SECONDS = 8, 60.0
-"""Calls at a time, and what one may take."""
+PARALLEL, SECONDS, TRIES = 8, 60.0, 4
+"""Calls at a time, what one may take, and how often the policy tries a question."""
 ASK = """Write up to {} questions about the user's passage, each in {} different wordings, for \
 somebody who does not see it: each says what it is about, none says "the passage". Each has one \
 short answer, copied from the passage word for word."""
@@ -29,10 +32,18 @@ Reading = create_model("Reading", answer=(str, ...))
 
 def reached(teacher: str, model: str) -> AbstractContextManager[Sequence[str] | None]:
     """Where a teacher is: URL, key, its name there. A model that has no URL is served meanwhile."""
-    if model or teacher == "template":
+    if model or teacher in ("template", ""):
         key = os.environ.get("OPENAI_API_KEY", "none")
         return nullcontext((teacher, key, model) if model else None)
     return hub.behind_url(teacher)
+
+
+def messages(system: str, shown: str) -> list[Message]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": shown}]
+
+
+def reading(task: Task) -> str:
+    return f"{task['passage']}\n\nThe question: {task['question']}"
 
 
 class Teacher:
@@ -42,6 +53,7 @@ class Teacher:
         url, key, model = at
         chat = openai.OpenAI(base_url=url, api_key=key, timeout=SECONDS).chat
         self._parse = partial(chat.completions.parse, model=model, temperature=0)
+        self._draw = partial(chat.completions.create, model=model, temperature=1, n=TRIES)
 
     def ask(self, passage: Task) -> list[Task]:
         most, wordings = self._options["questions"], self._options["wordings"]
@@ -51,12 +63,17 @@ class Teacher:
 
     def finds(self, task: Task) -> bool:
         """Whether it answers the same when it is shown the passage alone."""
-        shown = f"{task['passage']}\n\nThe question: {task['question']}"
-        return is_exact(self._reply(Reading, FIND, shown).answer, task["answer"])
+        return is_exact(self._reply(Reading, FIND, reading(task)).answer, task["answer"])
+
+    def wavers(self, task: Task) -> bool:
+        """Whether some of its answers are right, and some are not."""
+        drawn = self._draw(messages=messages(FIND, reading(task))).choices
+        right = [is_exact(choice.message.content, task["answer"]) for choice in drawn]
+        return any(right) and not all(right)
 
     def _reply(self, form: type, system: str, shown: str) -> Any:
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": shown}]
-        return self._parse(messages=messages, response_format=form).choices[0].message.parsed
+        reply = self._parse(messages=messages(system, shown), response_format=form)
+        return reply.choices[0].message.parsed
 
     def each(self, ask: Callable, items: Sequence[Task], failed: Any) -> Iterator[Any]:
         """What it says of each, in order; what it said before is not asked again."""
