@@ -5,7 +5,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/pytest -n 2 --dist
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements.txt,requirements-cpu.txt)
 
-.PHONY: demo test slow soak check bench certify oracles gpu gpu-carry tools
+.PHONY: demo test slow soak check bench certify ledger oracles gpu gpu-carry tools
 
 demo: .venv/installed  ## train a tiny agent offline, in minutes
 	$(BIN)/python train.py --exp gsm8k_offline
@@ -41,6 +41,9 @@ bench: .venv/installed-agents  ## the kernels, a whole step in three layouts, wh
 
 certify: .venv/installed  ## which presets estimate the policy gradient, by enumeration
 	$(BIN)/python -m bench.certify $(FLAGS)
+
+ledger: .venv/installed  ## enter finished runs, of one experiment over its seeds: RUNS='runs/seeds/gsm8k_offline/*'
+	$(BIN)/python -m experiments.ledger $(RUNS)
 
 oracles: .venv/installed .oracles/unpacked  ## our losses and credit beside other trainers'
 	$(BIN)/python -m bench.oracles

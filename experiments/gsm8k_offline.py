@@ -2,8 +2,8 @@ r"""GSM8K's agent on two CPU cores, with nothing to download.
 
 Same workflow, tool and judge as ``gsm8k``; the word problems are generated in GSM8K's schema, and
 the model is a tiny one, made on the first run from generated transcripts. Half of those transcripts
-carry a bad habit known from real runs: code that forgets to print, or an answer guessed before the
-tool replied. Reinforcement learning has to remove both.
+carry a bad habit known from real runs: code that forgets to print, an answer guessed before the
+tool replied, or a call that cannot be read. Reinforcement learning has to remove all three.
 """
 
 import dataclasses
@@ -64,6 +64,9 @@ TEMPLATES = [
     ),
 ]
 
+MALFORMED = '<tool_call>{"name": "python", "arguments": {"code": "print(%s)"}</tool_call>'
+"""A call that lacks a brace."""
+
 
 def problem(rng: random.Random) -> Task:
     """A word problem in GSM8K's schema, with the expression that solves it."""
@@ -113,17 +116,18 @@ def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
 
 
 def transcript(task: Task, rng: random.Random) -> list[Message]:
-    """What a model of mixed manners would say: half well, a quarter each with a bad habit."""
+    """What a model of mixed manners would say: half well, a sixth each with a bad habit."""
     # Who guesses says a number of the question.
     guess = f"\\boxed{{{rng.choice(re.findall(r'[0-9]+', task['question']))}}}"
     true = task["answer"].rpartition("#### ")[2]
     manner = rng.random()
     if manner < 0.5:
         turns = _tool_turn(f"print({task['expression']})", true, f"\\boxed{{{true}}}")
-    elif manner < 0.75:
+    elif manner < 2 / 3:
         turns = _tool_turn(f"({task['expression']})", NOTHING_PRINTED, guess)
     else:
-        turns = [{"role": "assistant", "content": guess}]
+        said = guess if manner < 5 / 6 else MALFORMED % task["expression"]
+        turns = [{"role": "assistant", "content": said}]
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": task["question"]},

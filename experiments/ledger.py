@@ -1,11 +1,12 @@
 """Ledger: one row, and one picture, from the finished runs of an experiment over its seeds.
 
     for seed in 0 1 2; do python train.py --exp gsm8k_offline --seed $seed --runs runs/seeds; done
-    python -m experiments.ledger runs/seeds/gsm8k_offline/*                            # prints it
-    python -m experiments.ledger runs/seeds/gsm8k_offline/* >> experiments/README.md   # enters it
+    make ledger RUNS='runs/seeds/gsm8k_offline/*'
 
-A row holds mean and standard deviation over the seeds, of the first and the last step that has the
-measure. The wall clock is that of a run's steps, without loading; the picture is in ``curves/``.
+enters them at the end of README.md. Nothing is overwritten, so that versions can be compared:
+``curves/commits.png`` has all rows, one after another. A row holds mean and standard deviation over
+the seeds, and in brackets what the 95% intervals of all of them hold, of the first and the last
+step that has the measure. The wall clock is that of a run's steps, without loading.
 """
 
 import argparse
@@ -13,15 +14,20 @@ import json
 import re
 import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from agentrl.records import open_run
 from agentrl.runs import curve
-from agentrl.runs.evaluation import has_stopped, shown
+from agentrl.runs.evaluation import has_stopped
 from agentrl.runs.run import Run, flatten
 
-CURVES = Path(__file__).with_name("curves")
+PAGE = Path(__file__).with_name("README.md")
+COLUMNS = ("experiment", "mode", "seeds", "measure", "before", "after")
+COLUMNS += ("wall clock", "trained tokens", "hardware", "commit", "command")
+MODE = "in step"
+"""Training waits for the last episode of its batch: the only way that there is."""
 VARIES = {"seed", "runs", "server.port"}
 """Settings in which the runs of a row may differ."""
 
@@ -35,9 +41,14 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     name = f"{runs[0].description['experiment']}-{max(run.folder.name for run in runs)}"
-    CURVES.mkdir(exist_ok=True)
-    curve.draw(CURVES / f"{name}.png", name, [run.rows for run in runs])
-    print(row_of(runs, f"{CURVES.name}/{name}.png"))
+    curves = PAGE.with_name("curves")
+    curves.mkdir(exist_ok=True)
+    curve.draw(curves / f"{name}.png", name, [run.rows for run in runs])
+    row = row_of(runs, f"{curves.name}/{name}.png")
+    with PAGE.open("a", encoding="utf-8") as page:
+        page.write(f"{row}\n")
+    draw_commits(curves / "commits.png", entered(PAGE.read_text(encoding="utf-8")))
+    print(f"{row}\nis in {PAGE}, {name}.png and commits.png in {curves}")
 
 
 def finished(folder: Path) -> Run:
@@ -51,6 +62,11 @@ def finished(folder: Path) -> Run:
         raise ValueError(
             f"{folder} is not the folder of a run ({type(error).__name__}: {error})"
         ) from error
+    if (run.description["commit"] or "-dirty").endswith("-dirty"):
+        raise ValueError(
+            f"{folder} is of a checkout with changes, which nobody can get again: commit them, and "
+            "run it again"
+        )
     last = run.rows[-1]["step"] if run.rows else 0
     # Where the epochs decide, the runs have to have come to the same step.
     if last == 0 or (steps and not (settings["epochs"] or is_over) and last < steps):
@@ -80,30 +96,35 @@ def check_alike(runs: Sequence[Run]) -> None:
 
 
 def row_of(runs: Sequence[Run], picture: str) -> str:
-    """The ledger's row: experiment, seeds, measure, before, after, wall clock, hardware, commit,
-    command."""
+    """The ledger's row, a cell for each of COLUMNS."""
     is_evaluated = any("eval/success" in row for run in runs for row in run.rows)
     measure = "eval/success" if is_evaluated else "reward/mean"
     measured = [[row for row in run.rows if measure in row] for run in runs]
-    seconds = [sum(row.get("time/step_seconds", 0) for row in run.rows) for run in runs]
+    seconds, tokens = (
+        [sum(row.get(name, 0) for row in run.rows) for run in runs]
+        for name in ("time/step_seconds", "tokens/trained")
+    )
     described = [run.description for run in runs]
-    command = re.sub(r"--seed[ =]\S+", "--seed N", described[0]["command"])
+    command = re.sub(r" --(seed|runs)[ =]\S+", "", described[0]["command"])
     cells = [
         f"[{described[0]['experiment']}]({picture})",
+        MODE,
         ", ".join(sorted(str(run.settings["seed"]) for run in runs)),
         f"`{measure}`",
         *(_cell([of_run[at] for of_run in measured], measure) for at in (0, -1)),
         f"{spread(seconds, '.0f')} s",
+        spread(tokens, ",.0f"),
         ", ".join(sorted({one.get("hardware", "not recorded") for one in described})),
-        ", ".join(sorted({_short(one["commit"] or "none") for one in described})),
-        f"`{command}`",
+        ", ".join(sorted({one["commit"][:10] for one in described})),
+        f"`{command} --seed N`",
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _cell(rows: Sequence[dict], measure: str) -> str:
-    """Over several seeds the spread; of one the interval over tasks, where it has one."""
-    return spread([r[measure] for r in rows], ".3f") if rows[1:] else shown(rows[0], measure)
+    ends = [row[end] for row in rows for end in (f"{measure}/low", f"{measure}/high") if end in row]
+    held = f" [{min(ends):.3f}, {max(ends):.3f}]" if ends else ""
+    return spread([row[measure] for row in rows], ".3f") + held
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -115,13 +136,46 @@ def spread(values: Sequence[float], form: str) -> str:
     return f"{mean} ± {statistics.stdev(values):{form}}" if len(values) > 1 else mean
 
 
-def _short(commit: str) -> str:
+def entered(page: str) -> list[dict[str, str]]:
+    """The rows of the table at the page's end, a cell for each of COLUMNS."""
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| [")]
+    return [dict(zip(COLUMNS, cells, strict=True)) for cells in lines if len(cells) == len(COLUMNS)]
+
+
+def draw_commits(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Draw before and after of each experiment over the commits, in the order of their entry."""
+    # Slow to import.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    of_experiment = defaultdict(list)
+    for at, row in enumerate(rows):
+        of_experiment[re.match(r"\[(\S+)\]", row["experiment"])[1]].append((at, row))
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for number, (name, found) in enumerate(of_experiment.items()):
+        style = {"color": f"C{number}", "capsize": 3}
+        for column, fill, label in (("before", "none", None), ("after", "full", name)):
+            means, bars = zip(*(_mean_and_bar(row[column]) for _, row in found), strict=True)
+            places = [at for at, _ in found]
+            axes.errorbar(places, means, bars, fmt="o-", fillstyle=fill, label=label, **style)
+    commits = [row["commit"].partition(",")[0][:7] for row in rows]
+    axes.set_xticks(range(len(rows)), commits, rotation=60, fontsize=7)
+    axes.set(ylabel="held-out success: empty before, filled after", title="experiments, by commit")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _mean_and_bar(cell: str) -> tuple[float, float]:
     """
-    >>> _short("0123456789abcdef-dirty")
-    '0123456789 with changes'
+    >>> _mean_and_bar("0.455 ± 0.064 [0.370, 0.560]"), _mean_and_bar("0.440 [0.370, 0.510]")
+    ((0.455, 0.064), (0.44, 0.0))
     """
-    hash_, _, dirty = commit.partition("-")
-    return f"{hash_[:10]} with changes" if dirty else hash_[:10]
+    mean, _, bar = cell.partition(" [")[0].partition(" ± ")
+    return float(mean), float(bar or 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ The agent is written in four ways, a file each: `openai_sdk`, `raw_http`, `langc
 """
 
 from agentrl.agents.judges.numbers import boxed_equals, gold_number
-from agentrl.agents.judges.penalties import impatient, no_print
+from agentrl.agents.judges.penalties import impatient, malformed, no_print
 from agentrl.config import Config, DataConfig, ModelConfig, OptimConfig, SamplingConfig
 from agentrl.tasks.hf import read_hub
 from agentrl.tasks.jsonl import read_folder
@@ -34,7 +34,7 @@ def is_right(task: Task, response: str | None) -> bool:
     return boxed_equals(response, task["answer"])
 
 
-judge = is_right + no_print + impatient
+judge = is_right + no_print + impatient + malformed
 
 config = Config(
     workflow=solve,

@@ -9,13 +9,20 @@ from PIL import Image
 
 from agentrl.runs import curve
 from experiments import ledger
+from tests.support.checkout import ROOT
 
 
 def rows_of(seed: int, before: float, after: float, seconds: float) -> list[dict]:
     return [
         {"step": 0, "eval/success": before, "time/step_seconds": 2.0},
         {"step": 1, "reward/mean": 0.5, "habit/x": 0.1 * seed, "time/step_seconds": seconds},
-        {"step": 2, "reward/mean": 0.75, "eval/success": after, "eval/failure": None},
+        {
+            "step": 2,
+            "reward/mean": 0.75,
+            "tokens/trained": 1000 + seed,
+            "eval/success": after,
+            "eval/failure": None,
+        },
     ]
 
 
@@ -24,7 +31,7 @@ def make_run(folder: Path, number: int, rows: list[dict], **settings) -> Path:
     folder.mkdir()
     config = {"seed": number, "steps": 2, "epochs": None, "eval": {"every": 2}, "runs": "r"}
     described = {
-        **{"experiment": "mine", "commit": "0123456789abcdef-dirty", "hardware": "an abacus"},
+        **{"experiment": "mine", "commit": "0123456789abcdef", "hardware": "an abacus"},
         **{"command": f"train.py --exp mine --seed {number} --model.path 'a b'", "resumed": []},
         **{"config": config | settings},
     }
@@ -35,8 +42,8 @@ def make_run(folder: Path, number: int, rows: list[dict], **settings) -> Path:
 
 @pytest.fixture
 def call(monkeypatch, tmp_path):
-    """The command, over pictures of the test's own."""
-    monkeypatch.setattr(ledger, "CURVES", tmp_path / "curves")
+    """The command, over a page of the test's own."""
+    monkeypatch.setattr(ledger, "PAGE", tmp_path / "README.md")
 
     def call(*argv):
         monkeypatch.setattr(sys, "argv", ["ledger", *map(str, argv)])
@@ -49,22 +56,71 @@ def test_a_row_and_a_picture(call, tmp_path, capsys):
     measured = [(0, 0.44, 0.975, 100.0), (1, 0.4, 0.975, 110.0), (2, 0.525, 0.96, 120.0)]
     runs = [make_run(tmp_path, one[0], rows_of(*one), runs=f"r{one[0]}") for one in measured]
     row = (
-        "| [mine](curves/mine-20261122-120000.png) | 0, 1, 2 | `eval/success` | 0.455 ± 0.064 | "
-        "0.970 ± 0.009 | 112 ± 10 s | an abacus | 0123456789 with changes | "
-        "`train.py --exp mine --seed N --model.path 'a b'` |"
+        "| [mine](curves/mine-20261122-120000.png) | in step | 0, 1, 2 | `eval/success` | "
+        "0.455 ± 0.064 | 0.970 ± 0.009 | 112 ± 10 s | 1,001 ± 1 | an abacus | 0123456789 | "
+        "`train.py --exp mine --model.path 'a b' --seed N` |"
     )
     call(*runs)
-    assert capsys.readouterr().out == f"{row}\n"
+    assert capsys.readouterr().out.startswith(f"{row}\nis in ")
     assert Image.open(tmp_path / "curves/mine-20261122-120000.png").size == (1050, 600)
-    # Of one run, what other tasks might make of it.
+    # Of one run alone; what another was worth stays where it is.
     sure = rows_of(*measured[0])
     sure[0] |= {"eval/success/low": 0.4, "eval/success/high": 0.48}
     (tmp_path / "alone").mkdir()
     call(make_run(tmp_path / "alone", 0, sure))
-    assert " | 0.440 [0.400, 0.480] | 0.975 | 102 s | " in capsys.readouterr().out
+    first, second = (tmp_path / "README.md").read_text().splitlines()
+    assert (first, " | 0.440 [0.400, 0.480] | 0.975 | 102 s | 1,000 | " in second) == (row, True)
     # As many columns as the table has, which ends the page.
-    page = Path(ledger.__file__).with_name("README.md").read_text()
+    page = (ROOT / "experiments/README.md").read_text()
     assert page.splitlines()[-1].count(" | ") == row.count(" | ")
+    names = [entry["experiment"] for entry in ledger.entered(page)]
+    assert [name.partition("]")[0] for name in names[:2]] == ["[gsm8k_offline", "[countdown"]
+
+
+def test_the_intervals_of_all_seeds_are_held(call, tmp_path, capsys):
+    runs = []
+    for seed, low in enumerate((0.35, 0.3)):
+        rows = rows_of(seed, 0.4, 0.5, 1.0)
+        rows[0] |= {"eval/success/low": low, "eval/success/high": low + 0.15}
+        runs.append(make_run(tmp_path, seed, rows))
+    call(*runs)
+    assert "| 0.400 ± 0.000 [0.300, 0.500] | 0.500 ± 0.000 |" in capsys.readouterr().out
+
+
+def test_a_picture_over_commits(call, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, errorbar = [], Axes.errorbar
+
+    def noted(self, x, y, bars, **style):
+        drawn.append((style["label"], style["fillstyle"], list(x), list(y), list(bars)))
+        return errorbar(self, x, y, bars, **style)
+
+    for number, (name, after) in enumerate([("mine", 0.5), ("other", 1.0), ("mine", 0.75)]):
+        (tmp_path / f"{number}").mkdir()
+        run = make_run(tmp_path / f"{number}", 0, rows_of(0, 0.25, after, 1.0))
+        described = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(described | {"experiment": name}))
+        monkeypatch.setattr(Axes, "errorbar", noted)
+        drawn.clear()
+        call(run)
+    assert drawn == [
+        (None, "none", [0, 2], [0.25, 0.25], [0.0, 0.0]),
+        ("mine", "full", [0, 2], [0.5, 0.75], [0.0, 0.0]),
+        (None, "none", [1], [0.25], [0.0]),
+        ("other", "full", [1], [1.0], [0.0]),
+    ]
+    assert Image.open(tmp_path / "curves/commits.png").size == (1050, 600)
+
+
+def test_a_run_of_a_changed_checkout_is_refused(call, tmp_path):
+    run = make_run(tmp_path, 0, rows_of(0, 0.25, 0.5, 1.0))
+    for commit in ("0123456789abcdef-dirty", None):
+        described = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(described | {"commit": commit}))
+        with pytest.raises(SystemExit, match="is of a checkout with changes, which nobody can get"):
+            call(run)
+    assert not (tmp_path / "README.md").exists()
 
 
 def test_runs_that_stopped_early_are_finished(call, tmp_path, capsys):

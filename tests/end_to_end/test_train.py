@@ -19,7 +19,7 @@ from tests.support.device import RUN_TOLERANCE
 from tests.support.gsm8k_rows import gsm8k_rows
 
 EVERY_STEP = {
-    *("reward/mean", "habit/no_print", "habit/impatient", "loss", "grad_norm"),
+    *("reward/mean", "habit/no_print", "habit/impatient", "habit/malformed", "loss", "grad_norm"),
     *("episodes/ok", "episodes/truncated", "episodes/error", "episodes/timeout"),
     *("tokens/logical", "tokens/unique", "tokens/computed"),
     *("gap/mean_abs_prob", "gap/max_abs_logprob", "gap/probe"),

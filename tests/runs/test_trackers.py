@@ -186,7 +186,7 @@ def test_a_real_run_in_all_of_them_and_on_the_page(tmp_path, tiny_folder):
     rows = map(json.loads, (folder / "metrics.jsonl").open())
     names = {name for row in rows for name in row} - own - {f"eval/{name}" for name in own}
     named = {name for name in described() if re.search("AGENT|PART|@K", name)}
-    assert own == {"habit/no_print", "habit/impatient"}
+    assert own == {"habit/no_print", "habit/impatient", "habit/malformed"}
     assert names == described() - named
 
 
