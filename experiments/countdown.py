@@ -1,7 +1,7 @@
 r"""Countdown: reach a number with three others, each used once; two cores, no download.
 
     python train.py --exp countdown
-    python train.py --exp countdown --model.path Qwen/Qwen2.5-3B --sampling.max-tokens 1024
+    accelerate launch train.py --exp countdown_gpu                          # Qwen2.5-3B
     python train.py --exp environment --env reasoning-gym:countdown         # Reasoning Gym's own
 
 As in TinyZero, an expression that takes the numbers as it should and comes to another is worth 0.1,
@@ -64,9 +64,9 @@ def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
     return [*islice(problems(1, False), 8000)], [*islice(problems(2, True), 400)]
 
 
-def prompt(task: Task) -> list[Message]:
+def prompt(task: Task, system: str = SYSTEM) -> list[Message]:
     return [
-        {"role": "system", "content": SYSTEM},
+        {"role": "system", "content": system},
         {"role": "user", "content": task["question"]},
     ]
 
