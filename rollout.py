@@ -8,18 +8,19 @@ As a command it runs an agent without training it:
     python rollout.py --chat runs/gsm8k_offline/TIME/checkpoints/step-00040
 """
 
+import itertools
 import logging
 import queue
 import sys
 import time
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from agentrl.config import Config
 from agentrl.debug import command
@@ -183,16 +184,19 @@ def run_groups(
     What may be anything, responses and metadata, only judges see.
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
     """
-    keys = [(row, index) for row in range(len(tasks)) for index in range(group_size)]
-    sampling = {"own_sampling": own_sampling}
+    sampling = {"step": step, "own_sampling": own_sampling}
     if step == EVALUATION:
         sampling["own_sampling"] |= config.eval.sampling == "agent"
         sampling["temperature"] = config.eval.temperature
-    running = _Episodes(tasks, keys, config, serving, partial(serving.open, step=step, **sampling))
+    running = serving.workers.run(config) if serving.workers else Episodes(config, serving)
+    for row, index in itertools.product(range(len(tasks)), range(group_size)):
+        running.add((row, index), tasks[row], index, **sampling)
+    episodes: dict[EpisodeKey, Episode] = {}
+    words = _Progress(serving)
     try:
         while running.start():
-            running.end()
-            report(*running.progress())
+            episodes |= running.end()
+            report(*words.of(episodes, running))
             serving.engine.raise_if_stopped()
             check()
     finally:
@@ -200,77 +204,120 @@ def run_groups(
     if count := num_left_behind():
         log.warning("%d threads of ended episodes are in calls that Python cannot end", count)
     return [
-        Group(task, tuple(running.episodes[row, index] for index in range(group_size)))
+        Group(task, tuple(episodes[row, index] for index in range(group_size)))
         for row, task in enumerate(tasks)
     ]
+
+
+class _Progress:
+    """How far episodes are, in a few words."""
+
+    def __init__(self, serving: InferencePool):
+        self._serving, self._tokens_before = serving, serving.num_tokens
+        self._started = time.monotonic()
+
+    def of(
+        self, ended: Mapping[EpisodeKey, Episode], running: "RunningEpisodes"
+    ) -> tuple[float, str]:
+        """The share that has ended, and the words."""
+        failed = sum(episode.failed for episode in ended.values())
+        seconds = time.monotonic() - self._started + 1e-9
+        speed = (self._serving.num_tokens - self._tokens_before) / seconds
+        words = f"{len(ended)} done, {running.num_running} running, {failed} failed"
+        return len(ended) / (len(ended) + running.num_left), f"{words}, {speed:.0f} tokens/s"
+
+
+def kept(episode: Episode, config: Config) -> Episode:
+    """Of one that is over, what is for others than its judge."""
+    episode = replace(episode, response=None, metadata={})
+    if not episode.scored and config.failed_reward is not None:
+        return replace(episode, reward=config.failed_reward, success=False)
+    return episode
+
+
+class RunningEpisodes(Protocol):
+    """Episodes that are to come and those that run, here or in workers."""
+
+    num_left: int
+    num_running: int
+
+    def add(self, key: Hashable, task: Task, index: int, **sampling: Any) -> None:
+        """One that is to come. key: what it is called when it ends; sampling: of ``open``."""
+
+    def start(self) -> bool:
+        """Start as many as may run at once; False: all have ended."""
+
+    def end(self) -> dict[Any, Episode]:
+        """Those that have come to their end since, after a moment's wait."""
+
+    def close(self) -> None:
+        """End what still runs."""
 
 
 class _EpisodeThread(EndableThread):
     """A thread of one episode, with its client, and when it is given up."""
 
-    def __init__(self, work: Callable[[], None], model: Model, seconds: float):
-        super().__init__(work)
-        self.model, self.deadline = model, time.monotonic() + seconds + GRACE_SECONDS
-
-
-class _Episodes:
-    """The episodes that are to come, those that run, and those that ended."""
-
     def __init__(
-        self,
-        tasks: Sequence[Task],
-        keys: Sequence[EpisodeKey],
-        config: Config,
-        serving: InferencePool,
-        open_client: Callable[..., tuple[Any, dict]],
+        self, work: Callable[[], None], task: Task, index: int, model: Model, seconds: float
     ):
-        self.episodes: dict[EpisodeKey, Episode] = {}
-        self._tasks, self._config, self._serving = tasks, config, serving
-        self._open_client, self._todo = open_client, deque(keys)
-        self._running: dict[EpisodeKey, _EpisodeThread] = {}
-        self._finished: queue.SimpleQueue[tuple[EpisodeKey, Episode]] = queue.SimpleQueue()
+        super().__init__(work)
+        self.task, self.index, self.model = task, index, model
+        self.deadline = time.monotonic() + seconds + GRACE_SECONDS
+
+
+class Episodes:
+    """RunningEpisodes in this process, each in a thread of its own."""
+
+    def __init__(self, config: Config, serving: InferencePool):
+        self._config, self._serving = config, serving
+        self._todo: deque[tuple[Hashable, Task, int, dict]] = deque()
+        self._running: dict[Hashable, _EpisodeThread] = {}
+        self._finished: queue.SimpleQueue[tuple[Hashable, Episode] | None] = queue.SimpleQueue()
         self._to_release: list[Model] = []
-        self._tokens_before, self._started = serving.num_tokens, time.monotonic()
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_left(self) -> int:
+        return len(self._running) + len(self._todo)
+
+    def add(self, key: Hashable, task: Task, index: int, **sampling: Any) -> None:
+        self._todo.append((key, task, index, sampling))
 
     def start(self) -> bool:
-        """Start as many as may run at once; False: all have ended."""
         free = min(len(self._todo), self._config.concurrent_episodes - len(self._running))
-        keys = [self._todo.popleft() for _ in range(free)]
+        begun = [self._todo.popleft() for _ in range(free)]
         # All clients before the first thread: in lockstep, the engine waits for all of them.
-        clients = [self._open_client(task_id=self._tasks[row]["id"], episode=i) for row, i in keys]
-        for key, (model, auxiliary_models) in zip(keys, clients, strict=True):
-            work = partial(self._run, key, model, auxiliary_models)
-            self._running[key] = _EpisodeThread(work, model, self._config.episode_seconds)
-            self._running[key].start()
+        clients = [
+            self._serving.open(task_id=task["id"], episode=index, **sampling)
+            for _, task, index, sampling in begun
+        ]
+        for (key, task, index, _), (model, others) in zip(begun, clients, strict=True):
+            work = partial(self._run, key, task, index, model, others)
+            thread = _EpisodeThread(work, task, index, model, self._config.episode_seconds)
+            self._running[key] = thread
+            thread.start()
         # Only now that others are in.
         self._release()
         return bool(self._running)
 
-    def end(self) -> None:
-        """Take what has come to its end, or has to; waits for it a moment."""
-        ended = list(self._given_up())
+    def end(self) -> dict[Any, Episode]:
+        ended = dict(self._given_up())
         with suppress(queue.Empty):
-            ended.append(self._finished.get(timeout=0.1))
-        for key, episode in ended:
-            # One that was left behind may still come to its end.
-            if key in self._running:
-                self._to_release.append(self._running.pop(key).model)
-                episode = replace(episode, response=None, metadata={})
-                if not episode.scored and (reward := self._config.failed_reward) is not None:
-                    episode = replace(episode, reward=reward, success=False)
-                self.episodes[key] = episode
+            ended |= [one] if (one := self._finished.get(timeout=0.1)) else []
+        # One that was left behind may still come to its end.
+        ended = {key: episode for key, episode in ended.items() if key in self._running}
+        self._to_release += [self._running.pop(key).model for key in ended]
+        return {key: kept(episode, self._config) for key, episode in ended.items()}
 
-    def progress(self) -> tuple[float, str]:
-        """The share that has ended, and a few words."""
-        done, running = len(self.episodes), len(self._running)
-        failed = sum(episode.failed for episode in self.episodes.values())
-        seconds = time.monotonic() - self._started + 1e-9
-        speed = (self._serving.num_tokens - self._tokens_before) / seconds
-        words = f"{done} done, {running} running, {failed} failed, {speed:.0f} tokens/s"
-        return done / (done + running + len(self._todo)), words
+    def wake(self) -> None:
+        """Let ``end`` return at once: something was added."""
+        self._finished.put(None)
 
     def close(self) -> None:
-        """Close the clients of what still runs."""
+        self._todo.clear()
         for thread in self._running.values():
             thread.model.close()
             self._to_release.append(thread.model)
@@ -280,10 +327,11 @@ class _Episodes:
         while self._to_release:
             self._serving.release(self._to_release.pop())
 
-    def _run(self, key: EpisodeKey, model: Model, auxiliary_models: dict) -> None:
-        row, index = key
+    def _run(
+        self, key: Hashable, task: Task, index: int, model: Model, auxiliary_models: dict
+    ) -> None:
         episode = run_episode(
-            self._tasks[row],
+            task,
             index,
             workflow=self._config.workflow,
             judge=self._config.judge,
@@ -295,16 +343,15 @@ class _Episodes:
         )
         self._finished.put((key, episode))
 
-    def _given_up(self) -> Iterator[tuple[EpisodeKey, Episode]]:
+    def _given_up(self) -> Iterator[tuple[Hashable, Episode]]:
         """Interrupt the threads whose time is over; those that ignore it are left behind."""
         now, seconds = time.monotonic(), self._config.episode_seconds
-        for (row, index), thread in self._running.items():
+        for key, thread in self._running.items():
             if now > thread.deadline:
                 thread.model.close()
                 thread.deadline = now + INTERRUPT_SECONDS
                 if not thread.interrupt():
-                    calls = thread.model.calls
-                    yield (row, index), blocked(self._tasks[row], index, calls, seconds)
+                    yield key, blocked(thread.task, thread.index, thread.model.calls, seconds)
 
 
 def main() -> None:

@@ -42,10 +42,10 @@ from agentrl.learning.ranks import Ranks
 from agentrl.runs.ending import open_session
 from agentrl.runs.session import Session
 from agentrl.runs.tally import Tally
-from agentrl.serving.start import serve
 from agentrl.tasks.batches import find_batches
 from agentrl.tasks.splits import find_tasks
 from agentrl.types import Chunk
+from agentrl.workers.start import serve
 from rollout import evaluate, rollouts
 
 
@@ -58,7 +58,7 @@ def train(config: Config, run: Session, ranks: Ranks) -> None:
         policy = load_policy(run.model, config, ranks)
         policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))
         reference = load_reference(policy, run.first_model, config, ranks)  # None, where none asks
-        serving = serve(config, run.model, "training")
+        serving = serve(config, run.model, run.source)
         first = run.restore(policy, optimizer)  # updates made so far
     learner = Learner(policy, reference, optimizer)
     run.try_step(learner, serving)  # on a GPU, whether the largest micro-batch fits

@@ -80,6 +80,21 @@ def module_name(experiment: str) -> str:
     return f"experiments.{experiment}"
 
 
+Source = tuple[str, str | None, list[str]]
+"""What a config comes from: ``--exp``, ``--algorithm``, and the other flags."""
+
+
+def config_of(exp: str, algorithm: str | None, settings: Sequence[str], **shown: Any) -> Config:
+    """The experiment's config with the algorithm and the settings in it. shown: as tyro takes it.
+
+    Raises ValueError.
+    """
+    config = load_experiment(exp)
+    if algorithm is not None:
+        config = replace(config, algorithm=load_algorithm(algorithm))
+    return tyro.cli(Config, args=list(settings), default=config, **shown)
+
+
 def parse(
     argv: Sequence[str],
     description: str,
@@ -107,10 +122,8 @@ def parse(
         sys.exit(0 if asked else 2)
     try:
         _refuse_renamed(rest)
-        config = load_experiment(flags.exp)
-        if flags.algorithm is not None:
-            config = replace(config, algorithm=load_algorithm(flags.algorithm))
-        config = tyro.cli(Config, args=rest, default=config, description=description)
+        flags.source = (flags.exp, flags.algorithm, rest)
+        config = config_of(*flags.source, description=description)
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config, flags

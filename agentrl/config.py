@@ -320,6 +320,8 @@ class Config:
     """An episode that runs longer is given up."""
     concurrent_episodes: int = 256
     """Episodes that run at once."""
+    workers: int = 0
+    """Processes in which episodes run. 0: in the engine's."""
     max_failed: float = 0.5
     """The run stops where a larger share of a batch's episodes fails. 1: never."""
     failed_reward: float | None = None
@@ -363,6 +365,7 @@ class Config:
             _check(self, **{name: (is_right, "give at least 1")})
         compared = "give at least 2, because episodes of a group are compared with each other"
         repeated = "what auxiliary models answer, and when, cannot be repeated: leave one out"
+        alone = "give 0 to 256, and 0 with --deterministic: no two processes take turns to the bit"
         wait = f"give above 0, at most {LONGEST_SECONDS:.0e}, which clocks can count to"
         timed = "what is compiled may depend on times, which cannot be repeated: leave one out"
         own_way = f"the algorithm {self.algorithm.name} collects in a way of its own: leave one out"
@@ -376,6 +379,7 @@ class Config:
             max_failed=(0 <= self.max_failed <= 1, "give a share from 0 to 1"),
             trained_agents=(self.trained_agents != (), "name one, or leave it out to train all"),
             deterministic=(not (self.deterministic and self.auxiliary_models), repeated),
+            workers=(0 <= self.workers <= (0 if self.deterministic else 256), alone),
             compile=(not (self.deterministic and self.compile), timed),
             collect=(self.collect is None or self.algorithm.collect is None, own_way),
         )

@@ -81,6 +81,8 @@ class InferencePool(Protocol):
     num_tokens: int
     """Completion tokens that the trained model has sampled so far."""
     engine: EngineHealth
+    workers: Any
+    """What runs episodes elsewhere (``agentrl.workers``); None: they run in this process."""
 
     def open(
         self, *, step: int, task_id: str, episode: int, **sampling: Any

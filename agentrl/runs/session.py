@@ -59,6 +59,8 @@ class Session:
         self.is_checked = False
         """Whether what can be known to fail has been checked: from then on errors are ours."""
         self._exp, self._name, self._trackers = flags.exp, vars(flags).get("name"), trackers
+        self.source = vars(flags).get("source")
+        """What its config comes from, where that is a command's flags."""
         self._resume = flags.resume or self._run_of_that_name()
         self._started, self._clock = time.monotonic(), Clock()
         self.report: Report = lambda share, note: None

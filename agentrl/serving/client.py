@@ -120,6 +120,16 @@ class TrainedModel(Protocol):
         """The largest difference between these log-probabilities of ``ids[1:]`` and its own."""
 
 
+class Workers(Protocol):
+    """What ``Serving`` needs of the processes in which episodes run."""
+
+    num_tokens: int
+    """Completion tokens that the trained model has sampled for them."""
+
+    def close(self) -> None:
+        """End them."""
+
+
 class Serving:
     """The models of a run, and the clients that its episodes get of them."""
 
@@ -137,6 +147,8 @@ class Serving:
         self.version = 0
         """How many updates the weights have had that calls are sampled from."""
         self.auxiliary, self._seed = auxiliary or {}, seed
+        self.workers: Workers | None = None
+        """What runs episodes in processes of their own, where there is any."""
         self.engine: EngineClient = policy.engine
         """The one that samples for the trained model; so with the next two."""
         self.tokenizer, self.decode = policy.chat_template.tokenizer, policy.chat_template.decode
@@ -144,7 +156,13 @@ class Serving:
     @property
     def num_tokens(self) -> int:
         """Completion tokens that the trained model has sampled so far."""
-        return self.policy.num_tokens
+        return self.policy.num_tokens + (self.workers.num_tokens if self.workers else 0)
+
+    @property
+    def engines(self) -> dict[str, EngineClient]:
+        """Those of this process, by the name of their model, the policy's first."""
+        handlers = {"policy": self.policy, **self.auxiliary}
+        return {name: h.engine for name, h in handlers.items() if isinstance(h, Handler)}
 
     def open(
         self, *, step: int, task_id: str, episode: int, **sampling: Any
@@ -192,6 +210,8 @@ class Serving:
     def close(self) -> None:
         """Stop the HTTP server and the engines."""
         atexit.unregister(self.close)
+        if self.workers:
+            self.workers.close()
         self.server.close()
         for handler in (self.policy, *self.auxiliary.values()):
             if isinstance(handler, Handler):

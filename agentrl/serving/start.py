@@ -1,6 +1,7 @@
 """Start of serving: the engines, handlers and server that a config asks for."""
 
 import atexit
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from agentrl.serving.handler import Handler
 from agentrl.serving.output_parser import OutputParser
 from agentrl.serving.process import freeze_garbage, prepare_process
 from agentrl.serving.remote import RemoteModel, key_of
+from agentrl.serving.sampling import EngineClient
 from agentrl.serving.server import Server
 from agentrl.serving.vllm_args import Use, start_vllm
+
+StartEngine = Callable[[str, str | Path, ModelConfig | AuxiliaryModel, EngineConfig], EngineClient]
+"""(name, folder, its config, its engine's config) -> a model's engine."""
 
 
 def serve(config: Config, folder: str | Path, use: Use = "alone") -> Serving:
@@ -27,57 +32,78 @@ def serve(config: Config, folder: str | Path, use: Use = "alone") -> Serving:
     if use == "alone" and any(model.url is None for model in config.auxiliary_models.values()):
         # The GPU is not its alone.
         use = "auxiliary"
-    policy = _start_handler(config, "policy", folder, config.model, config.engine, use)
-    auxiliary = {
-        name: _auxiliary(config, name, model, folder)
-        for name, model in config.auxiliary_models.items()
-    }
-    server = Server(host=config.server.host, port=config.server.port)
-    serving = Serving(server, policy, auxiliary, seed=config.seed, folder=folder)
+    serving = front(config, folder, partial(_start_engine, config, use))
     # However the process ends, vLLM is shut down first.
     atexit.register(serving.close)
     freeze_garbage()
     return serving
 
 
+def front(config: Config, folder: str | Path, start_engine: StartEngine) -> Serving:
+    """What reaches the policy's engine and the auxiliary models'."""
+    policy = _handler(config, "policy", folder, config.model, config.engine, start_engine)
+    auxiliary = {
+        name: _auxiliary(config, name, model, folder, start_engine)
+        for name, model in config.auxiliary_models.items()
+    }
+    server = Server(host=config.server.host, port=config.server.port)
+    return Serving(server, policy, auxiliary, seed=config.seed, folder=folder)
+
+
 def _auxiliary(
-    config: Config, name: str, model: AuxiliaryModel, folder: str | Path
+    config: Config,
+    name: str,
+    model: AuxiliaryModel,
+    folder: str | Path,
+    start_engine: StartEngine,
 ) -> AuxiliaryClient:
     """A model with an engine of its own, or how to reach the one at its url.
 
     folder: the policy's, for a model that names none.
     """
     if model.url is None:
-        return _start_handler(config, name, model.model or folder, model, model.engine, "auxiliary")
+        return _handler(config, name, model.model or folder, model, model.engine, start_engine)
     return partial(RemoteModel, model.model, model.url, key_of(name, model))
 
 
-def _start_handler(
+def _handler(
     config: Config,
     name: str,
     folder: str | Path,
     model: ModelConfig | AuxiliaryModel,
     engine_config: EngineConfig,
-    use: Use,
+    start_engine: StartEngine,
 ) -> Handler:
+    engine = start_engine(name, folder, model, engine_config)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
+    return Handler(
+        name,
+        engine,
+        ChatTemplate(tokenizer, output_parser.reasoning_end),
+        output_parser,
+        temperature=config.sampling.temperature,
+        max_tokens=config.sampling.max_tokens,
+        max_model_len=model.max_model_len,
+        strict_tools=config.sampling.strict_tools or model is not config.model,
+    )
+
+
+def _start_engine(
+    config: Config,
+    use: Use,
+    name: str,
+    folder: str | Path,
+    model: ModelConfig | AuxiliaryModel,
+    engine_config: EngineConfig,
+) -> Engine:
     llm = start_vllm(
         folder,
         max_model_len=model.max_model_len,
         dtype=compute_dtype(config.model),
         config=engine_config,
         reasoning_parser=model.reasoning_parser,
-        use=use,
+        use=use if model is config.model else "auxiliary",
         deterministic=config.deterministic,
     )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    output_parser = OutputParser(tokenizer, model.tool_parser, model.reasoning_parser)
-    return Handler(
-        name,
-        Engine(llm, lockstep=config.deterministic, sleep_level=engine_config.sleep_level),
-        ChatTemplate(tokenizer, output_parser.reasoning_end),
-        output_parser,
-        temperature=config.sampling.temperature,
-        max_tokens=config.sampling.max_tokens,
-        max_model_len=model.max_model_len,
-        strict_tools=config.sampling.strict_tools or use == "auxiliary",
-    )
+    return Engine(llm, lockstep=config.deterministic, sleep_level=engine_config.sleep_level)

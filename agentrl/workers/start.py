@@ -1,0 +1,27 @@
+"""Start of serving for training: engines, and where the config asks for them, workers."""
+
+import logging
+from pathlib import Path
+
+from agentrl.cli import Source
+from agentrl.config import Config
+from agentrl.serving import start
+from agentrl.serving.client import Serving
+from agentrl.workers.pool import WorkerPool
+
+log = logging.getLogger(__name__)
+
+
+def serve(config: Config, folder: str | Path, source: Source | None) -> Serving:
+    """``serving.start.serve``, with a trainer beside it, and the workers that load meanwhile.
+
+    source: what they have to load; None, as where functions were given that no other process knows:
+    episodes run in this one, and it is said.
+    """
+    if config.workers and source is None:
+        log.warning("workers cannot load what has no --exp: episodes run in the engine's process")
+    workers = WorkerPool(config, folder, source) if config.workers and source else None
+    serving = start.serve(config, folder, "training")
+    if workers:
+        serving.workers = workers.attach(serving.engines)
+    return serving
