@@ -318,7 +318,7 @@ class Episodes:
 
     def close(self) -> None:
         self._todo.clear()
-        for thread in self._running.values():
+        for thread in [*self._running.values()]:
             thread.model.close()
             self._to_release.append(thread.model)
         self._release()

@@ -36,12 +36,14 @@ class Ended(msgspec.Struct, array_like=True):
     """How a call ended."""
 
     number: int
+    error: tuple[str, str] | None = None
+    """What was raised, its type and its message; or as a Completion has them:"""
     ids: bytes = b""
     logprobs: bytes = b""
-    others: tuple = ()
-    """The rest of a Completion."""
-    error: tuple[str, str] | None = None
-    """Or what was raised: its type and its message."""
+    finish_reason: str = ""
+    stop: str | None = None
+    cut_text: str | None = None
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 ERRORS = {"ValueError": ValueError, "EngineStopped": EngineStopped}
@@ -132,9 +134,11 @@ class WorkerEnd:
             self._sender.put(Call(number, engine))
 
     def _receive(self) -> None:
-        receive(self._connection, Ended, self._end)
-        self.is_over = True
-        self._fail()
+        try:
+            receive(self._connection, Ended, self._end)
+        finally:
+            self.is_over = True
+            self._fail()
 
     def _end(self, ended: Ended) -> None:
         done = self._waiting.pop(ended.number)
@@ -145,7 +149,8 @@ class WorkerEnd:
                 done.set_exception(ERRORS.get(kind, RuntimeError)(message))
             else:
                 ids, logprobs = array("i", ended.ids).tolist(), array("d", ended.logprobs).tolist()
-                done.set_result(Completion(ids, logprobs, *ended.others))
+                told = (ended.finish_reason, ended.stop, ended.cut_text, ended.top)
+                done.set_result(Completion(ids, logprobs, *told))
 
     def _fail(self) -> None:
         while self._waiting:
@@ -166,10 +171,12 @@ class EngineEnd:
         threading.Thread(target=self._receive, name="worker", daemon=True).start()
 
     def _receive(self) -> None:
-        receive(self._connection, Call, self._take)
-        # The worker has gone, and with it whoever waited.
-        for done in list(self._running.values()):
-            done.cancel()
+        try:
+            receive(self._connection, Call, self._take)
+        finally:
+            # The worker has gone, and with it whoever waited.
+            for done in list(self._running.values()):
+                done.cancel()
 
     def _take(self, call: Call) -> None:
         if call.prompt_ids is None:
@@ -194,8 +201,8 @@ class EngineEnd:
         if call.engine == self._trained:
             self.num_tokens += len(c.ids)
         ids, logprobs = array("i", c.ids).tobytes(), array("d", c.logprobs).tobytes()
-        rest = (c.finish_reason, c.stop, c.cut_text, c.top)
-        self._sender.put(Ended(call.number, ids, logprobs, rest))
+        told = (c.finish_reason, c.stop, c.cut_text, c.top)
+        self._sender.put(Ended(call.number, None, ids, logprobs, *told))
 
 
 def _given(grammar: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Pool of workers: starts them, gives each its episodes, and takes what has ended."""
 
+import atexit
+import logging
 import multiprocessing
 import time
 from collections import deque
@@ -21,10 +23,12 @@ from agentrl.workers.connection import EngineEnd
 from agentrl.workers.worker import Setting, work
 from rollout import GRACE_SECONDS, kept
 
+log = logging.getLogger(__name__)
+
 DECIDED = ("model", "sampling", "auxiliary_models")
 """Fields of a config that a run settles after its flags."""
 END_SECONDS = 5.0
-"""What a worker gets to end by itself."""
+"""What they get to end by themselves."""
 HUNG_SECONDS = 3 * GRACE_SECONDS
 """How much longer than an episode's time a worker may say nothing of it."""
 
@@ -41,12 +45,13 @@ class Given(NamedTuple):
 class Worker:
     """One process, as the pool knows it."""
 
-    name: str
     process: BaseProcess
     orders: Connection
     """What it is to begin, and the episodes that ended."""
     line: Connection
     end: EngineEnd | None = None
+    is_ready: bool = False
+    """Whether it has loaded the experiment."""
     running: dict[Hashable, Given] = field(default_factory=dict)
 
 
@@ -63,6 +68,8 @@ class WorkerPool:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["agentrl.workers.worker"])
         self._tokens_of_gone, self._numbers = 0, count()
+        # However the process ends: it would wait for them.
+        atexit.register(self.close)
         self.workers = [self._start(number) for number in range(config.workers)]
 
     def attach(self, engines: Mapping[str, EngineClient]) -> "WorkerPool":
@@ -70,14 +77,13 @@ class WorkerPool:
         self._engines = engines
         for worker in self.workers:
             worker.end = EngineEnd(worker.line, engines)
-        for worker in self.workers:
-            try:
-                said = worker.orders.recv()
-            except EOFError:
-                said = "it ended without a word"
-            if said:
-                self.close()
-                raise CannotStart(f"{worker.name} cannot start ({said}): leave --workers out")
+        try:
+            while not all(worker.is_ready for worker in self.workers):
+                for worker in self.workers:
+                    self.receive(worker)
+        except CannotStart:
+            self.close()
+            raise
         return self
 
     @property
@@ -89,21 +95,48 @@ class WorkerPool:
         """Episodes that are to run in them."""
         return GivenEpisodes(config, self, next(self._numbers))
 
-    def renew(self, worker: Worker) -> dict[Hashable, tuple[Given, str]]:
-        """Another in the stead of one that died; what that had, with how it died."""
+    def receive(self, worker: Worker) -> list[tuple[Hashable, Episode]]:
+        """What it says next: the episodes that ended, and those that ended with it; waits for it.
+
+        Raises CannotStart where it could not load the experiment.
+        """
+        try:
+            said = worker.orders.recv()
+        except (EOFError, OSError):
+            return self._renew(worker)
+        if isinstance(said, str):
+            if said:
+                raise CannotStart(f"{worker.process.name} cannot load the experiment: {said}")
+            worker.is_ready = True
+            return []
+        # What was ended before its time is nobody's.
+        known = [(key, episode, worker.running.pop(key, None)) for key, episode in said]
+        return [(key, replace(episode, task=one.task)) for key, episode, one in known if one]
+
+    def _renew(self, worker: Worker) -> list[tuple[Hashable, Episode]]:
+        """Another in the stead of one that died, whose episodes have failed."""
         worker.process.join()
+        if not worker.is_ready:
+            raise CannotStart(f"{worker.process.name} died as it loaded the experiment")
         number = self.workers.index(worker)
         self.workers[number] = new = self._start(number)
         new.end = EngineEnd(new.line, self._engines)
         self._tokens_of_gone += worker.end.num_tokens
-        cause = f"{worker.name}, in which it ran, ended with {worker.process.exitcode}"
-        return {key: (given, cause) for key, given in worker.running.items()}
+        cause = f"{worker.process.name}, in which it ran, ended with {worker.process.exitcode}"
+        log.warning("%s: another takes its part", cause)
+        return [
+            (key, failed(one.task, one.index, (), "error", cause))
+            for key, one in worker.running.items()
+        ]
 
     def close(self) -> None:
         """End them, and wait for it."""
+        atexit.unregister(self.close)
         for worker in self.workers:
+            # Each ends with this, but for one that does not listen yet.
             worker.orders.close()
-            worker.line.close()
+            if not worker.is_ready:
+                worker.process.kill()
         deadline = time.monotonic() + END_SECONDS
         for worker in self.workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -122,7 +155,7 @@ class WorkerPool:
         process.start()
         their_orders.close()
         their_line.close()
-        return Worker(process.name, process, orders, line)
+        return Worker(process, orders, line)
 
 
 class GivenEpisodes:
@@ -145,50 +178,33 @@ class GivenEpisodes:
 
     def start(self) -> bool:
         """Give each worker as many as the others have."""
-        free = min(len(self._todo), self._config.concurrent_episodes - self.num_running)
-        orders: dict[int, list] = {}
-        for _ in range(free):
-            workers = self._pool.workers
-            number = min(range(len(workers)), key=lambda n: len(workers[n].running))
+        ready = [worker for worker in self._pool.workers if worker.is_ready]
+        orders: dict[Worker, list] = {worker: [] for worker in ready}
+        free = self._config.concurrent_episodes - self.num_running
+        for _ in range(min(free, len(self._todo)) if ready else 0):
+            worker = min(ready, key=lambda one: len(one.running))
             key, task, index, sampling = self._todo.popleft()
             deadline = time.monotonic() + self._config.episode_seconds + HUNG_SECONDS
-            workers[number].running[key] = Given(task, index, deadline)
-            orders.setdefault(number, []).append((key, task, index, sampling))
-        for number, order in orders.items():
+            worker.running[key] = Given(task, index, deadline)
+            orders[worker].append((key, task, index, sampling))
+        for worker, order in orders.items():
             # One that has died is found where its episodes are waited for.
             with suppress(OSError):
-                self._pool.workers[number].orders.send(order)
-        return bool(self.num_running)
+                if order:
+                    worker.orders.send(order)
+        return bool(self.num_left)
 
     def end(self) -> dict[Any, Episode]:
-        ended: dict[Hashable, Episode] = {}
         workers = {worker.orders: worker for worker in self._pool.workers}
-        for ready in wait(list(workers), timeout=0.1):
-            ended |= self._take(workers[ready])
+        ended = [one for r in wait(list(workers), 0.1) for one in self._pool.receive(workers[r])]
         now = time.monotonic()
         for worker in self._pool.workers:
             if any(now > given.deadline for given in worker.running.values()):
                 worker.process.kill()
-        return ended
+        return {key[1]: kept(episode, self._config) for key, episode in ended}
 
     def close(self) -> None:
         for worker in self._pool.workers:
             worker.running.clear()
             with suppress(OSError):
                 worker.orders.send(None)
-
-    def _take(self, worker: Worker) -> dict[Any, Episode]:
-        try:
-            said = worker.orders.recv()
-        except (EOFError, OSError):
-            lost = self._pool.renew(worker)
-            said = [
-                (key, failed(given.task, given.index, (), "error", cause))
-                for key, (given, cause) in lost.items()
-            ]
-            return {key[1]: kept(episode, self._config) for key, episode in said}
-        given = [(key, e, worker.running.pop(key, None)) for key, e in said or ()]
-        # What was ended before its time is nobody's.
-        return {
-            key[1]: kept(replace(e, task=one.task), self._config) for key, e, one in given if one
-        }

@@ -7,6 +7,7 @@ from agentrl.cli import Source
 from agentrl.config import Config
 from agentrl.serving import start
 from agentrl.serving.client import Serving
+from agentrl.types import CannotStart
 from agentrl.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -18,10 +19,12 @@ def serve(config: Config, folder: str | Path, source: Source | None) -> Serving:
     source: what they have to load; None, as where functions were given that no other process knows:
     episodes run in this one, and it is said.
     """
-    if config.workers and source is None:
-        log.warning("workers cannot load what has no --exp: episodes run in the engine's process")
-    workers = WorkerPool(config, folder, source) if config.workers and source else None
+    pool = WorkerPool(config, folder, source) if config.workers and source else None
     serving = start.serve(config, folder, "training")
-    if workers:
-        serving.workers = workers.attach(serving.engines)
+    try:
+        if config.workers and source is None:
+            raise CannotStart("workers load what --exp names, and there is none")
+        serving.workers = pool and pool.attach(serving.engines)
+    except CannotStart as error:
+        log.warning("%s\nEpisodes run in the engine's process", error)
     return serving

@@ -37,8 +37,7 @@ def work(setting: Setting, orders: Connection, line: Connection) -> None:
         end = WorkerEnd(line)
         serving = front(config, setting.folder, lambda name, *_: RemoteEngine(name, end))
     except BaseException as error:
-        orders.send(f"{type(error).__name__}: {error}")
-        raise
+        return orders.send(f"{type(error).__name__}: {error}")
     freeze_garbage()
     orders.send("")
     running = rollout.Episodes(config, serving)
@@ -62,5 +61,7 @@ def _listen(orders: Connection, running: "rollout.Episodes") -> None:
             for key, task, index, sampling in order or ():
                 running.add(key, task, index, **sampling)
             running.wake()
-    running.close()
-    os._exit(0)
+    try:
+        running.close()
+    finally:
+        os._exit(0)
