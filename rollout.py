@@ -13,7 +13,6 @@ import logging
 import queue
 import sys
 import time
-from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -34,22 +33,13 @@ if __name__ == "__main__":
 from agentrl.agents.contract import InferencePool, Model
 from agentrl.agents.episode import blocked, run_episode
 from agentrl.agents.interrupt import EndableThread, num_left_behind
-from agentrl.agents.tools import ChatSetting
 from agentrl.callables import load_callable
-from agentrl.cli import experiment_module
-from agentrl.debug.chat import talk
-from agentrl.debug.episodes import debug
-from agentrl.debug.evaluate import evaluate_checkpoints
-from agentrl.debug.kept import KeptEpisodes
-from agentrl.debug.start import choose_tasks, start
-from agentrl.debug.transcript import print_episode
-from agentrl.debug.upstream import Upstream
+from agentrl.debug.main import carry_out
 from agentrl.learning.ranks import Ranks
 from agentrl.runs.evaluation import evaluation_metrics
-from agentrl.runs.progress import Display
 from agentrl.runs.session import Session
 from agentrl.tasks.splits import find_tasks
-from agentrl.types import CannotStart, Chunk, EngineStopped, Episode, Group, Report, Task
+from agentrl.types import Chunk, Episode, Group, Report, Task
 
 EVALUATION = -1
 """The step that seeds evaluation, so that every one draws with the same seeds."""
@@ -356,45 +346,7 @@ class Episodes:
 
 def main() -> None:
     """Show some episodes, or do what the flags say; see ``agentrl.debug.command``."""
-    config, flags = command.read(sys.argv[1:])
-    display = Display()
-    if flags.evaluate:
-        evaluate_checkpoints(config, flags, display, run_groups)
-        return
-    try:
-        tasks = [] if flags.chat else choose_tasks(flags, config)
-        if flags.base_url:
-            serving = Upstream(config, flags.base_url, flags.api_key, flags.model)
-        else:
-            serving = start(config, flags.chat or flags.checkpoint, display)
-    except (ValueError, CannotStart) as error:
-        sys.exit(f"error: {error}")
-    try:
-        _do(flags, config, serving, tasks, display)
-    except EngineStopped as error:
-        sys.exit(f"error: {error}")
-
-
-def _do(
-    flags: Namespace, config: Config, serving: Any, tasks: list[Task], display: Display
-) -> None:
-    again = partial(command.read_again, sys.argv[1:], flags)
-    if flags.base_url:
-        debug(tasks, config, serving, EVALUATION, display, again)
-        return
-    keep = KeptEpisodes(config, flags, serving.tokenizer, display).add
-    if flags.chat:
-        model, _ = serving.open(step=EVALUATION, task_id="talk", episode=0)
-        setting = getattr(experiment_module(flags.exp), "talk", ChatSetting())
-        talk(model, setting, display, serving.engine.raise_if_stopped)
-    elif flags.debug:
-        debug(tasks, config, serving, EVALUATION, display, again, keep)
-    else:
-        with display.phase("episodes") as report:
-            groups = run_groups(tasks, config, serving, report=report)
-        for group in groups:
-            print_episode(display.console, group.episodes[0], serving.decode)
-        keep(groups)
+    carry_out(*command.read(sys.argv[1:]), run_groups, EVALUATION)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ FLOORS = [
     {"agentrl.runs"},
     {"agentrl.viewer", "agentrl.debug"},
     {"rollout"},
+    {"agentrl.workers"},
     {"train"},
     {"agentrl.tuner"},
 ]

@@ -34,7 +34,7 @@ class UpstreamModel(RemoteModel):
 class Upstream:
     """The server at a URL, ``/v1`` included; see ``agents.contract.InferencePool``."""
 
-    num_tokens = 0
+    num_tokens, workers = 0, None
 
     def __init__(self, config: Config, url: str, key: str, name: str | None):
         """name: of the model; None where the server has one only. Raises ValueError, in a

@@ -22,7 +22,7 @@ from agentrl.serving.sampling import Completion, EngineClient, Sampling
 from agentrl.types import EngineStopped
 
 
-class Call(msgspec.Struct, array_like=True):
+class EngineCall(msgspec.Struct, array_like=True):
     """A call, or without a prompt, that it is cancelled."""
 
     number: int
@@ -123,7 +123,7 @@ class WorkerEnd:
         self._waiting[number] = done
         grammar = sampling.grammar and _given(sampling.grammar)
         plain = replace(sampling, grammar=grammar, rng_key=())
-        self._sender.put(Call(number, engine, array("i", prompt_ids).tobytes(), plain))
+        self._sender.put(EngineCall(number, engine, array("i", prompt_ids).tobytes(), plain))
         done.add_done_callback(partial(self._cancel, number, engine))
         if self.is_over:
             self._fail()
@@ -131,7 +131,7 @@ class WorkerEnd:
 
     def _cancel(self, number: int, engine: str, done: Future) -> None:
         if done.cancelled():
-            self._sender.put(Call(number, engine))
+            self._sender.put(EngineCall(number, engine))
 
     def _receive(self) -> None:
         try:
@@ -172,13 +172,13 @@ class EngineEnd:
 
     def _receive(self) -> None:
         try:
-            receive(self._connection, Call, self._take)
+            receive(self._connection, EngineCall, self._take)
         finally:
             # The worker has gone, and with it whoever waited.
             for done in list(self._running.values()):
                 done.cancel()
 
-    def _take(self, call: Call) -> None:
+    def _take(self, call: EngineCall) -> None:
         if call.prompt_ids is None:
             if done := self._running.get(call.number):
                 done.cancel()
@@ -190,7 +190,7 @@ class EngineEnd:
         done = self._running[call.number] = self._engines[call.engine].submit(prompt_ids, sampling)
         done.add_done_callback(partial(self._end, call))
 
-    def _end(self, call: Call, done: Future) -> None:
+    def _end(self, call: EngineCall, done: Future) -> None:
         self._running.pop(call.number, None)
         if done.cancelled():
             return

@@ -18,6 +18,8 @@ from tests.support.scripted_model import ScriptedModel
 
 
 class ScriptedServing:
+    workers = None
+
     def __init__(self):
         self.num_tokens, self.clients, self.released, self.engine = 0, [], [], self
 

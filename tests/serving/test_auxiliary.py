@@ -11,8 +11,8 @@ from agentrl.config import AuxiliaryModel, Config, EngineConfig, ModelConfig, Sa
 from agentrl.serving import start
 from agentrl.serving.sampling import Sampling
 from agentrl.serving.start import _auxiliary, serve
-from tests.support.families import QWEN25
-from tests.support.spy import Scripted
+from tests.support.families import QWEN25, tokenizer
+from tests.support.spy import Scripted, SpyEngine
 
 ASK = [{"role": "user", "content": "2+3?"}]
 
@@ -113,6 +113,10 @@ def test_engines_of_one_process_take_turns(judged):
     assert sum(a != b for a, b in pairwise(turns)) > 10
 
 
+def spy(*_) -> SpyEngine:
+    return SpyEngine()
+
+
 @pytest.mark.parametrize(
     ("use", "url", "started"),
     [
@@ -123,8 +127,10 @@ def test_engines_of_one_process_take_turns(judged):
 )
 def test_engines_of_one_gpu_leave_each_other_room(monkeypatch, use, url, started):
     """With 0.9 of its memory for the policy's, the other would find none."""
-    uses, made = [], Scripted(QWEN25).serving.policy
-    monkeypatch.setattr(start, "_start_handler", lambda *given: uses.append(given[-1]) or made)
+    uses = []
+    monkeypatch.setattr(start, "start_vllm", lambda folder, **options: uses.append(options["use"]))
+    monkeypatch.setattr(start, "Engine", lambda *_, **__: spy())
+    monkeypatch.setattr(start.AutoTokenizer, "from_pretrained", lambda _: tokenizer(QWEN25))
     monkeypatch.setattr(start, "key_of", lambda name, model: "")
     monkeypatch.setattr(start.atexit, "register", lambda close: close())
     serve(make_config(auxiliary_models={"judge": AuxiliaryModel(model="j", url=url)}), "m", use)
@@ -135,10 +141,13 @@ def test_one_that_names_no_model_is_what_the_policy_starts_from(monkeypatch):
     def started(config, name, folder, *_):
         return lambda: (name, folder)
 
-    monkeypatch.setattr(start, "_start_handler", started)
+    monkeypatch.setattr(start, "_handler", started)
     opponent, judge = AuxiliaryModel(model=None), AuxiliaryModel(model="j")
-    assert _auxiliary(make_config(), "opponent", opponent, "policy")() == ("opponent", "policy")
-    assert _auxiliary(make_config(), "judge", judge, "policy")() == ("judge", "j")
+    assert _auxiliary(make_config(), "opponent", opponent, "policy", spy)() == (
+        "opponent",
+        "policy",
+    )
+    assert _auxiliary(make_config(), "judge", judge, "policy", spy)() == ("judge", "j")
     with pytest.raises(
         ValueError, match="an auxiliary model has no name: give it the one that http"
     ):
@@ -150,7 +159,7 @@ def test_a_server_somewhere(monkeypatch):
     there = Scripted(QWEN25)
     monkeypatch.setenv("JUDGE_KEY", there.client.api_key)
     judge = AuxiliaryModel(model="m", url=there.client.base_url, key_variable="JUDGE_KEY")
-    remote = _auxiliary(make_config(), "judge", judge, "not looked at")()
+    remote = _auxiliary(make_config(), "judge", judge, "not looked at", spy)()
     there.says("five")
     assert asyncio.run(ask(remote)) == "five"
     assert remote.agentscope.model == "m"
@@ -158,7 +167,7 @@ def test_a_server_somewhere(monkeypatch):
     there.serving.server.close()
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ValueError, match="set that variable"):
-        _auxiliary(make_config(), "judge", judge, "not looked at")
+        _auxiliary(make_config(), "judge", judge, "not looked at", spy)
 
 
 def test_on_the_command_line(tmp_path):

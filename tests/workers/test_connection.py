@@ -12,7 +12,7 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from agentrl.serving.sampling import Completion, Sampling
 from agentrl.types import EngineStopped
-from agentrl.workers.connection import Call, EngineEnd, RemoteEngine, Sender, WorkerEnd
+from agentrl.workers.connection import EngineCall, EngineEnd, RemoteEngine, Sender, WorkerEnd
 from tests.support.spy import SpyEngine
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=4, seed=2**63 - 1, rng_key=((0, 1, "t", 2), 0, 0))
@@ -114,7 +114,7 @@ def test_a_side_that_goes_is_noticed():
 
     theirs, ours = Pipe()
     end = EngineEnd(ours, {"policy": engine})
-    Sender(theirs).put(Call(0, "policy", b"", SAMPLING))
+    Sender(theirs).put(EngineCall(0, "policy", b"", SAMPLING))
     _, _, done = engine.take()
     # What is in the middle of a read is told so, too.
     socket.socket(fileno=os.dup(theirs.fileno())).shutdown(socket.SHUT_RDWR)
