@@ -96,7 +96,7 @@ def _start_engine(
     folder: str | Path,
     model: ModelConfig | AuxiliaryModel,
     engine_config: EngineConfig,
-) -> Engine:
+) -> EngineClient:
     llm = start_vllm(
         folder,
         max_model_len=model.max_model_len,

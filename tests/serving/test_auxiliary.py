@@ -132,8 +132,8 @@ def test_engines_of_one_gpu_leave_each_other_room(monkeypatch, use, url, started
     monkeypatch.setattr(start, "Engine", lambda *_, **__: spy())
     monkeypatch.setattr(start.AutoTokenizer, "from_pretrained", lambda _: tokenizer(QWEN25))
     monkeypatch.setattr(start, "key_of", lambda name, model: "")
-    monkeypatch.setattr(start.atexit, "register", lambda close: close())
-    serve(make_config(auxiliary_models={"judge": AuxiliaryModel(model="j", url=url)}), "m", use)
+    judge = AuxiliaryModel(model="j", url=url)
+    serve(make_config(auxiliary_models={"judge": judge}), "m", use).close()
     assert uses == started
 
 
