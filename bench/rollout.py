@@ -12,10 +12,12 @@ with an empty prefix cache; medians, and the ratio of each way to the plain side
     ids         Engine.submit from the episode's event loop: token ids in, token ids out
     openai      model.openai, the client in this process
     loopback    openai's client over HTTP to model.base_url, in this process, too
+    openai, 1   the last two in so many workers, for each of --workers
 
 Where the time goes, in seconds of the stepper's: ``step`` in ``engine.step()``, of which ``waits``
 without a core or the interpreter; ``add`` taking calls in; ``idle`` nothing to step, or busy with
-results. ``CPU ms`` is what a call costs on all other threads: the episodes', the client's, ours.
+results. ``CPU ms`` is what a call costs on all other threads of the engine's process: the
+episodes', the client's, ours; and none of a worker's.
 """
 
 import os
@@ -34,8 +36,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import openai
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +46,8 @@ from agentrl.config import Config, EngineConfig, ModelConfig, SamplingConfig
 from agentrl.serving.sampling import Sampling
 from agentrl.serving.start import serve
 from agentrl.serving.vllm_args import arguments
+from agentrl.workers.pool import WorkerPool
+from bench import rollout_agent
 from experiments import gsm8k_offline
 from experiments.tiny_model import Recipe, make_tiny_model
 
@@ -63,6 +65,7 @@ class Options:
     """Of every completion."""
     rounds: int = 5
     ways: tuple[str, ...] = ("seeded", "ids", "openai", "loopback")
+    workers: tuple[int, ...] = (1, 2)
 
 
 @dataclass
@@ -131,18 +134,8 @@ def to_the_end(serving) -> None:
     )
 
 
-async def converse(client: openai.AsyncOpenAI, task: dict, turns: int) -> None:
-    messages = list(task["messages"])
-    for _ in range(turns):
-        answer = await client.chat.completions.create(model="policy", messages=messages)
-        reply = answer.choices[0].message.model_dump(exclude_none=True)
-        calls = reply.get("tool_calls") or ()
-        results = [{"role": "tool", "tool_call_id": c["id"], "content": "72"} for c in calls]
-        messages += [reply, *(results or [{"role": "user", "content": "72"}])]
-
-
-def workflow(way: str, options: Options, recorded: dict[tuple, Recorded]) -> Callable:
-    async def by_ids(task, model):
+def by_ids(options: Options, recorded: dict[tuple, Recorded]) -> Callable:
+    async def solve(task, model):
         episode = recorded[task["id"], model.rng_key[-1]]
         ids, sampling = episode.first, Sampling(temperature=1.0, max_tokens=options.tokens)
         for added in (*episode.added, []):
@@ -150,33 +143,27 @@ def workflow(way: str, options: Options, recorded: dict[tuple, Recorded]) -> Cal
             ids = ids + (await asyncio.wrap_future(call)).ids + added
         return 1.0
 
-    async def by_openai(task, model):
-        await converse(model.openai, task, options.turns)
-        return 1.0
-
-    async def by_loopback(task, model):
-        async with openai.AsyncOpenAI(
-            base_url=model.base_url,
-            api_key=model.api_key,
-            # Certificates, which plain HTTP does not need, take 20 ms to read.
-            http_client=httpx2.AsyncClient(trust_env=False, verify=False),
-        ) as client:
-            await converse(client, task, options.turns)
-        return 1.0
-
-    return {"ids": by_ids, "openai": by_openai, "loopback": by_loopback}[way]
+    return solve
 
 
-def collect(serving, way: str, options: Options, recorded: dict[tuple, Recorded]):
-    config = Config(
-        workflow=workflow(way, options, recorded),
-        tasks=lambda data: ([], []),
+def config_of(options: Options) -> Config:
+    return replace(
+        rollout_agent.config,
         model=ModelConfig(path="m", max_model_len=MAX_LEN),
         sampling=SamplingConfig(max_tokens=options.tokens),
     )
+
+
+def collect(serving, way: str, options: Options, recorded: dict[tuple, Recorded]):
+    config = config_of(options)
+    if way == "ids":
+        config = replace(config, workflow=by_ids(options, recorded))
     problems = gsm8k_offline.problems(0, held_out=False)
     tasks = [
-        {"id": str(i), "messages": [{"role": "user", "content": next(problems)["question"]}]}
+        {
+            **{"id": str(i), "way": way.partition(",")[0], "turns": options.turns},
+            "messages": [{"role": "user", "content": next(problems)["question"]}],
+        }
         for i in range(options.episodes // options.group_size)
     ]
     groups = rollout.run_groups(
@@ -250,12 +237,7 @@ def row(name: str, rounds: list[Spent], plain: list[Spent], options: Options) ->
 
 
 def main(options: Options) -> None:
-    config = Config(
-        workflow=workflow("openai", options, {}),
-        tasks=lambda data: ([], []),
-        model=ModelConfig(path="m", max_model_len=MAX_LEN),
-        sampling=SamplingConfig(max_tokens=options.tokens),
-    )
+    config = config_of(options)
     folder = tiny_model()
     serving = serve(config, folder)
     # Only now are the variables set that it reads.
@@ -265,7 +247,13 @@ def main(options: Options) -> None:
     plain = LLM(**arguments(folder, max_model_len=MAX_LEN, dtype="float32", config=EngineConfig()))
     recorded = record(serving, options)
     generate(plain, options, recorded)
-    rounds: dict[str, list[Spent]] = {way: [] for way in ("plain", *options.ways)}
+    source = (rollout_agent.__file__, None, [])
+    pools = {
+        f", {n}": WorkerPool(replace(config, workers=n), folder, source).attach(serving.engines)
+        for n in options.workers
+    }
+    there = [f"{way}{n}" for n in pools for way in ("openai", "loopback") if way in options.ways]
+    rounds: dict[str, list[Spent]] = {way: [] for way in ("plain", *options.ways, *there)}
     for _ in range(options.rounds):
         for way, spent in rounds.items():
             is_plain = way in ("plain", "seeded")
@@ -273,6 +261,7 @@ def main(options: Options) -> None:
                 if is_plain:
                     generate(plain, options, recorded, seeded=way == "seeded")
                 else:
+                    serving.workers = pools.get(way[way.find(",") :])
                     collect(serving, way, options, recorded)
             spent.append(now)
     title = (

@@ -22,6 +22,8 @@ ABOUT = """Run an agent without training it.
   --debug                    one episode at a time, in the main thread: breakpoints work, and Enter
                              runs it again with the experiment as it is on disk by then;
                              with --base-url URL its workflow gets a plain client of that server
+  --serve                    an engine that stays up, until Ctrl-C; --engine HOST:PORT is another
+                             command's, which then starts in seconds: --debug, or with nothing
   --chat CHECKPOINT          talk to it in the terminal; one of a run needs no --exp
 """
 
@@ -39,6 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--evaluate", action="store_true")
     what.add_argument("--debug", action="store_true")
     what.add_argument("--chat", metavar="CHECKPOINT")
+    what.add_argument("--serve", action="store_true")
+    parser.add_argument("--engine", metavar="HOST:PORT", help="what --serve printed elsewhere")
 
 
 def at_least_one(text: str) -> int:
@@ -58,10 +62,14 @@ def read(argv: list[str]) -> tuple[Config, argparse.Namespace]:
         _refuse("several --checkpoint go with --evaluate: name one")
     if flags.chat and flags.checkpoint:
         _refuse("--chat names the checkpoint itself: drop --checkpoint")
-    if flags.num_tasks and (flags.chat or flags.evaluate):
+    if flags.num_tasks and (flags.chat or flags.evaluate or flags.serve):
         _refuse("--num-tasks goes with --debug, or with nothing else")
     if flags.base_url and (not flags.debug or flags.checkpoint):
         _refuse("--base-url goes with --debug, and without --checkpoint")
+    if flags.engine and (flags.evaluate or flags.chat or flags.serve or flags.checkpoint):
+        _refuse("--engine goes with --debug, or with nothing else: its model is what --serve has")
+    if flags.engine and flags.base_url:
+        _refuse("--engine and --base-url are two models: name one")
     # No engine is started for auxiliary models that no episode asks.
     return replace(config, auxiliary_models={}) if flags.chat else config, flags
 

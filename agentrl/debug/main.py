@@ -11,6 +11,7 @@ from agentrl.cli import experiment_module
 from agentrl.config import Config
 from agentrl.debug import command
 from agentrl.debug.chat import talk
+from agentrl.debug.engine import connect, serve_engine
 from agentrl.debug.episodes import debug
 from agentrl.debug.evaluate import evaluate_checkpoints
 from agentrl.debug.kept import KeptEpisodes
@@ -30,9 +31,11 @@ def carry_out(
         evaluate_checkpoints(config, flags, display, run_groups)
         return
     try:
-        tasks = [] if flags.chat else choose_tasks(flags, config)
+        tasks = [] if flags.chat or flags.serve else choose_tasks(flags, config)
         if flags.base_url:
             serving = Upstream(config, flags.base_url, flags.api_key, flags.model)
+        elif flags.engine:
+            serving = connect(config, flags.engine)
         else:
             serving = start(config, flags.chat or flags.checkpoint, display)
     except (ValueError, CannotStart) as error:
@@ -52,6 +55,9 @@ def _do(
     run_groups: Callable[..., list[Group]],
     step: int,
 ) -> None:
+    if flags.serve:
+        serve_engine(config.server, serving, display)
+        return
     again = partial(command.read_again, sys.argv[1:], flags)
     if flags.base_url:
         debug(tasks, config, serving, step, display, again)

@@ -143,7 +143,7 @@ class Serving:
         folder: str | Path = "",
     ):
         """folder: the policy's."""
-        self.server, self.policy, self._folder = server, policy, Path(folder)
+        self.server, self.policy, self.folder = server, policy, Path(folder)
         self.version = 0
         """How many updates the weights have had that calls are sampled from."""
         self.auxiliary, self._seed = auxiliary or {}, seed
@@ -159,10 +159,15 @@ class Serving:
         return self.policy.num_tokens + (self.workers.num_tokens if self.workers else 0)
 
     @property
+    def handlers(self) -> dict[str, Handler]:
+        """Those of models with an engine of ours, by name, the policy's first."""
+        named = {"policy": self.policy, **self.auxiliary}
+        return {name: model for name, model in named.items() if isinstance(model, Handler)}
+
+    @property
     def engines(self) -> dict[str, EngineClient]:
-        """Those of this process, by the name of their model, the policy's first."""
-        handlers = {"policy": self.policy, **self.auxiliary}
-        return {name: h.engine for name, h in handlers.items() if isinstance(h, Handler)}
+        """Theirs."""
+        return {name: handler.engine for name, handler in self.handlers.items()}
 
     def open(
         self, *, step: int, task_id: str, episode: int, **sampling: Any
@@ -196,7 +201,7 @@ class Serving:
 
     def load(self, folder: str | Path) -> bool:
         """Sample from a folder's weights from here on; not, where it is another model otherwise."""
-        is_alike = description(self._folder) == description(Path(folder)) != {}
+        is_alike = description(self.folder) == description(Path(folder)) != {}
         if is_alike:
             self.engine.sync(read_weights(Path(folder)))
         return is_alike
@@ -213,9 +218,8 @@ class Serving:
         if self.workers:
             self.workers.close()
         self.server.close()
-        for handler in (self.policy, *self.auxiliary.values()):
-            if isinstance(handler, Handler):
-                handler.engine.close()
+        for engine in self.engines.values():
+            engine.close()
 
 
 class _Completions(AsyncCompletions):

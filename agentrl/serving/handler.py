@@ -49,7 +49,7 @@ class Handler:
         self.num_tokens = 0
         """Completion tokens sampled so far, for the progress display."""
         self._temperature, self._max_tokens = temperature, max_tokens
-        self._max_model_len, self._strict_tools = max_model_len, strict_tools
+        self.max_model_len, self._strict_tools = max_model_len, strict_tools
         self._warnings: set[str] = set()
 
     async def respond(self, request: Request, attempt: Attempt) -> Response:
@@ -92,12 +92,12 @@ class Handler:
 
     def _fitting_prompt(self, request: Request, attempt: Attempt) -> Prompt:
         prompt = self._prompt(request, attempt.recording, attempt.agent)
-        if len(prompt.ids) >= self._max_model_len:
+        if len(prompt.ids) >= self.max_model_len:
             attempt.recording.context_full = True
             raise RequestRefused(
                 400,
                 "context_length_exceeded",
-                f"This model's maximum context length is {self._max_model_len} tokens, "
+                f"This model's maximum context length is {self.max_model_len} tokens, "
                 f"and the prompt comes to {len(prompt.ids)}.",
             )
         return prompt
@@ -119,7 +119,7 @@ class Handler:
     def _sampling(
         self, request: Request, prompt: Prompt, grammar: Any, recording: Recording, rng_key: tuple
     ) -> Sampling:
-        others, max_tokens = {}, self._max_model_len - len(prompt.ids)
+        others, max_tokens = {}, self.max_model_len - len(prompt.ids)
         if recording.own_sampling:
             others = dict(request.sampling)
         else:

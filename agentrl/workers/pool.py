@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from agentrl.agents.episode import failed
 from agentrl.cli import Source
 from agentrl.config import Config
+from agentrl.serving.connection import EngineEnd
 from agentrl.serving.sampling import EngineClient
 from agentrl.types import CannotStart, Episode, Task
-from agentrl.workers.connection import EngineEnd
 from agentrl.workers.worker import Setting, work
 from rollout import GRACE_SECONDS, kept
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import rollout
 from agentrl.cli import Source, config_of
+from agentrl.serving.connection import RemoteEngine, WorkerEnd
 from agentrl.serving.process import freeze_garbage, prepare_process
 from agentrl.serving.start import front
-from agentrl.workers.connection import RemoteEngine, WorkerEnd
 
 
 @dataclass(frozen=True, kw_only=True)

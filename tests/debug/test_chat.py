@@ -90,7 +90,7 @@ def test_starting_over(person):
 
 def test_a_full_context_is_said_and_the_talk_goes_on(person):
     script = Scripted(QWEN25)
-    script.serving.policy._max_model_len = 300
+    script.serving.policy.max_model_len = 300
     script.says("hello")
     out, calls = person(script, "a b " * 2000, "Hi", setting=ChatSetting())
     assert "This model's maximum context length is 300 tokens" in out

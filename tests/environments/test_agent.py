@@ -110,7 +110,7 @@ def test_an_auxiliary_model_of_a_players_name_plays_it():
 
 def test_a_context_that_is_full_ends_the_game_as_it_stands():
     one = Scripted(QWEN25)
-    one.serving.policy._max_model_len = 170
+    one.serving.policy.max_model_len = 170
     for _ in range(9):
         one.says("left")
     task = {"id": "t", "env": LAKE}

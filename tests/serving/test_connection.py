@@ -10,9 +10,9 @@ from multiprocessing import Pipe
 import pytest
 from vllm.sampling_params import StructuredOutputsParams
 
+from agentrl.serving.connection import EngineCall, EngineEnd, RemoteEngine, Sender, WorkerEnd
 from agentrl.serving.sampling import Completion, Sampling
 from agentrl.types import EngineStopped
-from agentrl.workers.connection import EngineCall, EngineEnd, RemoteEngine, Sender, WorkerEnd
 from tests.support.spy import SpyEngine
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=4, seed=2**63 - 1, rng_key=((0, 1, "t", 2), 0, 0))
