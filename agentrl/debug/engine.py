@@ -31,7 +31,7 @@ from agentrl.serving.start import front
 KEY_VARIABLE = "AGENTRL_ENGINE_KEY"
 
 
-class Served(msgspec.Struct):
+class Hello(msgspec.Struct):
     """What an engine says of itself to who connects."""
 
     folder: str
@@ -59,7 +59,7 @@ def serve_engine(server: ServerConfig, serving: Serving, display: Display) -> No
 
 def _accept(listener: Listener, serving: Serving) -> None:
     lens = {name: handler.max_model_len for name, handler in serving.handlers.items()}
-    hello = msgspec.json.encode(Served(str(serving.folder), lens))
+    hello = msgspec.json.encode(Hello(str(serving.folder), lens))
     while True:
         # Who has not the key, or hangs up, is refused; others come.
         with suppress(AuthenticationError, EOFError, ConnectionError):
@@ -82,19 +82,19 @@ def connect(config: Config, address: str) -> Serving:
     return front(replace(config, model=model), told.folder, engine)
 
 
-def _reach(address: str) -> tuple[Connection, Served]:
+def _reach(address: str) -> tuple[Connection, Hello]:
     host, _, port = address.rpartition(":")
     try:
         file, key = key_file(int(port)), os.environ.get(KEY_VARIABLE, "none").encode()
         key = file.read_bytes() if file.exists() and KEY_VARIABLE not in os.environ else key
         connection = Client((host, int(port)), authkey=key)
-        return connection, msgspec.json.decode(connection.recv_bytes(), type=Served)
+        return connection, msgspec.json.decode(connection.recv_bytes(), type=Hello)
     except AuthenticationError as error:
         raise ValueError(f"the engine at {address} has another key: set {KEY_VARIABLE}") from error
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(
-            f"no engine at --engine {address} ({error}): give the HOST:PORT that rollout.py --serve "
-            "printed"
+            f"no engine at --engine {address} ({error}): give the HOST:PORT that "
+            "rollout.py --serve printed"
         ) from error
 
 
