@@ -167,12 +167,14 @@ def run_groups(
     report: Report,
     check: Callable[[], None] = lambda: None,
     own_sampling: bool = False,
+    take: Callable[[Group], None] = lambda group: None,
 ) -> list[Group]:
     """Run group_size episodes of every task, each in a thread of its own, and group them by task.
 
     Always returns an episode for each: those that fail or outlast their time carry their cause.
     What may be anything, responses and metadata, only judges see.
     Raises EngineStopped where the engine has, and what ``check``, asked often, raises.
+    take: is given each group as it is complete.
     """
     sampling = {"step": step, "own_sampling": own_sampling}
     if step == EVALUATION:
@@ -182,10 +184,17 @@ def run_groups(
     for row, index in itertools.product(range(len(tasks)), range(group_size)):
         running.add((row, index), tasks[row], index, **sampling)
     episodes: dict[EpisodeKey, Episode] = {}
+    groups: dict[int, Group] = {}
     words = _Progress(serving)
     try:
         while running.start():
-            episodes |= running.end()
+            ended = running.end()
+            episodes |= ended
+            for row in {row for row, _ in ended}:
+                of_row = [episodes.get((row, index)) for index in range(group_size)]
+                if None not in of_row:
+                    groups[row] = Group(tasks[row], tuple(of_row))
+                    take(groups[row])
             report(*words.of(episodes, running))
             serving.engine.raise_if_stopped()
             check()
@@ -193,10 +202,7 @@ def run_groups(
         running.close()
     if count := num_left_behind():
         log.warning("%d threads of ended episodes are in calls that Python cannot end", count)
-    return [
-        Group(task, tuple(episodes[row, index] for index in range(group_size)))
-        for row, task in enumerate(tasks)
-    ]
+    return [groups[row] for row in range(len(tasks))]
 
 
 class _Progress:

@@ -3,7 +3,6 @@
     tasks -> episodes -> groups -> samples -> token trees -> terms -> loss -> gradient -> vLLM
 
     accelerate launch train.py --exp gsm8k_offline
-    accelerate launch train.py --exp gsm8k --steps 200 --optim.lr 2e-6
     accelerate launch --use_fsdp --fsdp_version 2 --num_processes 8 train.py --exp gsm8k
     python train.py --exp path/to/my_experiment.py --algorithm path/to/my_algorithm.py
     python train.py --exp gsm8k --resume runs/gsm8k/20261121-120000
@@ -39,6 +38,7 @@ from agentrl.learning.learner import Learner, adamw
 from agentrl.learning.loading import load_policy, load_reference
 from agentrl.learning.packing import pack, split, with_gradient
 from agentrl.learning.ranks import Ranks
+from agentrl.overlap import rollouts
 from agentrl.runs.ending import open_session
 from agentrl.runs.session import Session
 from agentrl.runs.tally import Tally
@@ -46,7 +46,7 @@ from agentrl.tasks.batches import find_batches
 from agentrl.tasks.splits import find_tasks
 from agentrl.types import Chunk
 from agentrl.workers.start import serve
-from rollout import evaluate, rollouts
+from rollout import evaluate
 
 
 def train(config: Config, run: Session, ranks: Ranks) -> None:

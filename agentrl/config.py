@@ -322,6 +322,9 @@ class Config:
     """Episodes that run at once."""
     workers: int = 0
     """Processes in which episodes run. 0: in the engine's."""
+    overlap: bool = False
+    """Train on a group as soon as it is complete, while the others are drawn: engine and trainer
+    are in memory together. The gradient is the same up to the order of summation."""
     max_failed: float = 0.5
     """The run stops where a larger share of a batch's episodes fails. 1: never."""
     failed_reward: float | None = None
@@ -379,6 +382,11 @@ class Config:
             max_failed=(0 <= self.max_failed <= 1, "give a share from 0 to 1"),
             trained_agents=(self.trained_agents != (), "name one, or leave it out to train all"),
             deterministic=(not (self.deterministic and self.auxiliary_models), repeated),
+            overlap=(
+                not self.overlap or self._may_overlap,
+                "this needs groups one by one, one "
+                "optimizer step a batch and no --deterministic: leave it out",
+            ),
             workers=(0 <= self.workers <= (0 if self.deterministic else 256), alone),
             compile=(not (self.deterministic and self.compile), timed),
             collect=(self.collect is None or self.algorithm.collect is None, own_way),
@@ -396,3 +404,10 @@ class Config:
                     "all engines of a run span as many ranks"
                 )
         check_signatures(self.workflow, self.judge)
+
+    @property
+    def _may_overlap(self) -> bool:
+        algorithm = self.algorithm
+        is_whole = self.collect or algorithm.collect or self.deterministic
+        steps = algorithm.updates * algorithm.passes
+        return algorithm.separable and steps == 1 and not is_whole

@@ -19,7 +19,7 @@ FLOORS = [
     {"agentrl.runs"},
     {"agentrl.viewer", "agentrl.debug"},
     {"rollout"},
-    {"agentrl.workers"},
+    {"agentrl.workers", "agentrl.overlap"},
     {"train"},
     {"agentrl.tuner"},
 ]

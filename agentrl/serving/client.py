@@ -147,6 +147,8 @@ class Serving:
         self.version = 0
         """How many updates the weights have had that calls are sampled from."""
         self.auxiliary, self._seed = auxiliary or {}, seed
+        self.stays_awake = False
+        """Whether it samples while the trainer works."""
         self.workers: Workers | None = None
         """What runs episodes in processes of their own, where there is any."""
         self.engine: EngineClient = policy.engine
@@ -208,8 +210,10 @@ class Serving:
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
-        """The trainer has the engine's memory on the GPU, from here until the next ``push``."""
-        self.engine.sleep()
+        """The trainer has the engine's memory on the GPU, from here until the next ``push``; not
+        where both are in memory together."""
+        if not self.stays_awake:
+            self.engine.sleep()
         yield
 
     def close(self) -> None:

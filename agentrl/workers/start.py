@@ -21,6 +21,7 @@ def serve(config: Config, folder: str | Path, source: Source | None) -> Serving:
     """
     pool = WorkerPool(config, folder, source) if config.workers and source else None
     serving = start.serve(config, folder, "training")
+    serving.stays_awake = config.overlap
     try:
         if config.workers and source is None:
             raise CannotStart("workers load what --exp names, and there is none")
