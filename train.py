@@ -58,7 +58,7 @@ def train(config: Config, run: Session, ranks: Ranks) -> None:
         policy = load_policy(run.model, config, ranks)
         policy, optimizer = ranks.prepare(policy, adamw(policy.trainable(), config.optim))
         reference = load_reference(policy, run.first_model, config, ranks)  # None, where none asks
-        serving = serve(config, run.model, run.source)
+        serving = serve(config, run)
         first = run.restore(policy, optimizer)  # updates made so far
     learner = Learner(policy, reference, optimizer)
     run.try_step(learner, serving)  # on a GPU, whether the largest micro-batch fits

@@ -249,7 +249,9 @@ def main(options: Options) -> None:
     generate(plain, options, recorded)
     source = (rollout_agent.__file__, None, [])
     pools = {
-        f", {n}": WorkerPool(replace(config, workers=n), folder, source).attach(serving.engines)
+        f", {n}": WorkerPool(replace(config, workers=n), folder, folder, source).attach(
+            serving.engines
+        )
         for n in options.workers
     }
     there = [f"{way}{n}" for n in pools for way in ("openai", "loopback") if way in options.ways]

@@ -79,7 +79,7 @@ def connect(config: Config, address: str) -> Serving:
         return RemoteEngine(name, end)
 
     model = replace(config.model, max_model_len=told.max_model_lens["policy"])
-    return front(replace(config, model=model), told.folder, engine)
+    return front(replace(config, model=model), told.folder, told.folder, engine)
 
 
 def _reach(address: str) -> tuple[Connection, Hello]:

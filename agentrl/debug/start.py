@@ -25,8 +25,11 @@ def choose_tasks(flags: Namespace, config: Config) -> list[Task]:
 def start(config: Config, path: str | None, display: Display) -> Serving:
     """Serve a model in this process. Raises ValueError, in a sentence, where it cannot be."""
     preflight.check_serving_addresses(config)
-    folder = find_model(config, path, display)
+    folder = first = find_model(config, path, display)
+    if path and any(model.model is None for model in config.auxiliary_models.values()):
+        # Of a checkpoint, what it was trained from.
+        first = find_model(config, None, display)
     config = preflight.with_max_model_len(config, folder, display)
     preflight.check_serving(config, folder, display)
     with display.phase("loading"), quiet():
-        return serve(config, folder)
+        return serve(config, folder, first)

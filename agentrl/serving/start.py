@@ -23,27 +23,32 @@ StartEngine = Callable[[str, str | Path, ModelConfig | AuxiliaryModel, EngineCon
 """(name, folder, its config, its engine's config) -> a model's engine."""
 
 
-def serve(config: Config, folder: str | Path, use: Use = "alone") -> Serving:
+def serve(
+    config: Config, folder: str | Path, first: str | Path | None = None, use: Use = "alone"
+) -> Serving:
     """Start vLLM on a model folder, and what reaches it and the auxiliary models.
 
+    first: what training began with, which an auxiliary model that names none is; absent: the same.
     use: ``training``, where a trainer has the memory in turns with it.
     """
     prepare_process()
     if use == "alone" and any(model.url is None for model in config.auxiliary_models.values()):
         # The GPU is not its alone.
         use = "auxiliary"
-    serving = front(config, folder, partial(_start_engine, config, use))
+    serving = front(config, folder, first or folder, partial(_start_engine, config, use))
     # However the process ends, vLLM is shut down first.
     atexit.register(serving.close)
     freeze_garbage()
     return serving
 
 
-def front(config: Config, folder: str | Path, start_engine: StartEngine) -> Serving:
-    """What reaches the policy's engine and the auxiliary models'."""
+def front(
+    config: Config, folder: str | Path, first: str | Path, start_engine: StartEngine
+) -> Serving:
+    """What reaches the policy's engine and the auxiliary models'; folder, first: as above."""
     policy = _handler(config, "policy", folder, config.model, config.engine, start_engine)
     auxiliary = {
-        name: _auxiliary(config, name, model, folder, start_engine)
+        name: _auxiliary(config, name, model, first, start_engine)
         for name, model in config.auxiliary_models.items()
     }
     server = Server(host=config.server.host, port=config.server.port)
@@ -59,7 +64,7 @@ def _auxiliary(
 ) -> AuxiliaryClient:
     """A model with an engine of its own, or how to reach the one at its url.
 
-    folder: the policy's, for a model that names none.
+    folder: for a model that names none.
     """
     if model.url is None:
         return _handler(config, name, model.model or folder, model, model.engine, start_engine)

@@ -58,11 +58,13 @@ class Worker:
 class WorkerPool:
     """As many workers as the config says, each with a connection to the engines."""
 
-    def __init__(self, config: Config, folder: str | Path, source: Source):
+    def __init__(self, config: Config, folder: str | Path, first: str | Path, source: Source):
+        """folder, first: as ``serving.start`` takes them."""
         self._setting = Setting(
             source=source,
             decided={name: getattr(config, name) for name in DECIDED},
             folder=str(folder),
+            first=str(first),
         )
         self._server, self._engines = config.server, {}
         self._context = multiprocessing.get_context("forkserver")

@@ -25,6 +25,8 @@ class Setting:
     """The fields of the config that were settled since: by the model, and the port."""
     folder: str
     """The policy's."""
+    first: str
+    """What training began with."""
 
 
 def work(setting: Setting, orders: Connection, line: Connection) -> None:
@@ -35,7 +37,9 @@ def work(setting: Setting, orders: Connection, line: Connection) -> None:
     try:
         config = replace(config_of(*setting.source), **setting.decided)
         end = WorkerEnd(line)
-        serving = front(config, setting.folder, lambda name, *_: RemoteEngine(name, end))
+        serving = front(
+            config, setting.folder, setting.first, lambda name, *_: RemoteEngine(name, end)
+        )
     except BaseException as error:
         return orders.send(f"{type(error).__name__}: {error}")
     freeze_garbage()

@@ -118,22 +118,28 @@ def spy(*_) -> SpyEngine:
 
 
 @pytest.mark.parametrize(
-    ("use", "url", "started"),
+    ("use", "fields", "started"),
     [
-        ("alone", None, ["auxiliary", "auxiliary"]),
-        ("alone", "http://there/v1", ["alone"]),
-        ("training", None, ["training", "auxiliary"]),
+        ("alone", {"model": "j"}, [("checkpoint", "auxiliary"), ("j", "auxiliary")]),
+        ("alone", {"model": "j", "url": "http://there/v1"}, [("checkpoint", "alone")]),
+        ("training", {"model": "j"}, [("checkpoint", "training"), ("j", "auxiliary")]),
+        # What began: also where a run goes on from a checkpoint.
+        ("training", {"model": None}, [("checkpoint", "training"), ("start", "auxiliary")]),
     ],
 )
-def test_engines_of_one_gpu_leave_each_other_room(monkeypatch, use, url, started):
-    """With 0.9 of its memory for the policy's, the other would find none."""
+def test_what_engines_are_of_and_what_they_leave_each_other(monkeypatch, use, fields, started):
+    """With 0.9 of a GPU's memory for the policy's, the other would find none."""
     uses = []
-    monkeypatch.setattr(start, "start_vllm", lambda folder, **options: uses.append(options["use"]))
+
+    def start_vllm(folder, **options):
+        uses.append((folder, options["use"]))
+
+    monkeypatch.setattr(start, "start_vllm", start_vllm)
     monkeypatch.setattr(start, "Engine", lambda *_, **__: spy())
     monkeypatch.setattr(start.AutoTokenizer, "from_pretrained", lambda _: tokenizer(QWEN25))
     monkeypatch.setattr(start, "key_of", lambda name, model: "")
-    judge = AuxiliaryModel(model="j", url=url)
-    serve(make_config(auxiliary_models={"judge": judge}), "m", use).close()
+    config = make_config(auxiliary_models={"judge": AuxiliaryModel(**fields)})
+    serve(config, "checkpoint", "start", use).close()
     assert uses == started
 
 

@@ -4,72 +4,29 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
 import pytest
 
-import rollout
 from agentrl.cli import config_of
-from agentrl.serving.sampling import Completion
+from agentrl.runs.session import Session
 from agentrl.serving.start import front
 from agentrl.types import CannotStart, Episode
 from agentrl.workers.pool import WorkerPool
 from agentrl.workers.start import serve
-from tests.support.spy import SpyEngine
+from tests.support.pooled import SOURCE, Drawing, Pooled, run
 
 pytestmark = pytest.mark.slow
-SOURCE = (
-    str(Path(__file__).with_name("agents.py")),
-    None,
-    ["--workers", "2", "--episode-seconds", "3"],
-)
-
-
-class Drawing(SpyEngine):
-    """Draws by seed, as an engine does, on a thread of its own."""
-
-    def submit(self, prompt_ids, sampling):
-        done = Future()
-        ids = [3 + (sampling.seed + sum(prompt_ids) + i) % 200 for i in range(sampling.max_tokens)]
-        self.samplings.append(sampling)
-        completion = Completion(ids, [-0.5 * i for i in ids], "length")
-        threading.Timer(0.01, lambda: done.cancelled() or done.set_result(completion)).start()
-        return done
-
-
-class Pooled:
-    """What ``run_groups`` needs, with the pool in it."""
-
-    def __init__(self, pool: WorkerPool, engine: Drawing):
-        self.workers, self.engine = pool, engine
-
-    @property
-    def num_tokens(self):
-        return self.workers.num_tokens
-
-    def decode(self, ids):
-        return str(ids)
 
 
 @pytest.fixture(scope="module")
 def pooled(tiny_folder):
     engine = Drawing()
-    pool = WorkerPool(config_of(*SOURCE), tiny_folder, SOURCE)
+    pool = WorkerPool(config_of(*SOURCE), tiny_folder, tiny_folder, SOURCE)
     yield Pooled(pool.attach({"policy": engine}), engine)
     pool.close()
-
-
-def run(pooled, *tasks: dict, group_size: int = 1, **options) -> list[Episode]:
-    config = config_of(*SOURCE)
-    tasks = [{"id": str(i), **task} for i, task in enumerate(tasks)]
-    options = {"report": lambda share, note: None, "step": 1, **options}
-    groups = rollout.run_groups(tasks, config, pooled, group_size=group_size, **options)
-    assert [group.task for group in groups] == tasks
-    return [episode for group in groups for episode in group.episodes]
 
 
 def wait_until_ready(pooled) -> None:
@@ -88,7 +45,7 @@ def test_they_are_what_they_are_in_one_process(pooled, tiny_folder):
     before, told = pooled.num_tokens, []
     there = run(pooled, *tasks, group_size=3, report=lambda *words: told.append(words))
     assert len(processes(there)) == 2
-    here = front(config_of(*SOURCE), tiny_folder, lambda *_: Drawing())
+    here = front(config_of(*SOURCE), tiny_folder, tiny_folder, lambda *_: Drawing())
     alone = run(here, *tasks, group_size=3)
     here.close()
 
@@ -157,7 +114,7 @@ def test_what_cannot_be_loaded_is_a_sentence(tiny_folder, tmp_path):
     experiment = tmp_path / "mine.py"
     experiment.write_text(Path(SOURCE[0]).read_text() + "\nconfig = 1 / 0\n")
     config = config_of(*SOURCE)
-    pool = WorkerPool(config, tiny_folder, (str(experiment), None, []))
+    pool = WorkerPool(config, tiny_folder, tiny_folder, (str(experiment), None, []))
     with pytest.raises(CannotStart, match=r"(?s)worker 0 cannot load the experiment.*1 / 0"):
         pool.attach({"policy": Drawing()})
     assert not any(worker.process.is_alive() for worker in pool.workers)
@@ -169,8 +126,8 @@ from agentrl.cli import config_of
 from agentrl.workers.pool import WorkerPool
 
 if __name__ == "__main__":
-    from tests.workers.test_pool import SOURCE, Drawing, Pooled, run
-    pool = WorkerPool(config_of(*SOURCE), sys.argv[1], SOURCE).attach({"policy": Drawing()})
+    from tests.support.pooled import SOURCE, Drawing, Pooled, run
+    pool = WorkerPool(config_of(*SOURCE), *sys.argv[1:] * 2, SOURCE).attach({"policy": Drawing()})
     print(*(worker.process.pid for worker in pool.workers), flush=True)
     run(Pooled(pool, Drawing()), {"does": "leave a program"}, {"does": "block"})
 """
@@ -204,7 +161,9 @@ def _is_marked(process: psutil.Process, mark: str) -> bool:
 
 def test_none_are_started_where_nobody_can_load_what_is_given(tiny_folder, monkeypatch, caplog):
     config = config_of(*SOURCE)
-    serving = front(config, tiny_folder, lambda *_: Drawing())
+    serving = front(config, tiny_folder, tiny_folder, lambda *_: Drawing())
     monkeypatch.setattr("agentrl.serving.start.serve", lambda *given: serving)
-    assert serve(config, tiny_folder, None).workers is None
+    run = object.__new__(Session)
+    vars(run).update(model=tiny_folder, first_model=tiny_folder, source=None)
+    assert serve(config, run).workers is None
     assert "Episodes run in the engine's process" in caplog.text
