@@ -31,9 +31,9 @@ from experiments.tiny_model import Recipe, make_tiny_model
 
 SYSTEM = "GorillaFileSystem"
 TOOLS = "touch", "mkdir", "mv", "rm"
-FILES = [f"{name}.{kind}" for name in ("plan", "notes", "list", "draft") for kind in ("txt", "md")]
+FILES = ["plan.txt", "notes.md", "list.csv", "draft.doc", "photo.png", "letter.txt", "budget.csv"]
 FOLDERS = ["docs", "old", "work", "home", "trip", "music"]
-FOREIGN = ["Send {} to Ann.", "Print {}.", "Translate {}.", "Sign {}.", "Read {} to me."]
+FOREIGN = ["Send to Ann: {}", "Print {}", "Translate {}", "Sign {}", "Read out {}"]
 """What none of the tools can do."""
 Call = dict[str, Any]
 
@@ -81,7 +81,7 @@ def problems(seed: int, held_out: bool) -> Iterator[Task]:
             said, calls = turn(here, names, folders, rng)
             task["turns"].append(said)
             task["calls"].append(calls)
-        task["question"] = " ".join(task["turns"])
+        task["question"] = ". ".join(task["turns"])
         if (zlib.crc32(task["question"].encode()) % 8 == 0) == held_out:
             yield with_id(task)
 
@@ -93,19 +93,19 @@ def turn(
     kind = rng.choice(["touch", "mkdir", "rm", "mv", "none"])
     if kind == "touch":
         here.append(names.pop())
-        return f"Create a file {here[-1]}.", [call("touch", file_name=here[-1])]
+        return f"Create the file {here[-1]}", [call("touch", file_name=here[-1])]
     if kind == "mkdir":
         folder = folders.pop()
-        return f"Create a folder {folder}.", [call("mkdir", dir_name=folder)]
+        return f"Create the folder {folder}", [call("mkdir", dir_name=folder)]
     file = rng.choice(here)
     if kind == "none":
         return rng.choice(FOREIGN).format(file), []
     here.remove(file)
     if kind == "rm":
-        return f"Remove {file}.", [call("rm", file_name=file)]
+        return f"Remove {file}", [call("rm", file_name=file)]
     folder = folders.pop()
     calls = [call("mkdir", dir_name=folder), call("mv", source=file, destination=folder)]
-    return f"Move {file} to a new folder {folder}.", calls
+    return f"Move to a new folder {folder} the file {file}", calls
 
 
 def call(name: str, /, **arguments: str) -> Call:
@@ -160,7 +160,7 @@ def make_model(report: Report) -> Path:
 WORLD = "experiments.bfcl:FewTools"
 BAD = 0.35
 """How often a turn of the transcripts has a bad habit."""
-RECIPE = Recipe(transcripts=4000, steps=150, batch=24, micro_batch_tokens=4096)
+RECIPE = Recipe(transcripts=4000, steps=200, batch=24, micro_batch_tokens=4096)
 
 config = Config(
     workflow=play,
