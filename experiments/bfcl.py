@@ -166,7 +166,7 @@ config = Config(
     workflow=play,
     tasks=tasks,
     make_model=make_model,
-    steps=30,
+    steps=20,
     tasks_per_step=16,
     group_size=8,
     micro_batch_tokens=2048,
@@ -175,5 +175,5 @@ config = Config(
     optim=OptimConfig(
         lr=8e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
     ),
-    eval=EvalConfig(every=15, num_tasks=400),
+    eval=EvalConfig(every=20, num_tasks=400),
 )
