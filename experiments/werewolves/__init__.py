@@ -7,8 +7,8 @@ download.
 Whoever plays for a side is the agent of its name, or the auxiliary model of its name, which nothing
 trains; each player has a conversation of his own. The rules are in ``game``. An answer that names
 nothing of what is offered has no effect and costs 0.05; success is that the trained side wins. The
-tiny model starts from games of a ``script`` whose wolves hardly know what they may do, nor whom
-they should spare.
+tiny model starts from games of a ``script`` in which many pass where they should choose, and choose
+their own where they should spare them.
 """
 
 import asyncio
@@ -128,8 +128,8 @@ def make_model(report: Report) -> Path:
     return make_tiny_model(RECIPE, spoken, [], report)
 
 
-SKILL = {WOLVES: 0.1, VILLAGE: 0.6}
-RECIPE = Recipe(transcripts=4000, steps=110, batch=16, vocabulary=512)
+SKILL = {WOLVES: 0.2, VILLAGE: 0.5}
+RECIPE = Recipe(transcripts=4000, steps=90, batch=16, vocabulary=512)
 
 config = Config(
     workflow=play,
@@ -138,14 +138,14 @@ config = Config(
     # So that what is refused is the refused call's.
     algorithm=Turns(),
     auxiliary_models={VILLAGE: AuxiliaryModel(model=None, max_model_len=2048)},
-    steps=15,
+    steps=12,
     tasks_per_step=8,
     group_size=8,
     micro_batch_tokens=2048,
     model=ModelConfig(max_model_len=2048),
     sampling=SamplingConfig(max_tokens=12),
     optim=OptimConfig(
-        lr=1e-3, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
+        lr=6e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
     ),
-    eval=EvalConfig(every=15, num_tasks=400),
+    eval=EvalConfig(every=12, num_tasks=400),
 )

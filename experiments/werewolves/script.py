@@ -4,6 +4,9 @@ import random
 import re
 from collections.abc import Sequence
 
+PASSES = 0.6
+"""How often one who plays badly names nothing, where he is to choose."""
+
 
 class WerewolfScript:
     """One who plays well with the probability ``skill``, each time he is asked anew."""
@@ -18,8 +21,7 @@ class WerewolfScript:
             return self._speech() if what == "speak" else self._good(what, [*offered])
         if what == "speak":
             return self._rng.choice(["pass", f"{self._rng.randint(1, 9)} wolf"])
-        # A number of anybody, dead or alive, or of his own.
-        return self._rng.choice(["yes", "no"] if what == "save" else "123456789")
+        return "pass" if self._rng.random() < PASSES else self._rng.choice(offered)
 
     def _good(self, what: str, offered: list[str]) -> str:
         """A choice that serves the player's side."""
