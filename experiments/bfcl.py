@@ -115,7 +115,17 @@ def call(name: str, /, **arguments: str) -> Call:
 def tasks(data: DataConfig) -> tuple[list[Task], list[Task]]:
     if data.env:
         return of_environment.load(data.env, data)
-    return [*islice(problems(1, False), 4000)], [*islice(problems(2, True), 400)]
+    train, held_out = different(problems(1, False)), different(problems(2, True))
+    return [*islice(train, 4000)], [*islice(held_out, 400)]
+
+
+def different(tasks: Iterator[Task]) -> Iterator[Task]:
+    """Each question once; of the short ones there are few."""
+    seen: set[str] = set()
+    for task in tasks:
+        if task["question"] not in seen:
+            seen.add(task["question"])
+            yield task
 
 
 class CallsScript(Player):

@@ -26,7 +26,9 @@ def won(world, task, bad: float = 0.0, seed: int = 0) -> bool:
 def test_train_and_held_out_share_nothing_and_right_calls_are_right(world):
     train, held_out = bfcl.tasks(DataConfig())
     assert (len(train), len(held_out)) == (4000, 400)
-    assert not {task["question"] for task in train} & {task["question"] for task in held_out}
+    asked = {task["question"] for task in train}, {task["question"] for task in held_out}
+    assert [len(questions) for questions in asked] == [4000, 400]
+    assert not asked[0] & asked[1]
     assert [won(world, task) for task in held_out] == [True] * 400
     assert {len(task["turns"]) for task in held_out} == {1, 2, 3}
 
