@@ -1,4 +1,4 @@
-"""``frozen_lake`` at real size: Qwen2.5-1.5B-Instruct on one GPU of 80 GB. Not yet run on a GPU.
+"""Frozen lake with Qwen2.5-1.5B-Instruct; for a GPU of 80 GiB, not yet run on one.
 
 accelerate launch train.py --exp frozen_lake_gpu
 """
@@ -10,6 +10,7 @@ from experiments import frozen_lake
 
 config = replace(
     frozen_lake.config,
+    make_model=None,
     model=ModelConfig(path="Qwen/Qwen2.5-1.5B-Instruct", max_model_len=8192, recompute="selective"),
     # It may think before it names a move: the last one counts.
     sampling=SamplingConfig(max_tokens=256),
