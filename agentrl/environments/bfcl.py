@@ -33,8 +33,8 @@ class BFCL:
         if not kinds:
             raise ValueError(f"bfcl:{what} is not known: write multi_turn, or multi_turn_{KINDS}")
         files = [f"BFCL_v4_multi_turn_{kind}.json" for kind in kinds]
-        self._entries = {one["id"]: one for f in files for one in _lines(self._data / f)}
-        golds = [one for f in files for one in _lines(self._data / "possible_answer" / f)]
+        self._entries = {one["id"]: one for f in files for one in lines(self._data / f)}
+        golds = [one for f in files for one in lines(self._data / "possible_answer" / f)]
         self._golds = {one["id"]: one["ground_truth"] for one in golds}
 
     def tasks(self) -> tuple[list[Task], list[Task]]:
@@ -48,7 +48,7 @@ class BFCL:
         self._entry, self._gold = self._entries[task["id"]], self._golds[task["id"]]
         docs = self._known.MULTI_TURN_FUNC_DOC_FILE_MAPPING
         files = [docs[system] for system in self._entry["involved_classes"]]
-        tools = [tool for f in files for tool in _lines(self._data / "multi_turn_func_doc" / f)]
+        tools = [tool for f in files for tool in lines(self._data / "multi_turn_func_doc" / f)]
         self._systems, self._is_right = Systems(self._checker, self._entry, tools), True
         return self._asked()
 
@@ -71,7 +71,7 @@ class BFCL:
 
 
 @cache
-def _lines(path: Path) -> list[dict[str, Any]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8")
     for theirs, of_json_schema in JSON_TYPES.items():
         text = text.replace(theirs, of_json_schema)

@@ -3,7 +3,8 @@ else the query names, are ``params`` of ``/create``.
 
 Bodies, replies, and that the instance's id is the client's, are those of its ``EnvClient``; what a
 service of ours adds (``serve.py``) stands in ``params`` and ``info``. At an end ``/evaluate`` says
-what the episode was worth in all; it succeeded, where that is 1 and nothing else is said.
+what the episode was worth in all, as a number or an object with a ``score``; it succeeded, where
+that is 1 and nothing else is said.
 """
 
 import asyncio
@@ -46,7 +47,9 @@ class EnvService:
         seen = await self._ask("step", messages=as_message(action))
         reward = seen.get("reward")
         if seen["is_terminated"]:
-            total = await self._ask("evaluate")
+            said = await self._ask("evaluate")
+            score = said if isinstance(said, dict) else {"score": said}
+            total, seen["info"] = score["score"], score | (seen.get("info") or {})
             return self._observation(seen, None if total is None else total - self._earned, total)
         self._earned += reward or 0.0
         return self._observation(seen, reward)

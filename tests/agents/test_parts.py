@@ -306,11 +306,11 @@ def test_a_run_says_what_its_judge_is_made_of(tmp_path):
     config = dataclasses.replace(gsm8k_offline.config, judge=judge)
     assert json.loads(to_json(config))["judge"] == callable_name(judge)
     demo = json.loads(to_json(gsm8k_offline.config))["judge"]
-    assert demo == "experiments.gsm8k:is_right + no_print(0) + impatient(0)"
+    assert demo == "experiments.gsm8k:is_right + no_print(0) + impatient(0) + malformed(0)"
 
 
 def test_the_demos_habits_are_what_they_were():
-    """Its transcripts of mixed manners, by the words of a quarter each."""
+    """Its transcripts of mixed manners: half well, a sixth each with one habit."""
     rng, shown = random.Random(0), []
     for task in islice(gsm8k_offline.problems(0, held_out=False), 40):
         messages = gsm8k_offline.transcript(task, rng)
@@ -320,4 +320,5 @@ def test_the_demos_habits_are_what_they_were():
         episode = transcript(*says)
         verdict = asyncio.run(gsm8k.judge(task, messages[-1]["content"], episode))
         shown.append((verdict.reward, *verdict.metrics.values()))
-    assert {*shown} == {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}
+    each = [tuple(float(i == j) for i in range(4)) for j in range(4)]
+    assert {*shown} == {*each}

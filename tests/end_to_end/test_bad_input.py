@@ -270,7 +270,7 @@ def test_an_experiment(in_process, tmp_path, place, text, sentence):
     [
         (
             "gsm9k",
-            "error: there is no experiment 'gsm9k': choose one of countdown, environment, gsm8k, ",
+            "error: there is no experiment 'gsm9k': choose one of bfcl, bfcl_gpu, countdown, ",
         ),
         ("experiments", "there is no experiment 'experiments': choose one of"),
         ("EMPTY/../good", "there is no experiment '.*good': did you mean .*good.py?"),

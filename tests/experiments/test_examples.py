@@ -27,7 +27,10 @@ SHORT = (
 
 
 def test_these_are_the_examples():
-    assert EXAMPLES == ["countdown"]
+    assert [
+        *("bfcl", "countdown", "documents_qa", "frozen_lake", "learning_to_ask"),
+        *("self_play", "werewolves"),
+    ] == EXAMPLES
 
 
 @pytest.fixture(scope="module")
