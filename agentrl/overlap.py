@@ -48,21 +48,21 @@ def chunks(
     step: int,
 ) -> Iterator[Chunk]:
     """A step's groups, as they are complete; the last chunk when all are found to be trainable."""
-    drawing = _Drawing(tasks, serving, config, ranks, step)
+    running = _Rollout(tasks, serving, config, ranks, step)
     done: list[Group] = []
     try:
         while len(done) < len(tasks):
-            fresh = drawing.take(run)
+            fresh = running.take(run)
             done += fresh
             is_last = len(done) == len(tasks)
             if is_last:
                 run.check_batch(step, done)
             yield Chunk(fresh, is_first=len(done) == len(fresh), is_last=is_last)
     finally:
-        drawing.close()
+        running.close()
 
 
-class _Drawing:
+class _Rollout:
     """A step's episodes, run from a thread of its own."""
 
     def __init__(
