@@ -83,7 +83,7 @@ def check_ids(train: Sequence[Task], held_out: Sequence[Task], display: Display)
 def check_serving_addresses(config: Config, ranks: int = 1) -> None:
     """What agents reach models by: the port to serve at, auxiliary models and their keys."""
     _check_vllm()
-    _check_port(config.server, ranks)
+    _check_ports(config.server, ranks, config.workers)
     for name, model in config.auxiliary_models.items():
         if model.url:
             key_of(name, model)
@@ -99,18 +99,20 @@ def _check_vllm() -> None:
         )
 
 
-def _check_port(server: ServerConfig, ranks: int) -> None:
+def _check_ports(server: ServerConfig, ranks: int, workers: int) -> None:
     if server.port and ranks > 1:
         raise ValueError(
             f"server.port is {server.port}, but each of {ranks} ranks needs one: leave it 0"
         )
-    try:
-        socket.create_server((server.host, server.port)).close()
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"cannot serve at server.host {server.host}, server.port {server.port} ({error}): "
-            "give an address of this machine, and a port that is free, or 0 for any"
-        ) from error
+    # That of each worker, or of this process.
+    for port in range(server.port, server.port + (max(1, workers) if server.port else 1)):
+        try:
+            socket.create_server((server.host, port)).close()
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f"cannot serve at server.host {server.host}, server.port {port} ({error}): "
+                "give an address of this machine, and a port that is free, or 0 for any"
+            ) from error
 
 
 def _check_open_files(config: Config) -> None:

@@ -4,7 +4,7 @@
     Engine, its stepper   <-- calls, by token ids ---  RemoteEngine.submit
     EngineEnd             --- what has ended -------->  futures; template, parsers, recordings,
                                                        dialects, HTTP server, sandboxed tools
-    pool.Episodes         --- tasks to begin -------->  rollout.Episodes, a thread for each
+    pool.GivenEpisodes    --- tasks to begin -------->  rollout.Episodes, a thread for each
                           <-- episodes, whole -------
 
 A worker loads the experiment as the command did. One that dies costs its episodes, and another

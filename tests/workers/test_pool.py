@@ -2,15 +2,19 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from agentrl.cli import config_of
+from agentrl.config import ServerConfig
+from agentrl.runs import preflight
 from agentrl.runs.session import Session
 from agentrl.serving.start import front
 from agentrl.types import CannotStart, Episode
@@ -123,6 +127,8 @@ def test_what_cannot_be_loaded_is_a_sentence(tiny_folder, tmp_path):
 PARENT = """
 import sys, time
 from agentrl.cli import config_of
+from agentrl.config import ServerConfig
+from agentrl.runs import preflight
 from agentrl.workers.pool import WorkerPool
 
 if __name__ == "__main__":
@@ -167,3 +173,12 @@ def test_none_are_started_where_nobody_can_load_what_is_given(tiny_folder, monke
     vars(run).update(model=tiny_folder, first_model=tiny_folder, source=None)
     assert serve(config, run).workers is None
     assert "Episodes run in the engine's process" in caplog.text
+
+
+def test_each_worker_has_a_port():
+    """A given one is the first of theirs; one that is taken is named before anything starts."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = replace(config_of(*SOURCE), server=ServerConfig(port=port - 1))
+        with pytest.raises(ValueError, match=f"cannot serve at .* server.port {port} "):
+            preflight.check_serving_addresses(config)
