@@ -2,13 +2,15 @@
 
 On-policy, and the gradient is that of a whole batch, up to the order of summation: a sum over
 chunks, divided once (arXiv 2511.18871). It is for algorithms whose credit needs a group alone
-and that make one optimizer step a batch. Trees are built chunk by chunk, so what groups share with
-one another, such as a long system prompt, is computed once a chunk.
+and that make one optimizer step a batch. Ranks take the same chunk at the same time: what any of
+them has completed since the last. Trees are built chunk by chunk, so what groups share with one
+another, such as a long system prompt, is computed once a chunk.
 """
 
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import rollout
 from agentrl.agents.contract import InferencePool
@@ -30,11 +32,9 @@ def rollouts(
     run: Session,
     first: int,
 ) -> Iterator[Iterator[Chunk]]:
-    """The chunks of each step from ``first`` on. Raises ValueError where ranks cannot overlap."""
+    """The chunks of each step from ``first`` on; without overlap all of it in one."""
     if not config.overlap:
         return rollout.rollouts(serving, batches, config, ranks, run, first)
-    if ranks.size > 1:
-        raise ValueError("overlap is for one rank: several would have to agree on what is complete")
     steps = range(first, len(batches))
     return (chunks(batches[step], serving, config, ranks, run, step + 1) for step in steps)
 
@@ -48,11 +48,11 @@ def chunks(
     step: int,
 ) -> Iterator[Chunk]:
     """A step's groups, as they are complete; the last chunk when all are found to be trainable."""
-    running = _Rollout(tasks, serving, config, ranks, step)
+    running = _Rollout(ranks.shard(tasks), serving, config, ranks, step)
     done: list[Group] = []
     try:
         while len(done) < len(tasks):
-            fresh = running.take(run)
+            fresh = running.take(run, ranks)
             done += fresh
             is_last = len(done) == len(tasks)
             if is_last:
@@ -76,14 +76,19 @@ class _Rollout:
         self._thread = threading.Thread(target=self._run, name="episodes", daemon=True)
         self._thread.start()
 
-    def take(self, run: Session) -> list[Group]:
-        """The groups that are complete and were not taken, at least one; raises what ended it."""
+    def take(self, run: Session, ranks: Ranks) -> list[Group]:
+        """The groups that are complete and were not taken, all ranks', at least one."""
+        while not (found := ranks.gather(self._own(), "groups")):
+            run.report(*self._told)
+        return found
+
+    def _own(self) -> list[Group]:
+        """This rank's, after a moment's wait; raises what ended its episodes."""
         found: list[Group | BaseException] = []
-        while not found or not self._complete.empty():
-            try:
-                found.append(self._complete.get(timeout=0.1))
-            except queue.Empty:
-                run.report(*self._told)
+        with suppress(queue.Empty):
+            found.append(self._complete.get(timeout=0.1))
+            while True:
+                found.append(self._complete.get_nowait())
         for one in found:
             if isinstance(one, BaseException):
                 raise one

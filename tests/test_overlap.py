@@ -11,7 +11,7 @@ from agentrl.config import Config, ModelConfig
 from agentrl.learning.ranks import Ranks
 from agentrl.runs.session import Session
 from agentrl.types import NothingToTrain
-from tests.support.running import metrics, start, the_run
+from tests.support.running import TWO_RANKS, metrics, start, the_run
 from tests.support.scripted_model import ScriptedModel
 
 
@@ -52,8 +52,11 @@ class Watched(Session):
 
 
 class OneRank(Ranks):
-    def __init__(self, size=1):
-        self.size = size
+    size = num_engines = _ranks_per_engine = 1
+    rank = 0
+
+    def __init__(self):
+        pass
 
     def check(self):
         pass
@@ -142,20 +145,19 @@ def test_what_cannot_overlap_is_a_sentence():
     for fields in ({"deterministic": True}, {"collect": print}):
         with pytest.raises(ValueError, match=sentence):
             config(solve, **fields)
-    with pytest.raises(ValueError, match="overlap is for one rank"):
-        overlap.rollouts(ScriptedServing(), [], config(solve), OneRank(2), Watched(), 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_run_is_the_one_that_waits(tmp_path, tiny_folder, workers):
+@pytest.mark.parametrize(("workers", "launch"), [("0", None), ("1", None), ("0", TWO_RANKS)])
+def test_a_run_is_the_one_that_waits(tmp_path, tiny_folder, workers, launch):
     """To rounding: the same draws, the same gradient."""
     sides = {}
     for name, flags in {"waits": (), "overlaps": ("--overlap", "--workers", workers)}.items():
         folder = tmp_path / name
         experiment = folder.with_suffix(".py")
         experiment.write_text(EXPERIMENT)
-        one = start(folder, tiny_folder, "--steps", "2", *flags, experiment=str(experiment))
+        run = {"experiment": str(experiment), "launch": launch}
+        one = start(folder, tiny_folder, "--steps", "2", *flags, **run)
         assert one.end() == 0, one.said
         sides[name] = metrics(the_run(folder))[1]
     first, second = sides["waits"], sides["overlaps"]

@@ -35,6 +35,8 @@ def start_vllm(
     from vllm.v1.engine.llm_engine import LLMEngine
 
     several_ranks = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    if several_ranks and not torch.cuda.is_available():
+        _share_memory_within_a_run()
     args = EngineArgs(
         **arguments(folder, config=config, **options),
         # A grammar binds what comes after the reasoning.
@@ -49,6 +51,22 @@ def start_vllm(
         raise CannotStart(f"vLLM cannot serve {folder}: {error}") from error
     _OPEN.append(llm)
     return llm
+
+
+def _share_memory_within_a_run() -> None:
+    """Name the memory that ranks on CPUs share by the port of their launcher.
+
+    vLLM's name for it is the same for whatever was launched from outside: of two runs on one
+    machine, the second would fail, or read the first one's sums.
+    """
+    from vllm.distributed.device_communicators import cpu_communicator
+
+    shared = cpu_communicator._CPUSHMDistributed
+    if not hasattr(shared, "vllm_name"):
+        shared.vllm_name = staticmethod(shared.make_group_name)
+        shared.make_group_name = staticmethod(
+            lambda communicator: f"{os.environ['MASTER_PORT']}{shared.vllm_name(communicator)}"
+        )
 
 
 def _compile_nothing_on_cpu() -> None:

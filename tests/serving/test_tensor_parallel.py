@@ -30,6 +30,17 @@ def test_two_ranks_hold_one_engine(tmp_path, tiny_folder, left_alone):
 
 
 @pytest.mark.slow
+def test_two_runs_on_one_machine_share_nothing(tmp_path, tiny_folder):
+    """On CPUs, ranks add up in memory that has a name."""
+    flags = ("--steps", "2", "--engine.tensor-parallel-size", "2")
+    runs = [start(tmp_path / n, tiny_folder, *flags, launch=TWO_RANKS) for n in ("one", "two")]
+    for name, run in zip(("one", "two"), runs, strict=True):
+        assert run.end() == 0, run.said
+        rows = metrics(the_run(tmp_path / name))
+        assert max(row["gap/probe"] for row in rows) < RUN_TOLERANCE
+
+
+@pytest.mark.slow
 def test_a_cancelled_call_leaves_every_rank(tmp_path, tiny_folder):
     """A rank that kept it would from then on step with another batch than its peer."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", *TWO_RANKS]
