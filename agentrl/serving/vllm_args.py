@@ -49,6 +49,9 @@ def start_vllm(
     except ValueError as error:
         # A KV cache that one call overflows, and whatever else of it vLLM cannot serve.
         raise CannotStart(f"vLLM cannot serve {folder}: {error}") from error
+    for name in Path("/dev/shm").glob(f"{os.environ.get('MASTER_PORT')}-*cpushm_*"):
+        # All ranks have it by now; with its last rank it goes, however that ends.
+        name.unlink(missing_ok=True)
     _OPEN.append(llm)
     return llm
 
@@ -65,7 +68,7 @@ def _share_memory_within_a_run() -> None:
     if not hasattr(shared, "vllm_name"):
         shared.vllm_name = staticmethod(shared.make_group_name)
         shared.make_group_name = staticmethod(
-            lambda communicator: f"{os.environ['MASTER_PORT']}{shared.vllm_name(communicator)}"
+            lambda ranks: f"/{os.environ['MASTER_PORT']}{shared.vllm_name(ranks).lstrip('/')}"
         )
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,11 +34,13 @@ def test_two_ranks_hold_one_engine(tmp_path, tiny_folder, left_alone):
 def test_two_runs_on_one_machine_share_nothing(tmp_path, tiny_folder):
     """On CPUs, ranks add up in memory that has a name."""
     flags = ("--steps", "2", "--engine.tensor-parallel-size", "2")
+    before = {*Path("/dev/shm").glob("*cpushm*")}
     runs = [start(tmp_path / n, tiny_folder, *flags, launch=TWO_RANKS) for n in ("one", "two")]
     for name, run in zip(("one", "two"), runs, strict=True):
         assert run.end() == 0, run.said
         rows = metrics(the_run(tmp_path / name))
         assert max(row["gap/probe"] for row in rows) < RUN_TOLERANCE
+    assert {*Path("/dev/shm").glob("*cpushm*")} <= before
 
 
 @pytest.mark.slow
