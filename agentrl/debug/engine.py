@@ -15,7 +15,13 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
 from pathlib import Path
 
 import msgspec
@@ -42,11 +48,11 @@ class Hello(msgspec.Struct):
 def serve_engine(server: ServerConfig, serving: Serving, display: Display) -> None:
     """Draw for all who connect to that address, until the process is interrupted."""
     key = os.environ.get(KEY_VARIABLE, secrets.token_urlsafe(24)).encode()
-    with Listener((server.host, server.port), backlog=64, authkey=key) as listener:
+    with Listener((server.host, server.port), backlog=64) as listener:
         host, port = listener.address
         _keep(key, key_file(port))
         display.line(f"--engine {host}:{port}, until Ctrl-C")
-        threading.Thread(target=_accept, args=(listener, serving), daemon=True).start()
+        threading.Thread(target=_accept, args=(listener, key, serving), daemon=True).start()
         try:
             while True:
                 time.sleep(1.0)
@@ -57,15 +63,25 @@ def serve_engine(server: ServerConfig, serving: Serving, display: Display) -> No
             key_file(port).unlink(missing_ok=True)
 
 
-def _accept(listener: Listener, serving: Serving) -> None:
+def _accept(listener: Listener, key: bytes, serving: Serving) -> None:
+    # Until the listener is closed. Each in a thread of its own: one that says nothing stops none.
+    with suppress(OSError):
+        while True:
+            given = (listener.accept(), key, serving)
+            threading.Thread(target=_welcome, args=given, daemon=True).start()
+
+
+def _welcome(connection: Connection, key: bytes, serving: Serving) -> None:
     lens = {name: handler.max_model_len for name, handler in serving.handlers.items()}
-    hello = msgspec.json.encode(Hello(str(serving.folder), lens))
-    while True:
-        # Who has not the key, or hangs up, is refused; others come.
-        with suppress(AuthenticationError, EOFError, ConnectionError):
-            connection = listener.accept()
-            connection.send_bytes(hello)
-            EngineEnd(connection, serving.engines)
+    try:
+        deliver_challenge(connection, key)
+        answer_challenge(connection, key)
+        connection.send_bytes(msgspec.json.encode(Hello(str(serving.folder), lens)))
+    except (AuthenticationError, EOFError, OSError):
+        # Who has not the key, speaks something else, or hangs up.
+        connection.close()
+    else:
+        EngineEnd(connection, serving.engines)
 
 
 def connect(config: Config, address: str) -> Serving:

@@ -51,7 +51,10 @@ ERRORS = {"ValueError": ValueError, "EngineStopped": EngineStopped}
 
 
 class Sender:
-    """Sends what is put, from a thread of its own: whoever puts never waits for the other side."""
+    """Sends what is put, from a thread of its own: whoever puts never waits for the other side.
+
+    ``put(None)`` is the last: the connection is closed.
+    """
 
     def __init__(self, connection: Connection):
         self._connection, self._messages = connection, queue.SimpleQueue()
@@ -63,16 +66,21 @@ class Sender:
 
     def _run(self) -> None:
         encode = msgspec.msgpack.Encoder().encode
-        # The other side has gone: its receiver hears of it, too.
-        with suppress(OSError):
-            while True:
-                batch = [self._messages.get()]
-                with suppress(queue.Empty):
-                    while True:
-                        batch.append(self._messages.get_nowait())
-                raw = encode(batch)
-                self.num_bytes += len(raw)
+        while None not in (batch := self._batch()):
+            raw = encode(batch)
+            self.num_bytes += len(raw)
+            # The other side may have gone: the receiver hears of it, too.
+            with suppress(OSError):
                 self._connection.send_bytes(raw)
+        self._connection.close()
+
+    def _batch(self) -> list[Any]:
+        """All that was put, at least one."""
+        batch = [self._messages.get()]
+        with suppress(queue.Empty):
+            while True:
+                batch.append(self._messages.get_nowait())
+        return batch
 
 
 def receive(connection: Connection, kind: Any, take: Callable[[Any], None]) -> None:
@@ -139,6 +147,7 @@ class WorkerEnd:
         finally:
             self.is_over = True
             self._fail()
+            self._sender.put(None)
 
     def _end(self, ended: Ended) -> None:
         done = self._waiting.pop(ended.number)
@@ -177,6 +186,7 @@ class EngineEnd:
             # The worker has gone, and with it whoever waited.
             for done in list(self._running.values()):
                 done.cancel()
+            self._sender.put(None)
 
     def _take(self, call: EngineCall) -> None:
         if call.prompt_ids is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -92,6 +93,15 @@ def test_who_has_not_the_key_is_refused_and_others_come(up, monkeypatch):
         connect(config(), up)
     monkeypatch.delenv(KEY_VARIABLE)
     assert connect(config(), up).policy.name == "policy"
+
+
+def test_who_speaks_something_else_or_nothing_stops_none(up):
+    host, _, port = up.rpartition(":")
+    with socket.create_connection((host, int(port))):
+        with socket.create_connection((host, int(port))) as other:
+            other.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert connect(config(), up).policy.name == "policy"
+        assert connect(config(), up).policy.name == "policy"
 
 
 def test_a_model_that_it_has_not_is_a_sentence(up):

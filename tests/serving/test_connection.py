@@ -146,3 +146,20 @@ def test_a_message_holds_ids_and_no_text(ends):
     assert 12 * 128 < engine_end._sender.num_bytes < 12 * 128 + 50
     # The episode's key, which names its task, stays where it is.
     assert engines["policy"].asked[0][1].rng_key == ()
+
+
+def test_an_end_leaves_no_thread_and_no_file():
+    def held() -> tuple[int, int]:
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    before = held()
+    for _ in range(20):
+        theirs, ours = Pipe()
+        worker, _ = WorkerEnd(theirs), EngineEnd(ours, {"policy": Noted()})
+        # As when its process ends.
+        socket.socket(fileno=os.dup(theirs.fileno())).shutdown(socket.SHUT_RDWR)
+        del worker
+    deadline = time.monotonic() + 10
+    while any(now > then for now, then in zip(held(), before, strict=True)):
+        assert time.monotonic() < deadline, (before, held())
+        time.sleep(0.02)
