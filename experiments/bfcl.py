@@ -10,6 +10,7 @@ call where no tool fits.
 """
 
 import asyncio
+import dataclasses
 import random
 import zlib
 from collections.abc import Iterator
@@ -17,8 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
-from agentrl.environments.agent import play
+from agentrl.config import DataConfig, EvalConfig, ModelConfig, SamplingConfig
 from agentrl.environments.bfcl import BFCL, lines
 from agentrl.environments.game import game
 from agentrl.environments.player import Player
@@ -27,6 +27,7 @@ from agentrl.environments.tool_calls import as_message
 from agentrl.tasks import environment as of_environment
 from agentrl.tasks.jsonl import with_id
 from agentrl.types import Message, Report, Task
+from experiments import environment
 from experiments.tiny_model import Recipe, make_tiny_model
 
 SYSTEM = "GorillaFileSystem"
@@ -172,18 +173,12 @@ BAD = 0.35
 """How often a turn of the transcripts has a bad habit."""
 RECIPE = Recipe(transcripts=4000, steps=200, batch=24, micro_batch_tokens=4096)
 
-config = Config(
-    workflow=play,
+config = dataclasses.replace(
+    environment.config,
     tasks=tasks,
     make_model=make_model,
-    steps=20,
-    tasks_per_step=16,
-    group_size=8,
     micro_batch_tokens=2048,
     model=ModelConfig(max_model_len=2048),
     sampling=SamplingConfig(max_tokens=64),
-    optim=OptimConfig(
-        lr=8e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
-    ),
     eval=EvalConfig(every=20, num_tasks=400),
 )

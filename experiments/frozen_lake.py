@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from agentrl.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, SamplingConfig
-from agentrl.environments.agent import play
+from agentrl.config import DataConfig, EvalConfig, SamplingConfig
 from agentrl.environments.gymnasium import Gymnasium
 from agentrl.environments.protocol import Observation
 from agentrl.environments.requirement import required
 from agentrl.types import Message, Report, Task
+from experiments import environment
 from experiments.tiny_model import Recipe, make_tiny_model
 
 PIP = "gymnasium==1.4.0"
@@ -138,19 +138,13 @@ GOOD = 0.5
 """The share of transcripts that are played well."""
 RECIPE = Recipe(transcripts=4000, steps=150, batch=24)
 
-config = Config(
-    workflow=play,
+config = replace(
+    environment.config,
     tasks=tasks,
     make_model=make_model,
     steps=24,
-    tasks_per_step=16,
-    group_size=8,
     micro_batch_tokens=2048,
-    model=ModelConfig(max_model_len=1024),
     data=DataConfig(env="experiments.frozen_lake:Lake"),
     sampling=SamplingConfig(max_tokens=8),
-    optim=OptimConfig(
-        lr=8e-4, warmup_steps=2, final_lr_share=0.05, betas=(0.9, 0.99), max_grad_norm=0.3
-    ),
     eval=EvalConfig(every=12, num_tasks=200),
 )
