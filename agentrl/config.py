@@ -368,6 +368,10 @@ class Config:
             _check(self, **{name: (is_right, "give at least 1")})
         compared = "give at least 2, because episodes of a group are compared with each other"
         repeated = "what auxiliary models answer, and when, cannot be repeated: leave one out"
+        apart = (
+            "this needs groups one by one, one optimizer step a batch and no --deterministic: "
+            "leave it out"
+        )
         alone = "give 0 to 256, and 0 with --deterministic: no two processes take turns to the bit"
         wait = f"give above 0, at most {LONGEST_SECONDS:.0e}, which clocks can count to"
         timed = "what is compiled may depend on times, which cannot be repeated: leave one out"
@@ -382,11 +386,7 @@ class Config:
             max_failed=(0 <= self.max_failed <= 1, "give a share from 0 to 1"),
             trained_agents=(self.trained_agents != (), "name one, or leave it out to train all"),
             deterministic=(not (self.deterministic and self.auxiliary_models), repeated),
-            overlap=(
-                not self.overlap or self._may_overlap,
-                "this needs groups one by one, one "
-                "optimizer step a batch and no --deterministic: leave it out",
-            ),
+            overlap=(not self.overlap or self._may_overlap, apart),
             workers=(0 <= self.workers <= (0 if self.deterministic else 256), alone),
             compile=(not (self.deterministic and self.compile), timed),
             collect=(self.collect is None or self.algorithm.collect is None, own_way),

@@ -40,9 +40,16 @@ def test_two_ranks_with_a_worker_each(tmp_path, tiny_folder):
     assert len(drawn(tmp_path)) == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_end_in_the_middle_leaves_nothing(tmp_path, tiny_folder, number):
-    one = run(tmp_path, tiny_folder, "--workers", "2", "--steps", "50", "--save-every", "1")
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [
+        (signal.SIGINT, ("--workers", "2")),
+        (signal.SIGKILL, ("--workers", "2")),
+        (signal.SIGINT, ("--overlap", "--workers", "1")),
+    ],
+)
+def test_an_end_in_the_middle_leaves_nothing(tmp_path, tiny_folder, number, flags):
+    one = run(tmp_path, tiny_folder, *flags, "--steps", "50", "--save-every", "1")
     one.wait_for("step  2/50").signal(number)
     # ``end`` waits until no process of it is left.
     assert one.end() == (130 if number == signal.SIGINT else -9), one.said
