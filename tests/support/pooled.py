@@ -14,7 +14,7 @@ from tests.support.spy import SpyEngine
 SOURCE = (
     str(ROOT / "tests/workers/agents.py"),
     None,
-    ["--workers", "2", "--episode-seconds", "3"],
+    ["--workers", "2", "--episode-seconds", "8"],
 )
 
 

@@ -87,7 +87,7 @@ def test_one_that_hangs_with_the_interpreter_is_killed(pooled, monkeypatch):
     started = time.monotonic()
     hung, *others = run(pooled, {"does": "hang"}, {})
     assert hung.error.endswith("in which it ran, ended with -9")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     assert [e.status for e in others] == ["truncated"]
     wait_until_ready(pooled)
     assert len(processes(run(pooled, *[{}] * 8))) == 2
@@ -96,7 +96,7 @@ def test_one_that_hangs_with_the_interpreter_is_killed(pooled, monkeypatch):
 def test_an_episode_that_is_too_long_ends_alone(pooled):
     long, other = run(pooled, {"does": "block"}, {})
     assert (long.status, other.status) == ("timeout", "truncated")
-    assert long.error == "the episode ran longer than 3 s"
+    assert long.error == "the episode ran longer than 8 s"
 
 
 def test_who_stops_a_batch_leaves_nothing_running(pooled):
